@@ -1,1 +1,11 @@
+//! Everything on the machine's buses.
+//!
+//! A device is plain data: it owns no thread, no file and no reference to the machine. What it may do to the
+//! outside world (DMA, interrupts, timers) it does through a context that the machine lends it for the length of
+//! one call, so that a whole machine can be cloned, serialised and forked.
+#![forbid(unsafe_code)]
 
+pub mod bus;
+pub mod dma;
+pub mod mlx5;
+pub mod pci;

@@ -1,0 +1,33 @@
+//! How a device reaches memory: transactions with attributes, and errors as values.
+
+/// Attributes that travel with a PCIe memory transaction (PCIe Base Specification, 2.2.6.4 and 2.2.6.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DmaAttrs {
+    /// No Snoop: hardware need not keep caches coherent for this transaction.
+    pub no_snoop: bool,
+    /// Relaxed Ordering: the write may pass earlier posted writes.
+    pub relaxed_ordering: bool,
+}
+
+/// Why a transaction did not complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DmaError {
+    /// The function may not master the bus (command register bit 2 clear).
+    #[error("bus mastering is disabled")]
+    BusMasterDisabled,
+    /// No memory answers at this address (an unsupported request).
+    #[error("no memory at {0:#x}")]
+    Unmapped(u64),
+    /// The IOMMU blocked the access.
+    #[error("blocked by the IOMMU at {0:#x}")]
+    Blocked(u64),
+}
+
+/// An atomic read-modify-write on 8 naturally aligned bytes, operands in host byte order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtomicOp {
+    /// Stores `swap` where the old value equals `compare`.
+    CompareSwap { compare: u64, swap: u64 },
+    /// Adds, wrapping.
+    FetchAdd(u64),
+}

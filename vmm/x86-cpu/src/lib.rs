@@ -1,1 +1,32 @@
+//! A software x86-64 CPU.
+//!
+//! Instructions are decoded once into blocks of operations, keyed by guest-physical address, and executed from there.
+//! The CPU knows no device: memory that is not RAM, ports, interrupts and model-specific registers of others are reached
+//! through the one trait [`World`]. Execution is deterministic: it depends on the state of the [`Vcpu`] and the answers of
+//! the world alone.
 
+mod block;
+mod code_pages;
+mod cpuid;
+mod decode;
+mod exec;
+mod fault;
+pub mod flags;
+mod interrupt;
+mod memory;
+mod mode;
+mod msr;
+mod run;
+mod state;
+#[cfg(test)]
+pub(crate) mod test_world;
+mod world;
+
+pub use block::{AddressKind, Op, OpFn};
+pub use code_pages::CodePages;
+pub use fault::Fault;
+pub use memory::Word;
+pub use mode::{CodeSize, Mode};
+pub use run::{CodeCache, Exit, run};
+pub use state::*;
+pub use world::{CacheOp, World};

@@ -1,0 +1,126 @@
+//! Decoded operations and the blocks they form.
+
+use crate::fault::Fault;
+use crate::mode::Mode;
+use crate::state::{Vcpu, slot};
+use crate::world::World;
+use std::fmt;
+
+/// Executes one decoded operation.
+///
+/// # Errors
+/// The fault the instruction raised; nothing of it has then been retired.
+pub type OpFn<W> = fn(&mut Vcpu, &mut W, &Op<W>) -> Result<(), Fault>;
+
+/// How the effective address of an operand is formed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressKind {
+    /// 64-bit mode, 64-bit addressing: base + index << scale + displacement + segment slot.
+    Flat64,
+    /// 64-bit mode with a 32-bit address size: the sum is truncated before the segment base is added.
+    Flat64Addr32,
+    /// Legacy modes, 32-bit addressing: truncated, then segment limit and type are checked.
+    Legacy32,
+    /// Legacy modes, 16-bit addressing.
+    Legacy16,
+}
+
+/// One decoded instruction. `run` interprets the operand fields; their meaning is fixed by the decoder that chose it.
+pub struct Op<W: World> {
+    pub run: OpFn<W>,
+    /// Immediate, sign-extended to 64 bits; branch target relative to the block's start; port number.
+    pub imm: u64,
+    /// Displacement; for RIP-relative operands relative to the start of the block.
+    pub disp: u64,
+    /// First register operand. Byte registers: bit 5 set means bits 8-15 of register `& 31`.
+    pub dst: u8,
+    /// Second register operand, as `dst`.
+    pub src: u8,
+    /// Third operand, condition code or other small datum.
+    pub aux: u8,
+    /// Base register slot.
+    pub base: u8,
+    /// Index register slot.
+    pub index: u8,
+    /// Shift of the index register, 0-3.
+    pub scale: u8,
+    /// Slot of the segment base in 64-bit mode (zero, FS or GS).
+    pub seg_slot: u8,
+    /// Segment register of the memory operand (for stack operations SS), for legacy checks and #SS.
+    pub seg: u8,
+    pub address: AddressKind,
+    /// Length of the instruction in bytes.
+    pub len: u8,
+    /// Offset of the instruction in its block, bytes.
+    pub offset: u16,
+}
+
+impl<W: World> Clone for Op<W> {
+    fn clone(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
+impl<W: World> fmt::Debug for Op<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Op").field("offset", &self.offset).field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl<W: World> Op<W> {
+    /// An operation with no operands.
+    pub fn new(run: OpFn<W>, offset: u16, len: u8) -> Self {
+        Self {
+            run,
+            imm: 0,
+            disp: 0,
+            dst: 0,
+            src: 0,
+            aux: 0,
+            base: slot::ZERO,
+            index: slot::ZERO,
+            scale: 0,
+            seg_slot: slot::ZERO,
+            seg: crate::state::seg::DS as u8,
+            address: AddressKind::Flat64,
+            len,
+            offset,
+        }
+    }
+    /// Offset of the next instruction in the block.
+    #[inline(always)]
+    #[must_use]
+    pub fn next_offset(&self) -> u16 {
+        self.offset + u16::from(self.len)
+    }
+}
+
+/// Where a block went last: valid only in the epoch it was recorded in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Link {
+    pub epoch: u64,
+    pub rip: u64,
+    pub block: u32,
+}
+
+impl Link {
+    pub(crate) const NONE: Self = Self { epoch: u64::MAX, rip: 0, block: 0 };
+}
+
+/// A run of instructions in one guest-physical page, entered at its start only.
+#[derive(Debug)]
+pub(crate) struct Block<W: World> {
+    pub ops: Box<[Op<W>]>,
+    /// Guest-physical address of the first byte.
+    pub phys: u64,
+    pub mode: Mode,
+    /// Length in bytes.
+    pub len: u16,
+    /// The last operation sets RIP itself.
+    pub branches: bool,
+    /// Guest-physical address of the second page, for a block of one instruction that crosses pages.
+    pub crosses: Option<u64>,
+    /// Successors seen last.
+    pub links: [Link; 2],
+    pub valid: bool,
+}

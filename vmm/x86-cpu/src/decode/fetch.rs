@@ -1,0 +1,130 @@
+//! Fetching instruction bytes and forming blocks.
+
+use super::{Lowered, lower, operand};
+use crate::block::{Block, Link, Op};
+use crate::fault::Fault;
+use crate::memory::tlb::PAGE_MASK;
+use crate::mode::CodeSize;
+use crate::state::{Vcpu, seg};
+use crate::world::World;
+use iced_x86::{Decoder, DecoderError, DecoderOptions};
+
+/// Longest block, in operations.
+const MAX_OPS: usize = 48;
+/// Longest instruction, bytes (SDM volume 2, 2.3.11).
+const MAX_INSTRUCTION: usize = 15;
+
+/// Decodes the block at the vCPU's RIP, whose first byte is at guest-physical `phys`, and marks its bytes as code.
+///
+/// # Errors
+/// The fault of fetching the first instruction. A fault on a later one ends the block before it.
+pub(crate) fn decode_block<W: World>(cpu: &mut Vcpu, world: &mut W, phys: u64) -> Result<Block<W>, Fault> {
+    let mode = cpu.mode;
+    let cs_limit = if mode.is_64() { u64::MAX } else { u64::from(cpu.segs[seg::CS].limit) };
+    if cpu.rip > cs_limit {
+        return Err(Fault::GP0);
+    }
+    let in_page = (4096 - (phys & 0xfff)) as usize;
+    let within_limit = cs_limit - cpu.rip;
+    let available = in_page.min(usize::try_from(within_limit.saturating_add(1)).unwrap_or(usize::MAX));
+    let mut bytes = [0; 4096];
+    let bytes = &mut bytes[..available];
+    cpu.fetch_bytes(world, phys, bytes);
+
+    let mut ops = Vec::with_capacity(8);
+    let mut branches = false;
+    let mut decoder = decoder(mode.code(), bytes, cpu.rip);
+    while decoder.can_decode() && ops.len() < MAX_OPS {
+        let offset = decoder.position() as u16;
+        let instruction = decoder.decode();
+        if decoder.last_error() == DecoderError::NoMoreBytes {
+            decoder.set_position(usize::from(offset)).map_err(|_| Fault::UD)?;
+            break;
+        }
+        let (op, lowered) = lower_one(cpu, &instruction, offset);
+        ops.push(op);
+        if lowered != Lowered::Straight {
+            branches = lowered == Lowered::Branch;
+            break;
+        }
+    }
+    let len = decoder.position() as u16;
+    if ops.is_empty() {
+        return decode_crossing(cpu, world, phys, bytes);
+    }
+    mark_code(cpu, world, phys, u64::from(len));
+    Ok(Block { ops: ops.into(), phys, mode, len, branches, crosses: None, links: [Link::NONE; 2], valid: true })
+}
+
+/// Decodes one instruction whose bytes cross into the next page, or beyond the segment limit.
+fn decode_crossing<W: World>(
+    cpu: &mut Vcpu,
+    world: &mut W,
+    phys: u64,
+    head: &[u8],
+) -> Result<Block<W>, Fault> {
+    let mode = cpu.mode;
+    let in_page = (4096 - (phys & 0xfff)) as usize;
+    if head.len() < in_page {
+        // The segment ends before the page does.
+        return Err(Fault::GP0);
+    }
+    let mut bytes = [0; MAX_INSTRUCTION];
+    if head.len() >= MAX_INSTRUCTION {
+        // Prefixes without end.
+        return Err(Fault::GP0);
+    }
+    bytes[..head.len()].copy_from_slice(head);
+    let linear = cpu.linear_ip().wrapping_add(head.len() as u64);
+    let second = cpu.fetch_address(world, if mode.is_64() { linear } else { linear & 0xffff_ffff })?;
+    cpu.fetch_bytes(world, second, &mut bytes[head.len()..]);
+    let mut decoder = decoder(mode.code(), &bytes, cpu.rip);
+    let instruction = decoder.decode();
+    if decoder.last_error() == DecoderError::NoMoreBytes {
+        return Err(Fault::GP0);
+    }
+    let len = decoder.position() as u16;
+    if !mode.is_64() && cpu.rip + u64::from(len) - 1 > u64::from(cpu.segs[seg::CS].limit) {
+        return Err(Fault::GP0);
+    }
+    let (op, lowered) = lower_one(cpu, &instruction, 0);
+    mark_code(cpu, world, phys, head.len() as u64);
+    mark_code(cpu, world, second, (u64::from(len)).saturating_sub(head.len() as u64).max(1));
+    Ok(Block {
+        ops: vec![op].into(),
+        phys,
+        mode,
+        len,
+        branches: lowered == Lowered::Branch,
+        crosses: Some(second & PAGE_MASK),
+        links: [Link::NONE; 2],
+        valid: true,
+    })
+}
+
+fn decoder(code: CodeSize, bytes: &[u8], ip: u64) -> Decoder<'_> {
+    let bits = match code {
+        CodeSize::Bits16 => 16,
+        CodeSize::Bits32 => 32,
+        CodeSize::Bits64 => 64,
+    };
+    Decoder::with_ip(bits, bytes, ip, DecoderOptions::NONE)
+}
+
+fn lower_one<W: World>(cpu: &Vcpu, instruction: &iced_x86::Instruction, offset: u16) -> (Op<W>, Lowered) {
+    let mut op = Op::new(super::undefined::<W>, offset, instruction.len() as u8);
+    if operand::has_memory(instruction) {
+        operand::fill_memory(instruction, cpu.mode, cpu.rip, &mut op);
+    }
+    let lowered = lower(instruction, cpu.mode, &mut op);
+    (op, lowered)
+}
+
+/// Marks bytes as code, and makes this vCPU's writes to their page go the slow way from now on.
+fn mark_code<W: World>(cpu: &mut Vcpu, world: &mut W, phys: u64, len: u64) {
+    let pages = world.code_pages();
+    if pages.mark(phys, len) {
+        cpu.tlb.code_generation = pages.generation();
+        cpu.tlb.guard_code_page(phys);
+    }
+}

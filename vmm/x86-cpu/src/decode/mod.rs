@@ -1,0 +1,62 @@
+//! From instruction bytes to operations: iced-x86 decodes, the families below choose what executes.
+
+mod fetch;
+pub(crate) mod operand;
+
+pub(crate) use fetch::decode_block;
+
+use crate::block::Op;
+use crate::fault::Fault;
+use crate::mode::Mode;
+use crate::state::Vcpu;
+use crate::world::World;
+use iced_x86::Instruction;
+
+/// What a family made of an instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lowered {
+    /// Not of this family.
+    No,
+    /// The operation falls through to the next instruction; `limit = 0` in it still ends the block early.
+    Straight,
+    /// The operation is the last of its block and falls through (it may change the mode, the flags IF and TF, paging, or
+    /// stop the vCPU).
+    Last,
+    /// The operation is the last of its block and sets `rip` itself in every case.
+    Branch,
+}
+
+/// Chooses the operation for `instruction`. `op` comes with its memory operand, offset and length filled in.
+pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op<W>) -> Lowered {
+    if instruction.is_invalid() || !crate::cpuid::implements(instruction) {
+        op.run = undefined;
+        return Lowered::Last;
+    }
+    let families = [
+        crate::exec::integer::lower::<W>,
+        crate::exec::control::lower::<W>,
+        crate::exec::string::lower::<W>,
+        crate::exec::system::lower::<W>,
+        crate::exec::sse::lower::<W>,
+        crate::exec::x87::lower::<W>,
+    ];
+    for family in families {
+        let lowered = family(instruction, mode, op);
+        if lowered != Lowered::No {
+            return lowered;
+        }
+    }
+    log::warn!("unimplemented instruction {:?} ({instruction})", instruction.code());
+    op.run = undefined;
+    Lowered::Last
+}
+
+/// #UD.
+pub(crate) fn undefined<W: World>(_: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
+    Err(Fault::UD)
+}
+
+/// #NM.
+pub(crate) fn not_available<W: World>(_: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
+    Err(Fault::NM)
+}

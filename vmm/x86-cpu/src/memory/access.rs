@@ -1,0 +1,355 @@
+//! Loads and stores at linear addresses.
+
+use super::paging::Access;
+use super::tlb::{Context, GLOBAL, HOST, INVALID, PAGE_MASK, SIZE_SHIFT, SLOW};
+use super::{Word, host};
+use crate::fault::Fault;
+use crate::state::Vcpu;
+use crate::world::World;
+
+/// One page's part of an access, translated.
+#[derive(Clone, Copy)]
+struct Target {
+    phys: u64,
+    /// Host address, if RAM may be touched directly.
+    host: Option<u64>,
+    len: usize,
+}
+
+/// Whether a 48-bit linear address is canonical.
+#[inline(always)]
+#[must_use]
+pub const fn is_canonical(linear: u64) -> bool {
+    ((linear << 16) as i64 >> 16) as u64 == linear
+}
+
+impl Vcpu {
+    /// Loads a word at linear address `linear` with the current privilege.
+    ///
+    /// # Errors
+    /// #PF, #AC or a non-canonical address.
+    #[inline(always)]
+    pub fn load<T: Word, W: World>(&mut self, world: &mut W, linear: u64) -> Result<T, Fault> {
+        if !W::HOOKED {
+            let entry = self.tlb.entry(linear);
+            if entry.read == linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK {
+                // SAFETY: a clean tag means that `addend` leads into a frame from `ram_frame`, and both ends of the word
+                // lie in that frame.
+                return Ok(unsafe { host::read(linear.wrapping_add(entry.addend)) });
+            }
+        }
+        self.load_slow(world, linear)
+    }
+
+    /// Stores a word at linear address `linear` with the current privilege.
+    ///
+    /// # Errors
+    /// As [`Vcpu::load`]. Nothing is written then.
+    #[inline(always)]
+    pub fn store<T: Word, W: World>(&mut self, world: &mut W, linear: u64, value: T) -> Result<(), Fault> {
+        if !W::HOOKED {
+            let entry = self.tlb.entry(linear);
+            if entry.write == linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK {
+                // SAFETY: as in `load`.
+                unsafe { host::write(linear.wrapping_add(entry.addend), value) };
+                return Ok(());
+            }
+        }
+        self.store_slow(world, linear, value)
+    }
+
+    /// Loads a word that the same instruction stores back: faults as a write does, so that the store cannot fault.
+    ///
+    /// # Errors
+    /// As [`Vcpu::load`].
+    #[inline(always)]
+    pub fn load_for_store<T: Word, W: World>(&mut self, world: &mut W, linear: u64) -> Result<T, Fault> {
+        if !W::HOOKED {
+            let entry = self.tlb.entry(linear);
+            if entry.write == linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK {
+                // SAFETY: as in `load`.
+                return Ok(unsafe { host::read(linear.wrapping_add(entry.addend)) });
+            }
+        }
+        self.check_write(world, linear, T::SIZE)?;
+        self.load_slow(world, linear)
+    }
+
+    /// Raises what a write of `len` bytes (at most 4096) at `linear` would raise, without writing.
+    ///
+    /// # Errors
+    /// As [`Vcpu::store`].
+    pub fn check_write<W: World>(&mut self, world: &mut W, linear: u64, len: usize) -> Result<(), Fault> {
+        self.targets(world, linear, len, Access::Write, self.tlb.context).map(|_| ())
+    }
+
+    /// Loads `data.len()` bytes (at most 4096); all or nothing.
+    ///
+    /// # Errors
+    /// As [`Vcpu::load`], without alignment check.
+    pub fn load_bytes<W: World>(&mut self, world: &mut W, linear: u64, data: &mut [u8]) -> Result<(), Fault> {
+        let targets = self.targets(world, linear, data.len(), Access::Read, self.tlb.context)?;
+        self.read_targets(world, targets, data);
+        Ok(())
+    }
+
+    /// Stores `data` (at most 4096 bytes); all or nothing.
+    ///
+    /// # Errors
+    /// As [`Vcpu::store`], without alignment check.
+    pub fn store_bytes<W: World>(&mut self, world: &mut W, linear: u64, data: &[u8]) -> Result<(), Fault> {
+        let targets = self.targets(world, linear, data.len(), Access::Write, self.tlb.context)?;
+        self.write_targets(world, targets, data);
+        Ok(())
+    }
+
+    /// Loads a word from a system structure (descriptor table, TSS): supervisor privilege whatever the CPL.
+    ///
+    /// # Errors
+    /// #PF or a non-canonical address.
+    pub fn load_system<T: Word, W: World>(&mut self, world: &mut W, linear: u64) -> Result<T, Fault> {
+        let mut data = [0; 16];
+        let targets = self.targets(world, linear, T::SIZE, Access::Read, self.system_context())?;
+        self.read_targets(world, targets, &mut data[..T::SIZE]);
+        Ok(T::truncate(u128::from_le_bytes(data)))
+    }
+
+    /// Stores a word to a system structure: supervisor privilege whatever the CPL.
+    ///
+    /// # Errors
+    /// #PF or a non-canonical address.
+    pub fn store_system<T: Word, W: World>(&mut self, world: &mut W, linear: u64, value: T) -> Result<(), Fault> {
+        let targets = self.targets(world, linear, T::SIZE, Access::Write, self.system_context())?;
+        self.write_targets(world, targets, &value.extend().to_le_bytes()[..T::SIZE]);
+        Ok(())
+    }
+
+    /// Raises what a system write would raise, without writing.
+    ///
+    /// # Errors
+    /// As [`Vcpu::store_system`].
+    pub fn check_system_write<W: World>(&mut self, world: &mut W, linear: u64, len: usize) -> Result<(), Fault> {
+        self.targets(world, linear, len, Access::Write, self.system_context()).map(|_| ())
+    }
+
+    /// Guest-physical address of `linear` for a read, as an instruction such as CLFLUSH needs it.
+    ///
+    /// # Errors
+    /// As [`Vcpu::load`].
+    pub fn physical_address<W: World>(&mut self, world: &mut W, linear: u64) -> Result<u64, Fault> {
+        Ok(self.targets(world, linear, 1, Access::Read, self.tlb.context)?[0].phys)
+    }
+
+    /// Guest-physical address of an instruction fetch.
+    pub(crate) fn fetch_address<W: World>(&mut self, world: &mut W, linear: u64) -> Result<u64, Fault> {
+        let page = linear & PAGE_MASK;
+        let user = self.cpl == 3;
+        if let Some(phys) = self.tlb.fetch(page, user) {
+            return Ok(phys | linear & !PAGE_MASK);
+        }
+        if self.long_mode() && !is_canonical(linear) {
+            return Err(Fault::GP0);
+        }
+        let context = if user { Context::User } else { Context::Supervisor };
+        let walked = self.walk(world, linear, Access::Fetch, context)?;
+        self.tlb.put_fetch(page, user, walked.frame);
+        Ok(walked.frame | linear & !PAGE_MASK)
+    }
+
+    /// Reads a word of guest-physical memory, naturally aligned.
+    pub(crate) fn physical_load<T: Word, W: World>(&mut self, world: &mut W, address: u64) -> T {
+        if !W::HOOKED
+            && let Some(frame) = world.ram_frame(address & PAGE_MASK)
+        {
+            // SAFETY: the frame is valid and an aligned word does not leave it.
+            return unsafe { host::read(frame.as_ptr() as u64 + (address & !PAGE_MASK)) };
+        }
+        let mut data = [0; 16];
+        world.read(self.id, self.now(), address, &mut data[..T::SIZE]);
+        T::truncate(u128::from_le_bytes(data))
+    }
+
+    /// Writes a word of guest-physical memory, naturally aligned.
+    pub(crate) fn physical_store<T: Word, W: World>(&mut self, world: &mut W, address: u64, value: T) {
+        if world.code_pages().written(address, T::SIZE as u64) {
+            self.limit = 0;
+        }
+        if !W::HOOKED
+            && let Some(frame) = world.ram_frame(address & PAGE_MASK)
+        {
+            // SAFETY: the frame is valid and an aligned word does not leave it.
+            unsafe { host::write(frame.as_ptr() as u64 + (address & !PAGE_MASK), value) };
+            return;
+        }
+        world.write(self.id, self.now(), address, &value.extend().to_le_bytes()[..T::SIZE]);
+    }
+
+    /// Reads guest-physical bytes within one page for the decoder.
+    pub(crate) fn fetch_bytes<W: World>(&mut self, world: &mut W, address: u64, data: &mut [u8]) {
+        if let Some(frame) = world.ram_frame(address & PAGE_MASK) {
+            debug_assert!((address & !PAGE_MASK) as usize + data.len() <= 4096);
+            // SAFETY: the frame is valid and the range does not leave it.
+            unsafe { host::read_bytes(frame.as_ptr() as u64 + (address & !PAGE_MASK), data) };
+        } else {
+            let now = self.now();
+            for (address, chunk) in (address..).step_by(16).zip(data.chunks_mut(16)) {
+                world.read(self.id, now, address, chunk);
+            }
+        }
+    }
+
+    fn system_context(&self) -> Context {
+        if self.cr4 & crate::state::cr4::SMAP != 0 { Context::SupervisorSmap } else { Context::Supervisor }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn load_slow<T: Word, W: World>(&mut self, world: &mut W, linear: u64) -> Result<T, Fault> {
+        self.check_alignment::<T>(linear)?;
+        let mut data = [0; 16];
+        let targets = self.targets(world, linear, T::SIZE, Access::Read, self.tlb.context)?;
+        self.read_targets(world, targets, &mut data[..T::SIZE]);
+        Ok(T::truncate(u128::from_le_bytes(data)))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn store_slow<T: Word, W: World>(&mut self, world: &mut W, linear: u64, value: T) -> Result<(), Fault> {
+        self.check_alignment::<T>(linear)?;
+        let targets = self.targets(world, linear, T::SIZE, Access::Write, self.tlb.context)?;
+        self.write_targets(world, targets, &value.extend().to_le_bytes()[..T::SIZE]);
+        Ok(())
+    }
+
+    /// #AC on a misaligned access at CPL 3 with CR0.AM and EFLAGS.AC (SDM volume 3, 6.15, interrupt 17).
+    fn check_alignment<T: Word>(&self, linear: u64) -> Result<(), Fault> {
+        if self.tlb.context == Context::UserAligned && linear & (T::SIZE as u64 - 1) != 0 {
+            return Err(Fault::AC);
+        }
+        Ok(())
+    }
+
+    /// Translates an access of `len` bytes (at most 4096): one target, or two where it crosses a page.
+    fn targets<W: World>(
+        &mut self,
+        world: &mut W,
+        linear: u64,
+        len: usize,
+        access: Access,
+        context: Context,
+    ) -> Result<[Target; 2], Fault> {
+        let mask = if self.long_mode() { u64::MAX } else { 0xffff_ffff };
+        let linear = linear & mask;
+        let first = len.min(4096 - (linear & 0xfff) as usize);
+        let mut head = self.translate(world, linear, access, context)?;
+        head.len = first;
+        let mut tail = Target { phys: 0, host: None, len: 0 };
+        if first < len {
+            tail = self.translate(world, linear.wrapping_add(first as u64) & mask, access, context)?;
+            tail.len = len - first;
+        }
+        Ok([head, tail])
+    }
+
+    /// Translates one address through the TLB, walking and filling on a miss.
+    fn translate<W: World>(
+        &mut self,
+        world: &mut W,
+        linear: u64,
+        access: Access,
+        context: Context,
+    ) -> Result<Target, Fault> {
+        let page = linear & PAGE_MASK;
+        let entry = self.tlb.entry_in(context, linear);
+        let tag = if access == Access::Write { entry.write } else { entry.read };
+        if tag & INVALID != 0 || (tag ^ page) & PAGE_MASK != 0 {
+            if self.long_mode() && !is_canonical(linear) {
+                return Err(Fault::NON_CANONICAL);
+            }
+            self.fill(world, linear, access, context)?;
+        }
+        let entry = self.tlb.entry_in(context, linear);
+        // A page that was guarded because it held code, and does no longer, gets its fast path back.
+        if access == Access::Write
+            && entry.write & SLOW != 0
+            && entry.phys & HOST != 0
+            && !W::HOOKED
+            && context != Context::UserAligned
+            && !world.code_pages().is_code_page(entry.phys)
+        {
+            entry.write &= !SLOW;
+        }
+        Ok(Target {
+            phys: entry.phys & PAGE_MASK | linear & !PAGE_MASK,
+            host: (entry.phys & HOST != 0).then(|| linear.wrapping_add(entry.addend)),
+            len: 0,
+        })
+    }
+
+    fn fill<W: World>(
+        &mut self,
+        world: &mut W,
+        linear: u64,
+        access: Access,
+        context: Context,
+    ) -> Result<(), Fault> {
+        let walked = self.walk(world, linear, access, context)?;
+        let frame = world.ram_frame(walked.frame);
+        let is_code = world.code_pages().is_code_page(walked.frame);
+        let page = linear & PAGE_MASK;
+        let slow = if W::HOOKED || frame.is_none() || context == Context::UserAligned { SLOW } else { 0 };
+        let entry = self.tlb.entry_in(context, linear);
+        entry.read = page | slow;
+        entry.write = if walked.writable { page | slow | if is_code { SLOW } else { 0 } } else { INVALID };
+        entry.phys = walked.frame | if walked.global { GLOBAL } else { 0 } | walked.size_class << SIZE_SHIFT;
+        entry.addend = 0;
+        if let Some(frame) = frame {
+            entry.addend = (frame.as_ptr() as u64).wrapping_sub(page);
+            entry.phys |= HOST;
+        }
+        Ok(())
+    }
+
+    fn read_targets<W: World>(&mut self, world: &mut W, targets: [Target; 2], data: &mut [u8]) {
+        let mut rest = data;
+        for target in targets {
+            let (part, after) = rest.split_at_mut(target.len);
+            rest = after;
+            match target.host {
+                // SAFETY: the TLB entry leads into a frame from `ram_frame`; a target does not leave its page.
+                Some(address) if !W::HOOKED => unsafe { host::read_bytes(address, part) },
+                host => {
+                    for (at, chunk) in (target.phys..).step_by(16).zip(part.chunks_mut(16)) {
+                        world.read(self.id, self.now(), at, chunk);
+                    }
+                    if host.is_none() && target.len != 0 {
+                        self.call_attention();
+                    }
+                }
+            }
+        }
+    }
+
+    fn write_targets<W: World>(&mut self, world: &mut W, targets: [Target; 2], data: &[u8]) {
+        let mut rest = data;
+        for target in targets {
+            let (part, after) = rest.split_at(target.len);
+            rest = after;
+            if target.host.is_some() && world.code_pages().written(target.phys, part.len() as u64) {
+                self.limit = 0;
+            }
+            match target.host {
+                // SAFETY: as in `read_targets`.
+                Some(address) if !W::HOOKED => unsafe { host::write_bytes(address, part) },
+                host => {
+                    for (at, chunk) in (target.phys..).step_by(16).zip(part.chunks(16)) {
+                        world.write(self.id, self.now(), at, chunk);
+                    }
+                    if host.is_none() && target.len != 0 {
+                        self.call_attention();
+                    }
+                }
+            }
+        }
+    }
+}

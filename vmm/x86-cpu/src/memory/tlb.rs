@@ -1,0 +1,153 @@
+//! The software TLB: linear page to host address, a comparison and an addition away.
+
+/// Log2 of the entries of each context.
+const INDEX_BITS: u32 = 9;
+const ENTRIES: usize = 4 << INDEX_BITS;
+pub(crate) const PAGE_MASK: u64 = !0xfff;
+
+/// Tag bit: the entry holds nothing.
+pub(super) const INVALID: u64 = 1;
+/// Tag bit: the translation is known, but the access must take the slow path (not RAM, holds code, hooked).
+pub(super) const SLOW: u64 = 2;
+
+/// `phys` bit: the page is global.
+pub(super) const GLOBAL: u64 = 1;
+/// `phys` bits 1-2: 0 for a 4 KiB page, 1 for 2 or 4 MiB, 2 for 1 GiB.
+pub(super) const SIZE_SHIFT: u32 = 1;
+/// `phys` bit: `addend` is valid.
+pub(super) const HOST: u64 = 8;
+
+/// One translation.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    /// Linear page for reads, with tag bits.
+    pub read: u64,
+    /// Linear page for writes, with tag bits; valid only if the page is writable and dirty.
+    pub write: u64,
+    /// Host address minus linear address.
+    pub addend: u64,
+    /// Guest-physical page, with the bits above.
+    pub phys: u64,
+}
+
+const EMPTY: Entry = Entry { read: INVALID, write: INVALID, addend: 0, phys: 0 };
+
+/// Translation of an instruction fetch.
+#[derive(Debug, Clone, Copy)]
+struct FetchEntry {
+    page: u64,
+    phys: u64,
+}
+
+const FETCH_ENTRIES: usize = 256;
+const NO_FETCH: FetchEntry = FetchEntry { page: INVALID, phys: 0 };
+
+/// Privilege context of an access: each has its own part of the TLB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Context {
+    /// CPL 0-2 where user pages may be accessed.
+    Supervisor = 0,
+    /// CPL 3.
+    User = 1,
+    /// CPL 0-2 with SMAP in force.
+    SupervisorSmap = 2,
+    /// CPL 3 with alignment checks: never takes the fast path.
+    UserAligned = 3,
+}
+
+/// Direct-mapped translations of all contexts.
+#[derive(Clone)]
+pub struct Tlb {
+    entries: [Entry; ENTRIES],
+    fetch: [FetchEntry; FETCH_ENTRIES],
+    base: usize,
+    pub(crate) context: Context,
+    /// Generation of the code pages that write entries are known to honour.
+    pub(crate) code_generation: u64,
+}
+
+impl std::fmt::Debug for Tlb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tlb").field("context", &self.context).finish_non_exhaustive()
+    }
+}
+
+impl Default for Tlb {
+    fn default() -> Self {
+        Self {
+            entries: [EMPTY; ENTRIES],
+            fetch: [NO_FETCH; FETCH_ENTRIES],
+            base: 0,
+            context: Context::Supervisor,
+            code_generation: 0,
+        }
+    }
+}
+
+impl Tlb {
+    pub(crate) fn set_context(&mut self, context: Context) {
+        self.context = context;
+        self.base = (context as usize) << INDEX_BITS;
+    }
+    #[inline(always)]
+    pub(super) fn entry(&self, linear: u64) -> &Entry {
+        &self.entries[(self.base | (linear >> 12) as usize & ((1 << INDEX_BITS) - 1)) & (ENTRIES - 1)]
+    }
+    pub(super) fn entry_in(&mut self, context: Context, linear: u64) -> &mut Entry {
+        let base = (context as usize) << INDEX_BITS;
+        &mut self.entries[(base | (linear >> 12) as usize & ((1 << INDEX_BITS) - 1)) & (ENTRIES - 1)]
+    }
+    /// Guest-physical page of a fetch from linear page `page`, if known.
+    pub(super) fn fetch(&self, page: u64, user: bool) -> Option<u64> {
+        let entry = &self.fetch[(page >> 12) as usize & (FETCH_ENTRIES - 1)];
+        (entry.page == page | u64::from(user) << 1).then_some(entry.phys)
+    }
+    pub(super) fn put_fetch(&mut self, page: u64, user: bool, phys: u64) {
+        self.fetch[(page >> 12) as usize & (FETCH_ENTRIES - 1)] =
+            FetchEntry { page: page | u64::from(user) << 1, phys };
+    }
+    /// Forgets every translation; with `keep_global`, all but those of global pages.
+    pub(crate) fn flush(&mut self, keep_global: bool) {
+        self.fetch = [NO_FETCH; FETCH_ENTRIES];
+        if keep_global {
+            for entry in &mut self.entries {
+                if entry.phys & GLOBAL == 0 {
+                    *entry = EMPTY;
+                }
+            }
+        } else {
+            self.entries = [EMPTY; ENTRIES];
+        }
+    }
+    /// Forgets the translations of the page that holds `linear`, whatever its size.
+    pub(crate) fn flush_page(&mut self, linear: u64) {
+        self.fetch = [NO_FETCH; FETCH_ENTRIES];
+        for entry in &mut self.entries {
+            let shift = match entry.phys >> SIZE_SHIFT & 3 {
+                0 => 12,
+                1 => 22,
+                _ => 30,
+            };
+            let tag = if entry.read & INVALID == 0 { entry.read } else { entry.write };
+            if tag & INVALID == 0 && (tag ^ linear) >> shift == 0 {
+                *entry = EMPTY;
+            }
+        }
+    }
+    /// Sends writes to guest-physical page `phys` down the slow path.
+    pub(crate) fn guard_code_page(&mut self, phys: u64) {
+        for entry in &mut self.entries {
+            if entry.write & INVALID == 0 && (entry.phys ^ phys) & PAGE_MASK == 0 {
+                entry.write |= SLOW;
+            }
+        }
+    }
+    /// Sends the next write to each page down the slow path, which finds out whether it holds code.
+    pub(crate) fn guard_all(&mut self) {
+        for entry in &mut self.entries {
+            if entry.write & INVALID == 0 {
+                entry.write |= SLOW;
+            }
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The execution loop: finds blocks, runs their operations, delivers what interrupts them.
+
+use crate::block::{Block, Link};
+use crate::decode::decode_block;
+use crate::fault::Fault;
+use crate::flags::bits;
+use crate::mode::Mode;
+use crate::state::{Activity, Vcpu, seg, slot};
+use crate::world::World;
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+
+/// Why [`run`] came back. The clock is returned beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// The clock reached the limit given.
+    Deadline,
+    /// The vCPU touched a device, changed an interrupt flag's effect or was told to look outside: deadlines may have
+    /// moved. Run it again.
+    Attention,
+    /// PAUSE: let another vCPU run.
+    Yield,
+    /// HLT, or a halted vCPU without a wake-up.
+    Halted,
+    /// Waiting for a start-up IPI.
+    WaitForSipi,
+    /// Triple fault.
+    Shutdown,
+}
+
+/// Blocks decoded beyond which all are discarded, so that a guest cannot make the cache grow without bound.
+const MAX_BLOCKS: usize = 1 << 18;
+const LOOKUP_ENTRIES: usize = 1 << 13;
+/// Exceptions delivered without an instruction retired, after which the loop lets its caller look at the time.
+const MAX_BARREN_EXCEPTIONS: u32 = 1000;
+
+/// A multiplicative hasher for block keys: no guest-visible order depends on it.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+    fn write_u16(&mut self, value: u16) {
+        self.write_u64(u64::from(value));
+    }
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 32;
+    }
+}
+
+type Index = HashMap<(u64, Mode), u32, BuildHasherDefault<KeyHasher>>;
+
+#[derive(Clone, Copy)]
+struct Lookup {
+    epoch: u64,
+    rip: u64,
+    mode: Mode,
+    block: u32,
+}
+
+/// Decoded blocks of all vCPUs, keyed by guest-physical address and mode. A cache: it can be dropped at any time.
+pub struct CodeCache<W: World> {
+    blocks: Vec<Block<W>>,
+    index: Index,
+    by_page: HashMap<u64, Vec<u32>, BuildHasherDefault<KeyHasher>>,
+    lookup: Box<[Lookup; LOOKUP_ENTRIES]>,
+}
+
+impl<W: World> fmt::Debug for CodeCache<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CodeCache").field("blocks", &self.blocks.len()).finish_non_exhaustive()
+    }
+}
+
+impl<W: World> Default for CodeCache<W> {
+    fn default() -> Self {
+        let none = Lookup { epoch: u64::MAX, rip: 0, mode: Mode::default(), block: 0 };
+        Self {
+            blocks: Vec::new(),
+            index: Index::default(),
+            by_page: HashMap::default(),
+            lookup: Box::new([none; LOOKUP_ENTRIES]),
+        }
+    }
+}
+
+impl<W: World> CodeCache<W> {
+    /// Number of blocks decoded and kept, for statistics.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+    /// Whether nothing is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    fn add(&mut self, block: Block<W>) -> u32 {
+        let number = self.blocks.len() as u32;
+        self.by_page.entry(block.phys >> 12).or_default().push(number);
+        if let Some(second) = block.crosses {
+            self.by_page.entry(second >> 12).or_default().push(number);
+        }
+        self.index.insert((block.phys, block.mode), number);
+        self.blocks.push(block);
+        number
+    }
+
+    /// Discards the blocks of pages that were written.
+    fn discard(&mut self, pages: Vec<u64>) {
+        for page in pages {
+            for number in self.by_page.remove(&page).unwrap_or_default() {
+                let block = &mut self.blocks[number as usize];
+                if block.valid {
+                    block.valid = false;
+                    block.ops = Box::default();
+                    self.index.remove(&(block.phys, block.mode));
+                }
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.blocks.clear();
+        self.index.clear();
+        self.by_page.clear();
+    }
+}
+
+impl Vcpu {
+    /// Linear address of the next instruction.
+    #[inline(always)]
+    #[must_use]
+    pub fn linear_ip(&self) -> u64 {
+        if self.mode.is_64() {
+            self.rip
+        } else {
+            self.segs[seg::CS].base.wrapping_add(self.rip) & 0xffff_ffff
+        }
+    }
+
+    /// Starts a new translation context: block links and lookups of the old one no longer count.
+    pub(crate) fn new_epoch<W: World>(&mut self, world: &mut W) {
+        self.epoch = world.code_pages().next_epoch();
+    }
+}
+
+/// Finds or decodes the block at the vCPU's RIP.
+fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Result<u32, Fault> {
+    let slot = (cpu.rip ^ cpu.rip >> 13) as usize & (LOOKUP_ENTRIES - 1);
+    let seen = code.lookup[slot];
+    if seen.epoch == cpu.epoch && seen.rip == cpu.rip && seen.mode == cpu.mode {
+        return Ok(seen.block);
+    }
+    let phys = cpu.fetch_address(world, cpu.linear_ip())?;
+    let mut found = code.index.get(&(phys, cpu.mode)).copied();
+    if let Some(number) = found
+        && let Some(second) = code.blocks[number as usize].crosses
+    {
+        let next_page = (cpu.linear_ip() | 0xfff).wrapping_add(1);
+        let next_page = if cpu.mode.is_64() { next_page } else { next_page & 0xffff_ffff };
+        if cpu.fetch_address(world, next_page)? != second {
+            found = None;
+        }
+    }
+    let number = match found {
+        Some(number) => number,
+        None => {
+            if code.blocks.len() >= MAX_BLOCKS {
+                code.clear();
+                world.code_pages().clear();
+                cpu.new_epoch(world);
+            }
+            let block = decode_block(cpu, world, phys)?;
+            code.add(block)
+        }
+    };
+    code.lookup[slot] = Lookup { epoch: cpu.epoch, rip: cpu.rip, mode: cpu.mode, block: number };
+    Ok(number)
+}
+
+/// Runs `cpu` from clock `now` until the clock reaches `until` or something needs the machine. Returns the clock.
+///
+/// The clock counts instructions retired by all vCPUs: it advances by one for each instruction here, whatever the
+/// blocks look like.
+pub fn run<W: World>(
+    cpu: &mut Vcpu,
+    world: &mut W,
+    code: &mut CodeCache<W>,
+    now: u64,
+    until: u64,
+) -> (Exit, u64) {
+    cpu.block_clock = now;
+    cpu.op_index = 0;
+    cpu.yielded = false;
+    let generation = world.code_pages().generation();
+    if cpu.tlb.code_generation != generation {
+        cpu.tlb.code_generation = generation;
+        cpu.tlb.guard_all();
+    }
+    if cpu.epoch == 0 {
+        cpu.new_epoch(world);
+    }
+    cpu.attention = true;
+    let mut barren = 0;
+    // The link through which the block to come is entered, if the last one ended in it.
+    let mut from: Option<(u32, usize)> = None;
+    loop {
+        if world.code_pages().has_stale() {
+            let pages = world.code_pages().take_stale();
+            code.discard(pages);
+            cpu.new_epoch(world);
+            from = None;
+        }
+        if cpu.attention {
+            cpu.attention = false;
+            if let Some(exit) = take_interrupts(cpu, world, until) {
+                return (exit, cpu.block_clock);
+            }
+            from = None;
+        }
+        if cpu.block_clock >= until {
+            cpu.attention = true;
+            return (Exit::Deadline, cpu.block_clock);
+        }
+
+        let number = match from.and_then(|(number, link)| {
+            let link = &code.blocks[number as usize].links[link];
+            (link.epoch == cpu.epoch && link.rip == cpu.rip).then_some(link.block)
+        }) {
+            Some(number) => number,
+            None => match find(cpu, world, code) {
+                Ok(number) => {
+                    if let Some((previous, link)) = from
+                        && (previous as usize) < code.blocks.len()
+                    {
+                        code.blocks[previous as usize].links[link] =
+                            Link { epoch: cpu.epoch, rip: cpu.rip, block: number };
+                    }
+                    number
+                }
+                Err(fault) => {
+                    from = None;
+                    barren += 1;
+                    crate::interrupt::raise(cpu, world, fault.resolve(false));
+                    if barren > MAX_BARREN_EXCEPTIONS || cpu.activity != Activity::Running {
+                        return (leave(cpu), cpu.block_clock);
+                    }
+                    continue;
+                }
+            },
+        };
+
+        let block = &code.blocks[number as usize];
+        let trap = cpu.system_flags & bits::TF != 0;
+        let budget = (until - cpu.block_clock).min(block.ops.len() as u64) as u32;
+        cpu.limit = if trap { 1 } else { budget };
+        cpu.gpr[slot::BLOCK as usize] = cpu.rip;
+        let start = cpu.rip;
+        let mut done = 0_u32;
+        let mut fault = None;
+        while let Some(op) = block.ops.get(done as usize) {
+            cpu.op_index = done;
+            if let Err(raised) = (op.run)(cpu, world, op) {
+                fault = Some((raised, op.offset, op.seg));
+                break;
+            }
+            done += 1;
+            if done >= cpu.limit {
+                break;
+            }
+        }
+        let count = block.ops.len();
+        let ended = done as usize == count;
+        if !ended {
+            let offset = block.ops.get(done as usize).map_or(block.len, |op| op.offset);
+            cpu.rip = block.mode.mask_ip(start.wrapping_add(u64::from(offset)));
+        } else if !block.branches {
+            cpu.rip = block.mode.mask_ip(start.wrapping_add(u64::from(block.len)));
+        }
+        cpu.block_clock += u64::from(done);
+        cpu.op_index = 0;
+        from = (ended && !trap).then(|| (number, usize::from(cpu.rip != start.wrapping_add(u64::from(block.len)))));
+        if done != 0 {
+            barren = 0;
+            cpu.system_flags &= !bits::RF;
+        }
+        if let Some((raised, _, segment)) = fault {
+            from = None;
+            if raised.is_restart() {
+                cpu.attention = true;
+                return (Exit::Attention, cpu.block_clock);
+            }
+            barren += 1;
+            crate::interrupt::raise(cpu, world, raised.resolve(usize::from(segment) == seg::SS));
+        } else if trap && done != 0 {
+            cpu.dr[6] |= 1 << 14;
+            crate::interrupt::raise(cpu, world, Fault::DB);
+        }
+        if cpu.activity != Activity::Running || cpu.yielded || barren > MAX_BARREN_EXCEPTIONS || cpu.attention {
+            return (leave(cpu), cpu.block_clock);
+        }
+    }
+}
+
+/// What stopped the vCPU.
+fn leave(cpu: &mut Vcpu) -> Exit {
+    cpu.attention = true;
+    match cpu.activity {
+        Activity::Halted => Exit::Halted,
+        Activity::WaitForSipi => Exit::WaitForSipi,
+        Activity::Shutdown => Exit::Shutdown,
+        Activity::Running if cpu.yielded => Exit::Yield,
+        Activity::Running => Exit::Attention,
+    }
+}
+
+/// Delivers an NMI or interrupt if one can be taken now; wakes a halted vCPU. Returns an exit if it cannot run.
+fn take_interrupts<W: World>(cpu: &mut Vcpu, world: &mut W, _until: u64) -> Option<Exit> {
+    match cpu.activity {
+        Activity::Shutdown => return Some(Exit::Shutdown),
+        Activity::WaitForSipi => return Some(Exit::WaitForSipi),
+        Activity::Running | Activity::Halted => {}
+    }
+    let held = cpu.inhibit_at == cpu.block_clock;
+    if !cpu.nmi_blocked && !held && world.take_nmi(cpu.id) {
+        cpu.activity = Activity::Running;
+        cpu.nmi_blocked = true;
+        crate::interrupt::external(cpu, world, 2);
+    }
+    if world.interrupt_pending(cpu.id) {
+        if held {
+            // The instruction after STI or MOV SS goes first; look again after it.
+            cpu.attention = true;
+        } else if cpu.system_flags & bits::IF != 0
+            && let Some(vector) = world.acknowledge_interrupt(cpu.id, cpu.block_clock)
+        {
+            cpu.activity = Activity::Running;
+            crate::interrupt::external(cpu, world, vector);
+        }
+    }
+    match cpu.activity {
+        Activity::Running => None,
+        Activity::Halted => Some(Exit::Halted),
+        Activity::WaitForSipi => Some(Exit::WaitForSipi),
+        Activity::Shutdown => Some(Exit::Shutdown),
+    }
+}
+

@@ -7,5 +7,6 @@
 
 pub mod bus;
 pub mod dma;
+pub mod interrupt;
 pub mod mlx5;
 pub mod pci;

@@ -1,0 +1,781 @@
+//! The local APIC, in xAPIC and x2APIC mode (SDM 3A, chapter 11).
+
+use super::apic_timer::{ApicClock, ApicTimer, TimerMode};
+use super::{DeliveryMode, Destination, LOCAL_APIC_BASE, Message};
+use crate::bus::Nanos;
+
+#[cfg(test)]
+mod tests;
+
+/// The access raises a general-protection fault with error code 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("general-protection fault")]
+pub struct GpFault;
+
+/// Mode selected by IA32_APIC_BASE (SDM 3A, 11.12.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApicMode {
+    Disabled,
+    XApic,
+    X2Apic,
+}
+
+/// What a register write asks of the rest of the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApicOutput {
+    /// An inter-processor interrupt to route.
+    Ipi(Message),
+    /// The end of a level-triggered interrupt with this vector: broadcast it to the IO-APIC.
+    Eoi(u8),
+}
+
+const MSR_APIC_BASE: u32 = 0x1b;
+const MSR_TSC_DEADLINE: u32 = 0x6e0;
+const MSR_X2APIC_FIRST: u32 = 0x800;
+const MSR_X2APIC_LAST: u32 = 0x8ff;
+
+const BASE_BSP: u64 = 1 << 8;
+const BASE_EXTD: u64 = 1 << 10;
+const BASE_ENABLE: u64 = 1 << 11;
+
+const SVR_ENABLE: u32 = 1 << 8;
+const LVT_MASKED: u32 = 1 << 16;
+const LVT_LEVEL: u32 = 1 << 15;
+const LVT_REMOTE_IRR: u32 = 1 << 14;
+const ICR_RESERVED_X2APIC: u64 = 0xfff3_3000;
+const ICR_WRITABLE_XAPIC: u32 = 0x000c_cfff;
+
+const ESR_SEND_ILLEGAL_VECTOR: u32 = 1 << 5;
+const ESR_RECEIVE_ILLEGAL_VECTOR: u32 = 1 << 6;
+const ESR_ILLEGAL_REGISTER: u32 = 1 << 7;
+
+/// Six LVT entries (highest index 5), version 0x15.
+const VERSION: u32 = 0x0005_0015;
+
+/// Register numbers: MMIO offset / 16, or MSR - 0x800.
+mod register {
+    pub const ID: u32 = 0x02;
+    pub const VERSION: u32 = 0x03;
+    pub const TPR: u32 = 0x08;
+    pub const PPR: u32 = 0x0a;
+    pub const EOI: u32 = 0x0b;
+    pub const LDR: u32 = 0x0d;
+    pub const DFR: u32 = 0x0e;
+    pub const SVR: u32 = 0x0f;
+    pub const ISR: u32 = 0x10;
+    pub const TMR: u32 = 0x18;
+    pub const IRR: u32 = 0x20;
+    pub const ESR: u32 = 0x28;
+    pub const ICR_LOW: u32 = 0x30;
+    pub const ICR_HIGH: u32 = 0x31;
+    pub const LVT: u32 = 0x32;
+    pub const LVT_LAST: u32 = 0x37;
+    pub const TIMER_INITIAL: u32 = 0x38;
+    pub const TIMER_CURRENT: u32 = 0x39;
+    pub const TIMER_DIVIDE: u32 = 0x3e;
+    pub const SELF_IPI: u32 = 0x3f;
+}
+
+const LVT_COUNT: usize = 6;
+const LVT_TIMER: usize = 0;
+const LVT_LINT0: usize = 3;
+const LVT_LINT1: usize = 4;
+const LVT_ERROR: usize = 5;
+/// Writable bits of timer, thermal, performance, LINT0, LINT1 and error entries.
+const LVT_WRITABLE: [u32; LVT_COUNT] =
+    [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
+
+/// 256 bits, one a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct VectorSet([u64; 4]);
+
+impl VectorSet {
+    #[inline]
+    fn set(&mut self, vector: u8) {
+        self.0[usize::from(vector >> 6)] |= 1 << (vector & 63);
+    }
+
+    #[inline]
+    fn clear(&mut self, vector: u8) {
+        self.0[usize::from(vector >> 6)] &= !(1 << (vector & 63));
+    }
+
+    #[inline]
+    fn contains(&self, vector: u8) -> bool {
+        self.0[usize::from(vector >> 6)] & (1 << (vector & 63)) != 0
+    }
+
+    /// The highest vector, 0 for none (vectors below 16 are never set).
+    #[inline]
+    fn highest(&self) -> u8 {
+        for (index, &word) in self.0.iter().enumerate().rev() {
+            if word != 0 {
+                return (index as u8) * 64 + (63 - word.leading_zeros() as u8);
+            }
+        }
+        0
+    }
+
+    fn register(&self, index: u32) -> u32 {
+        let word = self.0[(index / 2) as usize % 4];
+        (if index % 2 == 0 { word } else { word >> 32 }) as u32
+    }
+}
+
+/// One processor's local APIC.
+#[derive(Debug, Clone)]
+pub struct LocalApic {
+    id: u32,
+    base: u64,
+    physical_bits: u8,
+    tpr: u8,
+    ldr: u32,
+    dfr: u32,
+    svr: u32,
+    esr: u32,
+    esr_pending: u32,
+    icr: u64,
+    lvt: [u32; LVT_COUNT],
+    irr: VectorSet,
+    isr: VectorSet,
+    tmr: VectorSet,
+    timer: ApicTimer,
+    /// Highest vector in service.
+    in_service: u8,
+    ppr: u8,
+    /// The vector to deliver next, 0 for none: highest of IRR if its class is above the PPR's.
+    ready: u8,
+    nmi: bool,
+    init: bool,
+    sipi: Option<u8>,
+    ext_int: bool,
+}
+
+impl LocalApic {
+    /// A local APIC after reset, in xAPIC mode. `id` is the initial (x2)APIC ID; `physical_bits` is MAXPHYADDR.
+    #[must_use]
+    pub fn new(id: u32, bootstrap: bool, physical_bits: u8, clock: ApicClock) -> Self {
+        let mut apic = Self {
+            id,
+            base: LOCAL_APIC_BASE | BASE_ENABLE | if bootstrap { BASE_BSP } else { 0 },
+            physical_bits: physical_bits.clamp(32, 52),
+            tpr: 0,
+            ldr: 0,
+            dfr: 0,
+            svr: 0,
+            esr: 0,
+            esr_pending: 0,
+            icr: 0,
+            lvt: [0; LVT_COUNT],
+            irr: VectorSet::default(),
+            isr: VectorSet::default(),
+            tmr: VectorSet::default(),
+            timer: ApicTimer::new(clock),
+            in_service: 0,
+            ppr: 0,
+            ready: 0,
+            nmi: false,
+            init: false,
+            sipi: None,
+            ext_int: false,
+        };
+        apic.clear_registers();
+        apic
+    }
+
+    /// Power-on reset.
+    pub fn reset(&mut self) {
+        self.base = LOCAL_APIC_BASE | BASE_ENABLE | (self.base & BASE_BSP);
+        self.clear_registers();
+        self.nmi = false;
+        self.init = false;
+        self.sipi = None;
+    }
+
+    fn clear_registers(&mut self) {
+        self.tpr = 0;
+        self.ldr = 0;
+        self.dfr = u32::MAX;
+        self.svr = 0xff;
+        self.esr = 0;
+        self.esr_pending = 0;
+        self.icr = 0;
+        self.lvt = [LVT_MASKED; LVT_COUNT];
+        self.irr = VectorSet::default();
+        self.isr = VectorSet::default();
+        self.tmr = VectorSet::default();
+        self.timer.reset();
+        self.ext_int = false;
+        self.update();
+    }
+
+    /// Virtual wire mode, as firmware leaves the bootstrap processor: enabled, ExtINT on LINT0, NMI on LINT1.
+    pub fn enter_virtual_wire(&mut self) {
+        self.svr |= SVR_ENABLE;
+        self.lvt[LVT_LINT0] = 0x700;
+        self.lvt[LVT_LINT1] = 0x400;
+    }
+
+    /// The mode IA32_APIC_BASE selects.
+    #[must_use]
+    #[inline]
+    pub fn mode(&self) -> ApicMode {
+        match (self.base & BASE_ENABLE != 0, self.base & BASE_EXTD != 0) {
+            (false, _) => ApicMode::Disabled,
+            (true, false) => ApicMode::XApic,
+            (true, true) => ApicMode::X2Apic,
+        }
+    }
+
+    /// Physical address of the register page while it is decoded (xAPIC mode only).
+    #[must_use]
+    #[inline]
+    pub fn page(&self) -> Option<u64> {
+        (self.mode() == ApicMode::XApic).then_some(self.base & !0xfff)
+    }
+
+    /// The initial APIC ID.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    // ---- Interrupts to the processor ----
+
+    /// The vector that the processor would take if it were interruptible.
+    #[must_use]
+    #[inline]
+    pub fn pending_vector(&self) -> Option<u8> {
+        (self.ready != 0).then_some(self.ready)
+    }
+
+    /// The processor takes the pending interrupt: it moves from request to service. With nothing to deliver any
+    /// more, the spurious vector is returned and nothing is in service.
+    pub fn acknowledge(&mut self) -> u8 {
+        let vector = self.ready;
+        if vector == 0 {
+            return (self.svr & 0xff) as u8;
+        }
+        self.irr.clear(vector);
+        self.isr.set(vector);
+        self.update();
+        vector
+    }
+
+    /// An NMI is waiting.
+    #[must_use]
+    #[inline]
+    pub fn nmi_pending(&self) -> bool {
+        self.nmi
+    }
+
+    /// Takes the waiting NMI.
+    pub fn take_nmi(&mut self) -> bool {
+        std::mem::take(&mut self.nmi)
+    }
+
+    /// Takes the waiting INIT; registers were reset when it arrived.
+    pub fn take_init(&mut self) -> bool {
+        std::mem::take(&mut self.init)
+    }
+
+    /// Takes the waiting start-up vector. The processor ignores it unless it waits for one.
+    pub fn take_sipi(&mut self) -> Option<u8> {
+        self.sipi.take()
+    }
+
+    /// NMI, INIT or start-up is waiting.
+    #[must_use]
+    #[inline]
+    pub fn has_signal(&self) -> bool {
+        self.nmi || self.init || self.sipi.is_some()
+    }
+
+    /// An ExtINT message has arrived over the interrupt bus (IO-APIC pin 0 in ExtINT mode).
+    #[must_use]
+    #[inline]
+    pub(super) fn ext_int_latched(&self) -> bool {
+        self.ext_int
+    }
+
+    pub(super) fn take_ext_int(&mut self) {
+        self.ext_int = false;
+    }
+
+    /// The INTR line of the 8259 pair reaches the processor: LINT0 is an unmasked ExtINT, or the APIC is disabled
+    /// and LINT0 is the INTR pin.
+    #[must_use]
+    #[inline]
+    pub(super) fn passes_intr(&self) -> bool {
+        if self.mode() == ApicMode::Disabled {
+            return self.base & BASE_BSP != 0;
+        }
+        self.lvt[LVT_LINT0] & (LVT_MASKED | 0x700) == 0x700
+    }
+
+    /// A rising edge on LINT0. ExtINT is a level and seen by [`Self::passes_intr`].
+    pub(super) fn raise_lint0(&mut self) {
+        if self.mode() != ApicMode::Disabled && self.lvt[LVT_LINT0] & 0x700 != 0x700 {
+            self.deliver_lvt(LVT_LINT0);
+        }
+    }
+
+    /// A rising edge on LINT1.
+    pub(super) fn raise_lint1(&mut self) {
+        if self.mode() == ApicMode::Disabled {
+            self.nmi = true;
+        } else {
+            self.deliver_lvt(LVT_LINT1);
+        }
+    }
+
+    // ---- Interrupts from the bus ----
+
+    /// Whether a message to this destination addresses this APIC. Shorthands are the router's business.
+    #[must_use]
+    pub fn matches(&self, destination: Destination) -> bool {
+        match (destination, self.mode()) {
+            (_, ApicMode::Disabled) => false,
+            (Destination::Physical(id), ApicMode::X2Apic) => id == self.id || id == u32::MAX,
+            (Destination::Physical(id), ApicMode::XApic) => id == self.xapic_id() || id == u32::MAX,
+            (Destination::Logical(dest), ApicMode::X2Apic) => {
+                let ldr = self.logical_id();
+                dest == u32::MAX || (dest >> 16 == ldr >> 16 && dest & ldr & 0xffff != 0)
+            }
+            (Destination::Logical(dest), ApicMode::XApic) => {
+                let ldr = self.ldr >> 24;
+                if self.dfr >> 28 == 0xf {
+                    dest & ldr & 0xff != 0
+                } else {
+                    (dest >> 4 == 0xf || dest >> 4 == ldr >> 4) && dest & ldr & 0xf != 0
+                }
+            }
+            (Destination::Myself | Destination::All | Destination::Others, _) => false,
+        }
+    }
+
+    /// Priority by which lowest-priority delivery chooses (the processor priority).
+    #[must_use]
+    pub fn priority(&self) -> u8 {
+        self.ppr
+    }
+
+    /// Software-enabled (SVR bit 8): fixed interrupts are accepted.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.mode() != ApicMode::Disabled && self.svr & SVR_ENABLE != 0
+    }
+
+    /// Accepts a message that addresses this APIC; returns whether it was taken.
+    pub fn accept(&mut self, message: &Message) -> bool {
+        match message.mode {
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
+                self.is_enabled() && self.accept_vector(message.vector, message.level)
+            }
+            DeliveryMode::Nmi => {
+                self.nmi = true;
+                true
+            }
+            DeliveryMode::Init => {
+                self.clear_registers();
+                self.init = true;
+                self.sipi = None;
+                true
+            }
+            DeliveryMode::StartUp => {
+                self.sipi = Some(message.vector);
+                true
+            }
+            DeliveryMode::ExtInt => {
+                self.ext_int = true;
+                true
+            }
+            DeliveryMode::Smi => false,
+        }
+    }
+
+    fn accept_vector(&mut self, vector: u8, level: bool) -> bool {
+        if vector < 16 {
+            self.raise_error(ESR_RECEIVE_ILLEGAL_VECTOR);
+            return false;
+        }
+        self.irr.set(vector);
+        if level {
+            self.tmr.set(vector);
+        } else {
+            self.tmr.clear(vector);
+        }
+        self.update();
+        true
+    }
+
+    fn deliver_lvt(&mut self, index: usize) {
+        let entry = self.lvt[index];
+        if entry & LVT_MASKED != 0 {
+            return;
+        }
+        let vector = (entry & 0xff) as u8;
+        // Timer and error entries have no mode field: those bits are never set there.
+        match DeliveryMode::from_bits(entry >> 8) {
+            Some(DeliveryMode::Fixed) => {
+                let level = index == LVT_LINT0 && entry & LVT_LEVEL != 0;
+                if self.accept_vector(vector, level) && level {
+                    self.lvt[index] |= LVT_REMOTE_IRR;
+                }
+            }
+            Some(DeliveryMode::Nmi) => self.nmi = true,
+            Some(DeliveryMode::Init) => {
+                self.clear_registers();
+                self.init = true;
+            }
+            _ => {}
+        }
+    }
+
+    fn raise_error(&mut self, bits: u32) {
+        self.esr_pending |= bits;
+        let entry = self.lvt[LVT_ERROR];
+        let vector = (entry & 0xff) as u8;
+        // An error entry with an illegal vector must not raise another error.
+        if entry & LVT_MASKED == 0 && vector >= 16 {
+            self.accept_vector(vector, false);
+        }
+    }
+
+    /// Recomputes the cached priorities after any change of TPR, IRR or ISR.
+    #[inline]
+    fn update(&mut self) {
+        self.in_service = self.isr.highest();
+        self.ppr = if self.tpr >> 4 >= self.in_service >> 4 { self.tpr } else { self.in_service & 0xf0 };
+        let requested = self.irr.highest();
+        self.ready = if requested >> 4 > self.ppr >> 4 { requested } else { 0 };
+    }
+
+    fn end_of_interrupt(&mut self) -> Option<ApicOutput> {
+        let vector = self.in_service;
+        if vector == 0 {
+            return None;
+        }
+        self.isr.clear(vector);
+        self.update();
+        if !self.tmr.contains(vector) {
+            return None;
+        }
+        if self.lvt[LVT_LINT0] & 0xff == u32::from(vector) {
+            self.lvt[LVT_LINT0] &= !LVT_REMOTE_IRR;
+        }
+        Some(ApicOutput::Eoi(vector))
+    }
+
+    // ---- Timer ----
+
+    /// Virtual time of the next timer interrupt; `None` while the timer is stopped or masked.
+    #[must_use]
+    #[inline]
+    pub fn next_deadline(&self) -> Option<Nanos> {
+        if self.lvt[LVT_TIMER] & LVT_MASKED != 0 { None } else { self.timer.expiry() }
+    }
+
+    /// Brings the timer to `now`, raising its interrupt if it expired.
+    #[inline]
+    pub fn advance(&mut self, now: Nanos) {
+        if self.timer.expire(now) {
+            self.deliver_lvt(LVT_TIMER);
+        }
+    }
+
+    /// Sets guest TSC minus the machine's TSC (wrapping), which moves the meaning of TSC deadlines.
+    pub fn set_tsc_offset(&mut self, offset: u64, now: Nanos) {
+        self.advance(now);
+        self.timer.set_tsc_offset(offset, now);
+        self.advance(now);
+    }
+
+    // ---- Registers ----
+
+    /// CR8: bits 7:4 of the task priority.
+    #[must_use]
+    #[inline]
+    pub fn cr8(&self) -> u8 {
+        self.tpr >> 4
+    }
+
+    /// Writes CR8; only bits 3:0 count.
+    #[inline]
+    pub fn set_cr8(&mut self, value: u8) {
+        self.tpr = value << 4;
+        self.update();
+    }
+
+    /// A read in the register page (xAPIC mode). Registers are 32 bits at 16-byte strides; parts of a register may
+    /// be read, the gaps read zero.
+    pub fn mmio_read(&mut self, offset: u64, data: &mut [u8], now: Nanos) {
+        let register = ((offset & 0xfff) >> 4) as u32;
+        let value = match self.read_register(register, now) {
+            Some(value) => value,
+            None => {
+                self.raise_error(ESR_ILLEGAL_REGISTER);
+                0
+            }
+        };
+        let bytes = value.to_le_bytes();
+        let skip = (offset & 0xf) as usize;
+        for (byte, index) in data.iter_mut().zip(skip..) {
+            *byte = bytes.get(index).copied().unwrap_or(0);
+        }
+    }
+
+    /// A write in the register page (xAPIC mode). Anything but an aligned 32-bit write is ignored (SDM 3A,
+    /// 11.4.1 leaves it undefined).
+    pub fn mmio_write(&mut self, offset: u64, data: &[u8], now: Nanos) -> Option<ApicOutput> {
+        let Ok(bytes) = <[u8; 4]>::try_from(data) else { return None };
+        if offset & 0xf != 0 {
+            return None;
+        }
+        let value = u32::from_le_bytes(bytes);
+        match ((offset & 0xfff) >> 4) as u32 {
+            // The xAPIC ID is not writable on processors since Nehalem.
+            register::ID | register::VERSION | register::PPR | register::TIMER_CURRENT => None,
+            register::LDR => {
+                self.ldr = value & 0xff00_0000;
+                None
+            }
+            register::DFR => {
+                self.dfr = value | 0x0fff_ffff;
+                None
+            }
+            register::ICR_HIGH => {
+                self.icr = (self.icr & 0xffff_ffff) | (u64::from(value & 0xff00_0000) << 32);
+                None
+            }
+            register::ICR_LOW => {
+                self.icr = (self.icr & !0xffff_ffff) | u64::from(value & ICR_WRITABLE_XAPIC);
+                let dest = (self.icr >> 56) as u8;
+                self.send_ipi(Destination::from_8bit(dest, value & (1 << 11) != 0))
+            }
+            index => match self.write_register(index, value, now) {
+                Some(output) => output,
+                None => {
+                    self.raise_error(ESR_ILLEGAL_REGISTER);
+                    None
+                }
+            },
+        }
+    }
+
+    /// Whether [`Self::read_msr`] and [`Self::write_msr`] own this MSR.
+    #[must_use]
+    pub fn owns_msr(msr: u32) -> bool {
+        matches!(msr, MSR_APIC_BASE | MSR_TSC_DEADLINE | MSR_X2APIC_FIRST..=MSR_X2APIC_LAST)
+    }
+
+    /// RDMSR of IA32_APIC_BASE, IA32_TSC_DEADLINE or an x2APIC register.
+    ///
+    /// # Errors
+    /// [`GpFault`] for registers that do not exist, are write-only, or belong to the other mode.
+    pub fn read_msr(&mut self, msr: u32, now: Nanos) -> Result<u64, GpFault> {
+        match msr {
+            MSR_APIC_BASE => Ok(self.base),
+            MSR_TSC_DEADLINE => {
+                self.advance(now);
+                Ok(self.timer.tsc_deadline())
+            }
+            MSR_X2APIC_FIRST..=MSR_X2APIC_LAST if self.mode() == ApicMode::X2Apic => {
+                match msr - MSR_X2APIC_FIRST {
+                    register::ID => Ok(u64::from(self.id)),
+                    register::LDR => Ok(u64::from(self.logical_id())),
+                    register::ICR_LOW => Ok(self.icr),
+                    register::DFR | register::ICR_HIGH | register::EOI => Err(GpFault),
+                    index => self.read_register(index, now).map(u64::from).ok_or(GpFault),
+                }
+            }
+            _ => Err(GpFault),
+        }
+    }
+
+    /// WRMSR of IA32_APIC_BASE, IA32_TSC_DEADLINE or an x2APIC register.
+    ///
+    /// # Errors
+    /// [`GpFault`] for reserved bits, illegal mode changes, and registers that do not exist, are read-only, or belong
+    /// to the other mode.
+    pub fn write_msr(&mut self, msr: u32, value: u64, now: Nanos) -> Result<Option<ApicOutput>, GpFault> {
+        match msr {
+            MSR_APIC_BASE => self.write_base(value).map(|()| None),
+            MSR_TSC_DEADLINE => {
+                self.advance(now);
+                self.timer.set_tsc_deadline(value, now);
+                self.advance(now);
+                Ok(None)
+            }
+            MSR_X2APIC_FIRST..=MSR_X2APIC_LAST if self.mode() == ApicMode::X2Apic => {
+                self.write_x2apic(msr - MSR_X2APIC_FIRST, value, now)
+            }
+            _ => Err(GpFault),
+        }
+    }
+
+    fn write_x2apic(&mut self, index: u32, value: u64, now: Nanos) -> Result<Option<ApicOutput>, GpFault> {
+        if index == register::ICR_LOW {
+            if value & ICR_RESERVED_X2APIC != 0 {
+                return Err(GpFault);
+            }
+            self.icr = value;
+            let dest = (value >> 32) as u32;
+            let destination = match (value & (1 << 11) != 0, dest) {
+                (_, u32::MAX) => Destination::All,
+                (true, _) => Destination::Logical(dest),
+                (false, _) => Destination::Physical(dest),
+            };
+            return Ok(self.send_ipi(destination));
+        }
+        let writable = match index {
+            register::TPR | register::SELF_IPI => 0xff,
+            register::EOI | register::ESR => 0,
+            register::SVR => 0x1ff,
+            register::LVT..=register::LVT_LAST => {
+                // Delivery status and remote IRR are read-only, not reserved.
+                LVT_WRITABLE.get((index - register::LVT) as usize).copied().unwrap_or(0) | 0x5000
+            }
+            register::TIMER_INITIAL => 0xffff_ffff,
+            register::TIMER_DIVIDE => 0xb,
+            _ => return Err(GpFault),
+        };
+        if value & !u64::from(writable) != 0 {
+            return Err(GpFault);
+        }
+        if index == register::SELF_IPI {
+            if value < 16 {
+                self.raise_error(ESR_SEND_ILLEGAL_VECTOR);
+            } else if self.is_enabled() {
+                self.accept_vector(value as u8, false);
+            }
+            return Ok(None);
+        }
+        self.write_register(index, value as u32, now).ok_or(GpFault)
+    }
+
+    fn write_base(&mut self, value: u64) -> Result<(), GpFault> {
+        let address_mask = (1u64 << self.physical_bits) - 0x1000;
+        if value & !(address_mask | BASE_BSP | BASE_EXTD | BASE_ENABLE) != 0 {
+            return Err(GpFault);
+        }
+        let old = self.mode();
+        match (old, value & BASE_ENABLE != 0, value & BASE_EXTD != 0) {
+            (_, false, true) | (ApicMode::X2Apic, true, false) | (ApicMode::Disabled, true, true) => {
+                return Err(GpFault);
+            }
+            (ApicMode::XApic | ApicMode::X2Apic, false, false) => self.clear_registers(),
+            (ApicMode::XApic, true, true) => self.icr &= 0xffff_ffff,
+            _ => {}
+        }
+        self.base = value;
+        Ok(())
+    }
+
+    fn xapic_id(&self) -> u32 {
+        self.id & 0xff
+    }
+
+    /// Logical x2APIC ID (SDM 3A, 11.12.10.2).
+    fn logical_id(&self) -> u32 {
+        ((self.id >> 4) << 16) | (1 << (self.id & 0xf))
+    }
+
+    /// Registers common to both modes; `None` if there is no such register.
+    fn read_register(&mut self, index: u32, now: Nanos) -> Option<u32> {
+        Some(match index {
+            register::ID => self.xapic_id() << 24,
+            register::VERSION => VERSION,
+            register::TPR => u32::from(self.tpr),
+            register::PPR => u32::from(self.ppr),
+            register::EOI => 0,
+            register::LDR => self.ldr,
+            register::DFR => self.dfr,
+            register::SVR => self.svr,
+            register::ISR..register::TMR => self.isr.register(index - register::ISR),
+            register::TMR..register::IRR => self.tmr.register(index - register::TMR),
+            register::IRR..register::ESR => self.irr.register(index - register::IRR),
+            register::ESR => self.esr,
+            register::ICR_LOW => self.icr as u32,
+            register::ICR_HIGH => (self.icr >> 32) as u32,
+            register::LVT..=register::LVT_LAST => *self.lvt.get((index - register::LVT) as usize)?,
+            register::TIMER_INITIAL => self.timer.initial(),
+            register::TIMER_CURRENT => {
+                self.advance(now);
+                self.timer.current(now)
+            }
+            register::TIMER_DIVIDE => self.timer.divide_config(),
+            _ => return None,
+        })
+    }
+
+    /// Registers common to both modes; `None` if there is no such writable register.
+    fn write_register(&mut self, index: u32, value: u32, now: Nanos) -> Option<Option<ApicOutput>> {
+        match index {
+            register::TPR => {
+                self.tpr = value as u8;
+                self.update();
+            }
+            register::EOI => return Some(self.end_of_interrupt()),
+            register::SVR => {
+                self.svr = value & 0x1ff;
+                if self.svr & SVR_ENABLE == 0 {
+                    for entry in &mut self.lvt {
+                        *entry |= LVT_MASKED;
+                    }
+                }
+            }
+            register::ESR => self.esr = std::mem::take(&mut self.esr_pending),
+            register::LVT..=register::LVT_LAST => {
+                self.write_lvt((index - register::LVT) as usize, value, now)?;
+            }
+            register::TIMER_INITIAL => {
+                self.advance(now);
+                self.timer.set_initial(value, now);
+            }
+            register::TIMER_DIVIDE => {
+                self.advance(now);
+                self.timer.set_divide_config(value, now);
+            }
+            _ => return None,
+        }
+        Some(None)
+    }
+
+    fn write_lvt(&mut self, index: usize, value: u32, now: Nanos) -> Option<()> {
+        if index == LVT_TIMER {
+            self.advance(now);
+            self.timer.set_mode(TimerMode::from_lvt(value), now);
+        }
+        let writable = *LVT_WRITABLE.get(index)?;
+        let entry = self.lvt.get_mut(index)?;
+        *entry = (*entry & LVT_REMOTE_IRR) | (value & writable);
+        if self.svr & SVR_ENABLE == 0 {
+            *entry |= LVT_MASKED;
+        }
+        Some(())
+    }
+
+    /// Builds the message of a write to the ICR's low half (SDM 3A, 11.6.1).
+    fn send_ipi(&mut self, addressed: Destination) -> Option<ApicOutput> {
+        let icr = self.icr as u32;
+        let vector = (icr & 0xff) as u8;
+        let mode = DeliveryMode::from_bits(icr >> 8)?;
+        let destination = match (icr >> 18) & 3 {
+            0 => addressed,
+            1 => Destination::Myself,
+            2 => Destination::All,
+            _ => Destination::Others,
+        };
+        match mode {
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority if vector < 16 => {
+                self.raise_error(ESR_SEND_ILLEGAL_VECTOR);
+                None
+            }
+            // INIT level de-assert only synchronises arbitration IDs, which this bus does not have.
+            DeliveryMode::Init if icr & 0xc000 == 0x8000 => None,
+            DeliveryMode::ExtInt | DeliveryMode::Smi => None,
+            _ => Some(ApicOutput::Ipi(Message { destination, mode, vector, level: false })),
+        }
+    }
+}

@@ -1,1 +1,57 @@
+//! A write-back cache whose DMA need not be coherent, and what a coherent machine would have said.
+//!
+//! The model keeps two views of memory. C, what the CPUs see, is the embedder's ([`Memory`]); what RAM holds differs from
+//! it only in resident lines, so the model keeps that in the modelled cache's own slots: its size is the cache's, not
+//! memory's. Beside them it tracks, for the bytes where it matters, the *coherent value* with its writer, and which bytes
+//! could have gone wrong under another legal schedule. A CPU or device that reads a wrong byte raises a *manifest*
+//! [`Finding`], one that reads a doubtful byte a *latent* one. Nobody reading means nothing raised.
+//!
+//! The crate knows no machine, does no I/O and keeps all state as plain data.
+//!
+//! ```
+//! use cache_model::{CacheModel, Config, Geometry, Kind, MemoryType, Policy, Snoop, Verdict};
+//!
+//! let config = Config::new(Geometry::new(64, 4, 2)?, Policy::Lru)?;
+//! let mut cache = CacheModel::new(config);
+//! let memory = &mut vec![0; 8192][..];
+//!
+//! // The CPU fills a buffer and forgets to clean it; a device that does not snoop reads it from RAM.
+//! cache.store(memory, 0, 0x100, &[1, 2, 3, 4], MemoryType::WriteBack)?;
+//! let mut got = [0; 4];
+//! cache.dma_read(memory, 7, 0x100, &mut got, Snoop::NoSnoop)?;
+//! assert_eq!(got, [0; 4]);
+//!
+//! let finding = &cache.take_findings()[0];
+//! assert_eq!((finding.kind, finding.verdict), (Kind::StaleDeviceRead, Verdict::Manifest));
+//! assert_eq!(finding.expected, [1, 2, 3, 4]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! [`replay`] runs the model alone over a text trace ([`trace`]).
 
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod coherence;
+mod config;
+mod finding;
+mod geometry;
+pub mod ledger;
+mod lines;
+mod mask;
+mod memory;
+mod model;
+mod pending;
+mod policy;
+mod record;
+pub mod replay;
+pub mod trace;
+
+pub use coherence::Overflow;
+pub use config::{Config, Limits, PlruWays, WriteBack, WritePolicy};
+pub use finding::{Agent, Finding, Kind, Verdict, Writer};
+pub use geometry::{Geometry, GeometryError, MAX_LINE, MAX_LINES, Span};
+pub use lines::Stats;
+pub use memory::{Memory, OutOfRange};
+pub use model::{CacheModel, MemoryType, Snoop};
+pub use policy::{MAX_PLRU_WAYS, Policy};

@@ -1,0 +1,125 @@
+//! A set of byte positions within one cache line.
+
+use serde::{Deserialize, Serialize};
+
+use crate::geometry::MAX_LINE;
+
+const WORD_BITS: usize = 64;
+const WORDS: usize = MAX_LINE / WORD_BITS;
+
+/// Which bytes of one line have a property: dirty, written by a device, and so on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteMask([u64; WORDS]);
+
+impl ByteMask {
+    /// No byte at all.
+    pub const EMPTY: Self = Self([0; WORDS]);
+
+    /// The bytes `offset .. offset + len`; what lies beyond [`MAX_LINE`] is left out.
+    #[must_use]
+    pub fn range(offset: usize, len: usize) -> Self {
+        let end = offset.saturating_add(len);
+        let mut mask = Self::EMPTY;
+        for (index, word) in mask.0.iter_mut().enumerate() {
+            let base = index * WORD_BITS;
+            *word = low_bits(end.saturating_sub(base)) & !low_bits(offset.saturating_sub(base));
+        }
+        mask
+    }
+
+    /// True if no byte is in the set.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self == Self::EMPTY
+    }
+
+    /// True if the byte at `offset` is in the set.
+    #[must_use]
+    pub fn contains(self, offset: usize) -> bool {
+        self.0.get(offset / WORD_BITS).is_some_and(|word| word >> (offset % WORD_BITS) & 1 == 1)
+    }
+
+    /// Adds the byte at `offset`; an offset beyond [`MAX_LINE`] is ignored.
+    pub fn insert(&mut self, offset: usize) {
+        if let Some(word) = self.0.get_mut(offset / WORD_BITS) {
+            *word |= 1 << (offset % WORD_BITS);
+        }
+    }
+
+    /// The bytes in either set.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        self.zip(other, |a, b| a | b)
+    }
+
+    /// The bytes in both sets.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        self.zip(other, |a, b| a & b)
+    }
+
+    /// The bytes of this set that are not in `other`.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        self.zip(other, |a, b| a & !b)
+    }
+
+    /// The byte positions, lowest first.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        (0..MAX_LINE).filter(move |&offset| self.contains(offset))
+    }
+
+    /// The lowest and the highest byte position.
+    #[must_use]
+    pub fn bounds(self) -> Option<(usize, usize)> {
+        let first = self.iter().next()?;
+        let last = self.iter().last()?;
+        Some((first, last))
+    }
+
+    fn zip(self, other: Self, op: impl Fn(u64, u64) -> u64) -> Self {
+        let mut mask = self;
+        for (a, b) in mask.0.iter_mut().zip(other.0) {
+            *a = op(*a, b);
+        }
+        mask
+    }
+}
+
+fn low_bits(count: usize) -> u64 {
+    if count >= WORD_BITS { u64::MAX } else { (1 << count) - 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_cross_words() {
+        for (offset, len) in [(0, 0), (0, 256), (60, 10), (64, 64), (255, 1), (3, 1), (250, 100)] {
+            let mask = ByteMask::range(offset, len);
+            for byte in 0..MAX_LINE {
+                assert_eq!(
+                    mask.contains(byte),
+                    byte >= offset && byte < offset + len,
+                    "{offset}+{len} at {byte}"
+                );
+            }
+        }
+        assert_eq!(ByteMask::range(60, 10).bounds(), Some((60, 69)));
+        assert_eq!(ByteMask::EMPTY.bounds(), None);
+    }
+
+    #[test]
+    fn set_algebra() {
+        let low = ByteMask::range(0, 70);
+        let high = ByteMask::range(60, 70);
+        assert_eq!(low.and(high), ByteMask::range(60, 10));
+        assert_eq!(low.or(high), ByteMask::range(0, 130));
+        assert_eq!(low.without(high), ByteMask::range(0, 60));
+        let mut one = ByteMask::EMPTY;
+        one.insert(200);
+        one.insert(MAX_LINE);
+        assert_eq!(one.iter().collect::<Vec<_>>(), [200]);
+    }
+}

@@ -10,3 +10,6 @@ pub mod dma;
 pub mod interrupt;
 pub mod mlx5;
 pub mod pci;
+pub mod serial;
+#[cfg(test)]
+mod testing;

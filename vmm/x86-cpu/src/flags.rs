@@ -44,11 +44,11 @@ impl LazyFlags {
         self.result = result;
         self.carries = 0;
     }
-    /// After an addition of `BITS` bits: `carry_out` has in each bit the carry out of that position.
+    /// After an addition of `width` bits: `carry_out` has in each bit the carry out of that position.
     #[inline(always)]
-    pub fn set_carries<const BITS: u32>(&mut self, result: u64, carry_out: u64) {
+    pub fn set_carries(&mut self, result: u64, carry_out: u64, width: u32) {
         self.result = result;
-        self.carries = (carry_out << (64 - BITS)) & CARRY_MASK | carry_out & AUX;
+        self.carries = (carry_out << (64 - width)) & CARRY_MASK | carry_out & AUX;
     }
     /// Sets the result with CF, OF and AF given.
     #[inline(always)]

@@ -212,6 +212,16 @@ mod tests {
     }
 
     #[test]
+    fn a_write_through_store_leaves_the_byte_dirty() {
+        let mut record = Record::default();
+        record.stored(bytes(0, 4), WriteBack::Bytes);
+        record.stored_through(bytes(0, 2));
+        assert_eq!(record.doubtful(Path::Ram), bytes(2, 2));
+        record.bypassed(bytes(0, 1), WriteBack::Bytes);
+        assert_eq!(record.doubtful(Path::Ram), bytes(2, 2).or(bytes(0, 1)));
+    }
+
+    #[test]
     fn an_invalidation_leaves_stored_bytes_in_doubt() {
         let mut record = Record::default();
         record.stored(bytes(0, 2), WriteBack::Line);

@@ -94,10 +94,10 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn short_traces(shape in shapes(), ops in ops()) {
-        compare(shape, &ops, 1)?;
+        compare(shape, &ops, 5)?;
     }
 }
 

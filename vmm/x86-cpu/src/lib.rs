@@ -17,6 +17,8 @@ mod memory;
 mod mode;
 mod msr;
 mod run;
+#[cfg(test)]
+mod run_tests;
 mod state;
 #[cfg(test)]
 pub(crate) mod test_world;

@@ -1,0 +1,155 @@
+//! Memory keys: what a queue may reach in memory, and where it lies.
+
+use super::command::Command;
+use super::hca::{Hca, Phase, answer_number};
+use super::layout::capabilities::general;
+use super::layout::commands::{CONTEXT, OBJECT, PAGES, header, mkey, special_contexts};
+use super::layout::contexts::mkc;
+use super::pages::ADAPTER_PAGE_SHIFT;
+use super::status::{Failure, Status};
+
+pub const COMMANDS: &[Command] = &[
+    Command::new(0x200, "CREATE_MKEY", Phase::Ready, create).lengths(PAGES, header::OUT_LEN),
+    Command::new(0x201, "QUERY_MKEY", Phase::Ready, query).lengths(header::IN_LEN, PAGES),
+    Command::new(0x202, "DESTROY_MKEY", Phase::Ready, destroy),
+    Command::new(0x203, "QUERY_SPECIAL_CONTEXTS", Phase::Ready, query_special_contexts)
+        .lengths(header::IN_LEN, 32),
+];
+
+/// Translation entries (8 bytes each) that all memory keys together may hold: 16 GiB of 4-KiB pages.
+const MAX_TRANSLATIONS: usize = 1 << 22;
+/// Largest page of a memory key, as a power of two.
+const MAX_PAGE_SHIFT: u32 = 31;
+/// The data segment that ends a receive work request's scatter list names this key.
+const TERMINATE_SCATTER_LIST_MKEY: u64 = 0x100;
+const LOCAL_ADDRESS_LKEY: u64 = 0;
+
+/// How a memory key translates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessMode {
+    /// Addresses are bus addresses.
+    Physical,
+    /// Pages of one size, one entry each.
+    PageList,
+    /// Entries of two words: byte count and key, then address; each may have its own length.
+    KeyedList,
+    /// Entries like those of a keyed list, all of one length.
+    FixedKeyedList,
+}
+
+/// What may be done with a memory key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    pub local_read: bool,
+    pub local_write: bool,
+    pub remote_read: bool,
+    pub remote_write: bool,
+    pub atomic: bool,
+}
+
+/// A memory key as the driver has created it.
+#[derive(Debug, Clone)]
+pub struct MemoryKey {
+    context: [u8; mkc::SIZE],
+    /// Low 8 bits of the key that work requests use, chosen by the driver.
+    pub variant: u8,
+    pub pd: u32,
+    /// First address that the key covers.
+    pub start: u64,
+    /// Bytes covered; 2 to the power of 64 for a key over all memory.
+    pub len: u128,
+    pub mode: AccessMode,
+    pub access: Access,
+    /// Not valid before a work request makes it so.
+    pub free: bool,
+    /// Page size of a page list, as a power of two.
+    pub page_shift: u32,
+    /// Page addresses, or pairs of words of a keyed list.
+    pub translations: Vec<u64>,
+    /// Page addresses carry their own access rights in bits 1:0.
+    pub page_access: bool,
+}
+
+impl MemoryKey {
+    fn parse(input: &[u8]) -> Result<Self, Failure> {
+        let given = input.get(CONTEXT..).and_then(|bytes| bytes.first_chunk());
+        let context: [u8; mkc::SIZE] = *given.ok_or(Failure::new(Status::BadInputLength, "no context"))?;
+        if mkey::UMEM_VALID.is_set(input) {
+            return Err(Failure::parameter("user memory objects are not supported"));
+        }
+        let mode = match mkc::ACCESS_MODE_4_2.get(&context) << 2 | mkc::ACCESS_MODE_1_0.get(&context) {
+            0 => AccessMode::Physical,
+            1 => AccessMode::PageList,
+            2 => AccessMode::KeyedList,
+            3 => AccessMode::FixedKeyedList,
+            _ => return Err(Failure::parameter("unknown access mode")),
+        };
+        let page_shift = mkc::LOG_PAGE_SIZE.get32(&context);
+        if mode == AccessMode::PageList && !(ADAPTER_PAGE_SHIFT..=MAX_PAGE_SHIFT).contains(&page_shift) {
+            return Err(Failure::parameter("page size out of range"));
+        }
+        let octwords = mkey::TRANSLATIONS_OCTWORD_ACTUAL_SIZE.get(input);
+        let (entries, _) = input.get(PAGES..).unwrap_or_default().as_chunks::<8>();
+        if octwords * 2 > entries.len() as u64 {
+            return Err(Failure::new(Status::BadInputLength, "fewer translation entries than announced"));
+        }
+        let translations = entries.iter().take(octwords as usize * 2).map(|e| u64::from_be_bytes(*e));
+        Ok(Self {
+            variant: mkc::MKEY_7_0.get(&context) as u8,
+            pd: mkc::PD.get32(&context),
+            start: mkc::START_ADDR.get(&context),
+            len: if mkc::LENGTH64.is_set(&context) { 1 << 64 } else { mkc::LEN.get(&context).into() },
+            mode,
+            access: Access {
+                local_read: mkc::LOCAL_READ.is_set(&context),
+                local_write: mkc::LOCAL_WRITE.is_set(&context),
+                remote_read: mkc::REMOTE_READ.is_set(&context),
+                remote_write: mkc::REMOTE_WRITE.is_set(&context),
+                atomic: mkc::ATOMIC.is_set(&context),
+            },
+            free: mkc::FREE.is_set(&context),
+            page_shift,
+            translations: translations.collect(),
+            page_access: mkey::PG_ACCESS.is_set(input),
+            context,
+        })
+    }
+}
+
+fn create(hca: &mut Hca, input: &[u8], out: &mut [u8]) -> Result<(), Failure> {
+    let mkey = MemoryKey::parse(input)?;
+    if !hca.pds.contains(mkey.pd) {
+        return Err(Failure::resource("no such protection domain"));
+    }
+    let held: usize = hca.mkeys.values().map(|mkey| mkey.translations.len()).sum();
+    if held + mkey.translations.len() > MAX_TRANSLATIONS {
+        return Err(Failure::limit("no room for more translation entries"));
+    }
+    let end = hca.caps.limit(general::LOG_MAX_MKEY);
+    answer_number(hca.mkeys.insert(mkey, end), out)
+}
+
+fn query(hca: &mut Hca, input: &[u8], out: &mut [u8]) -> Result<(), Failure> {
+    let mkey = hca.mkeys.get(OBJECT.get32(input)).ok_or(Failure::resource("no such memory key"))?;
+    if let Some(context) = out.get_mut(CONTEXT..CONTEXT + mkc::SIZE) {
+        context.copy_from_slice(&mkey.context);
+    }
+    if mkey::PG_ACCESS.is_set(input) {
+        let (entries, _) = out.get_mut(PAGES..).unwrap_or_default().as_chunks_mut::<8>();
+        for (entry, translation) in entries.iter_mut().zip(&mkey.translations) {
+            *entry = translation.to_be_bytes();
+        }
+    }
+    Ok(())
+}
+
+fn destroy(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failure> {
+    hca.mkeys.remove(OBJECT.get32(input)).ok_or(Failure::resource("no such memory key"))?;
+    Ok(())
+}
+
+fn query_special_contexts(_hca: &mut Hca, _input: &[u8], out: &mut [u8]) -> Result<(), Failure> {
+    special_contexts::RESD_LKEY.set(out, LOCAL_ADDRESS_LKEY);
+    special_contexts::TERMINATE_SCATTER_LIST_MKEY.set(out, TERMINATE_SCATTER_LIST_MKEY);
+    Ok(())
+}

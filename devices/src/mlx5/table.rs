@@ -1,0 +1,87 @@
+//! Tables of objects, numbered by the device.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Objects of one kind. A number is not given out again until all others have been: a driver's stale number meets
+/// no new object soon.
+#[derive(Debug, Clone)]
+pub struct ObjectTable<T> {
+    numbers: Range<u32>,
+    next: u32,
+    objects: BTreeMap<u32, T>,
+}
+
+impl<T> ObjectTable<T> {
+    /// An empty table that gives out `numbers`.
+    pub fn new(numbers: Range<u32>) -> Self {
+        Self { next: numbers.start, numbers, objects: BTreeMap::new() }
+    }
+
+    /// Adds an object and returns its number, or gives it up when all numbers below `end` are in use.
+    pub fn insert(&mut self, object: T, end: u32) -> Option<u32> {
+        let end = end.min(self.numbers.end);
+        let start = self.numbers.start;
+        let next = if self.next < end { self.next } else { start };
+        let number = (next..end).chain(start..next.min(end)).find(|n| !self.objects.contains_key(n))?;
+        self.next = number + 1;
+        self.objects.insert(number, object);
+        Some(number)
+    }
+
+    pub fn get(&self, number: u32) -> Option<&T> {
+        self.objects.get(&number)
+    }
+
+    pub fn get_mut(&mut self, number: u32) -> Option<&mut T> {
+        self.objects.get_mut(&number)
+    }
+
+    pub fn contains(&self, number: u32) -> bool {
+        self.objects.contains_key(&number)
+    }
+
+    pub fn remove(&mut self, number: u32) -> Option<T> {
+        self.objects.remove(&number)
+    }
+
+    /// The objects in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.objects.iter().map(|(&number, object)| (number, object))
+    }
+
+    /// The objects alone.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.objects.values()
+    }
+
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ObjectTable;
+
+    #[test]
+    fn numbers_are_reused_last() {
+        let mut table = ObjectTable::new(1..4);
+        assert_eq!(table.insert('a', u32::MAX), Some(1));
+        assert_eq!(table.insert('b', u32::MAX), Some(2));
+        assert_eq!(table.remove(1), Some('a'));
+        assert_eq!(table.insert('c', u32::MAX), Some(3));
+        assert_eq!(table.insert('d', u32::MAX), Some(1));
+        assert_eq!(table.insert('e', u32::MAX), None);
+        assert_eq!(table.len(), 3);
+    }
+
+    #[test]
+    fn the_caller_may_lower_the_end() {
+        let mut table = ObjectTable::new(1..100);
+        assert_eq!(table.insert((), 2), Some(1));
+        assert_eq!(table.insert((), 2), None);
+        assert_eq!(table.insert((), 0), None);
+        assert_eq!(table.insert((), 3), Some(2));
+    }
+}

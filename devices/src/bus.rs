@@ -88,6 +88,34 @@ impl Clone for Box<dyn PlatformDevice> {
     }
 }
 
+/// Lines that an [`AccessLog`] writes before it falls silent.
+const ACCESS_LOG_LIMIT: u32 = 32;
+
+/// Logs refused accesses, at most a fixed number of them: a guest cannot flood the log.
+#[derive(Debug, Clone, Default)]
+pub struct AccessLog {
+    refused: u32,
+}
+
+impl AccessLog {
+    /// Logs that `access` was refused with `error`.
+    pub fn refused(&mut self, access: fmt::Arguments<'_>, error: AccessError) {
+        self.refused = self.refused.saturating_add(1);
+        if self.refused <= ACCESS_LOG_LIMIT {
+            log::warn!("{access}: {error}");
+        }
+        if self.refused == ACCESS_LOG_LIMIT {
+            log::warn!("further refused accesses are not logged");
+        }
+    }
+
+    /// How many accesses were refused.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.refused
+    }
+}
+
 /// Address ranges that do not overlap, with what is behind each: a bus's decoder.
 #[derive(Debug, Clone)]
 pub struct RangeMap<T> {

@@ -1,4 +1,20 @@
-//! PCI Express: the contract of an endpoint function.
+//! PCI Express: the contract of an endpoint function, and the root complex it is attached to.
+//!
+//! References: PCI Express Base Specification 5.0 ("PCIe"); PCI Local Bus Specification 3.0 ("PCI"); PCI-to-PCI
+//! Bridge Architecture Specification 1.2; PCI Bus Power Management Interface Specification 1.2.
+
+mod capabilities;
+mod config_space;
+mod endpoint;
+mod firmware;
+mod msix;
+mod port;
+mod root_complex;
+mod root_port;
+
+pub use endpoint::AttachError;
+pub use firmware::{AssignError, ResourceWindows};
+pub use root_complex::{ROOT_PORTS, RootComplex};
 
 use crate::bus::{Access, Nanos};
 use crate::dma::{AtomicOp, DmaAttrs, DmaError};
@@ -63,7 +79,7 @@ pub trait Port {
 }
 
 /// The device's own logic behind its BARs. Configuration space, MSI-X and capabilities belong to the PCI layer.
-pub trait PciDevice: fmt::Debug + Send {
+pub trait PciDevice: ClonePciDevice + fmt::Debug + Send {
     /// Name for logs and reports, such as `mlx5`.
     fn name(&self) -> &'static str;
     /// Identity and resources.
@@ -82,4 +98,103 @@ pub trait PciDevice: fmt::Debug + Send {
     fn event(&mut self, _token: u32, _port: &mut dyn Port) {}
     /// Function-level or bus reset: back to the state after power-on. Pending events have been withdrawn.
     fn reset(&mut self);
+}
+
+/// Cloning behind the trait object, for every device that is [`Clone`]: a machine is cloned with its devices.
+pub trait ClonePciDevice {
+    /// A copy of the device in its present state.
+    fn clone_box(&self) -> Box<dyn PciDevice>;
+}
+
+impl<T: PciDevice + Clone + 'static> ClonePciDevice for T {
+    fn clone_box(&self) -> Box<dyn PciDevice> {
+        Box::new(self.clone())
+    }
+}
+
+impl Clone for Box<dyn PciDevice> {
+    fn clone(&self) -> Self {
+        (**self).clone_box()
+    }
+}
+
+/// Number of a root port and of the function behind it: 1-8. Unlike a bus number it is nothing a guest can change,
+/// so events are addressed by it.
+pub type Slot = u8;
+
+/// Bus, device and function number: the address of a configuration space and the requester ID of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bdf(u16);
+
+impl Bdf {
+    /// Device numbers have 5 bits and function numbers 3; excess bits are dropped.
+    #[must_use]
+    pub fn new(bus: u8, device: u8, function: u8) -> Self {
+        Self((u16::from(bus) << 8) | (u16::from(device & 0x1f) << 3) | u16::from(function & 7))
+    }
+
+    /// From a requester ID.
+    #[must_use]
+    pub fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// The requester ID.
+    #[must_use]
+    pub fn to_bits(self) -> u16 {
+        self.0
+    }
+
+    #[must_use]
+    pub fn bus(self) -> u8 {
+        (self.0 >> 8) as u8
+    }
+
+    #[must_use]
+    pub fn device(self) -> u8 {
+        (self.0 >> 3) as u8 & 0x1f
+    }
+
+    #[must_use]
+    pub fn function(self) -> u8 {
+        self.0 as u8 & 7
+    }
+}
+
+impl fmt::Display for Bdf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "0000:{:02x}:{:02x}.{}", self.bus(), self.device(), self.function())
+    }
+}
+
+/// What the root complex needs of the machine. Bus-master enable, Device Control and MSI-X masking have been applied
+/// to what arrives here; the IOMMU and the memory system come behind it.
+pub trait Host {
+    /// Current virtual time.
+    fn now(&self) -> Nanos;
+    /// A memory read by the function with requester ID `from`. On error the content of `buf` is unspecified.
+    ///
+    /// # Errors
+    /// [`DmaError`]; earlier lines have been read.
+    fn dma_read(&mut self, from: Bdf, iova: u64, buf: &mut [u8], attrs: DmaAttrs) -> Result<(), DmaError>;
+    /// A memory write.
+    ///
+    /// # Errors
+    /// [`DmaError`]; earlier lines have been written.
+    fn dma_write(&mut self, from: Bdf, iova: u64, data: &[u8], attrs: DmaAttrs) -> Result<(), DmaError>;
+    /// An atomic operation on 8 bytes; returns the old value.
+    ///
+    /// # Errors
+    /// [`DmaError`] if memory cannot be reached.
+    fn dma_atomic(&mut self, from: Bdf, iova: u64, op: AtomicOp, attrs: DmaAttrs) -> Result<u64, DmaError>;
+    /// Makes all earlier writes of `from` visible.
+    fn dma_flush(&mut self, from: Bdf);
+    /// A message-signalled interrupt: the write of `data` at `address`, which need not be an interrupt address.
+    fn deliver_msi(&mut self, from: Bdf, address: u64, data: u32);
+    /// Asks for [`RootComplex::event`] with `slot` and `token` at `at`, replacing a pending one of the same token.
+    fn schedule(&mut self, slot: Slot, token: u32, at: Nanos);
+    /// Withdraws a pending event.
+    fn cancel(&mut self, slot: Slot, token: u32);
+    /// Withdraws all pending events of a function that is being reset.
+    fn cancel_all(&mut self, slot: Slot);
 }

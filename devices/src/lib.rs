@@ -5,11 +5,15 @@
 //! one call, so that a whole machine can be cloned, serialised and forked.
 #![forbid(unsafe_code)]
 
+pub mod acpi_pm;
+pub mod board_ports;
 pub mod bus;
 pub mod dma;
+pub mod i8042;
 pub mod interrupt;
 pub mod mlx5;
 pub mod pci;
+pub mod rtc;
 pub mod serial;
 #[cfg(test)]
 mod testing;

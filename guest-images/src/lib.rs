@@ -1,1 +1,31 @@
+//! Guest images: kernels, initramfs and guest programs, built from recipes (data) into a cache outside the checkout.
+//!
+//! [`Store`] is the entry: it lists recipes, answers where a built image lies and builds an absent one, without root,
+//! from the Debian mirror that the machine's own apt configuration names. [`command_archive`] is the small archive that
+//! the VMM appends to any initramfs to run one command, and [`channel`] decodes what that command sends back.
 
+mod apt;
+mod builder;
+pub mod channel;
+mod command;
+mod cpio;
+mod deb_version;
+mod error;
+mod host;
+mod image;
+mod initramfs;
+mod kernel;
+mod lock;
+mod modules;
+pub mod progress;
+mod recipe;
+mod runner;
+mod sources_list;
+mod store;
+mod tools;
+
+pub use command::{append_archive, command_archive, init_binary};
+pub use error::{Error, Result};
+pub use image::{Image, Manifest, PackageVersion};
+pub use recipe::Recipe;
+pub use store::Store;

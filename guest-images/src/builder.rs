@@ -1,0 +1,275 @@
+//! Builds an image from its recipe: packages, tools, kernel, initramfs, then one rename that makes it visible.
+
+use crate::apt::{Apt, Package};
+use crate::error::{Error, Result, at};
+use crate::host::Host;
+use crate::image::{Image, Manifest, PackageVersion};
+use crate::initramfs;
+use crate::kernel::{self, KernelFiles, remove};
+use crate::lock::Lock;
+use crate::progress::{Plan, Progress};
+use crate::recipe::{KernelRecipe, Recipe};
+use crate::runner::Runner;
+use crate::sources_list::{Mirrors, Source};
+use crate::store::Layout;
+use crate::tools::{self, Tools};
+use std::cell::Cell;
+use std::fs;
+use std::path::Path;
+
+/// One build of one image. The caller holds the image's lock.
+pub(crate) struct Build<'a> {
+    pub host: &'a Host,
+    pub layout: &'a Layout,
+    pub recipe: &'a Recipe,
+    pub hash: &'a str,
+    pub lock: &'a Lock,
+    pub progress: &'a dyn Progress,
+    /// The number of the stage that runs.
+    pub stage: Cell<u32>,
+}
+
+/// What the package stages leave for the others.
+struct Fetched {
+    kernel: Package,
+    userspace: Vec<Package>,
+    tools: Tools,
+}
+
+impl Build<'_> {
+    pub fn run(&self) -> Result<Image> {
+        let log = self.layout.log(&self.recipe.name);
+        self.progress.plan(&Plan {
+            image: self.recipe.name.clone(),
+            minutes: self.recipe.estimate.minutes,
+            disk_mib: self.recipe.estimate.disk_mib,
+            download_mib: self.recipe.estimate.download_mib,
+            log: log.clone(),
+            stages: match self.recipe.kernel {
+                KernelRecipe::Source(_) => 6,
+                KernelRecipe::Package(_) => 4,
+            },
+        });
+        let mirrors = self.check_host()?;
+        let runner = Runner::new(self.host, self.lock, log)?;
+        let result = self.stages(&runner, &mirrors).map_err(|error| self.locate_full_disk(error));
+        self.progress.end();
+        if let Err(error) = &result {
+            runner.note(&error.to_string());
+        }
+        result
+    }
+
+    fn next_stage(&self, title: &str) {
+        self.stage.set(self.stage.get() + 1);
+        self.progress.stage(self.stage.get(), title);
+    }
+
+    /// What must be there before anything is downloaded.
+    fn check_host(&self) -> Result<Mirrors> {
+        let cannot = |reason: String| -> Error {
+            Error::NoPackages {
+                image: self.recipe.name.clone(),
+                reason,
+                needs: format!(
+                    "the packages {} of Debian ({})",
+                    self.recipe.package_names().unwrap_or_default().join(", "),
+                    self.recipe.suites.join(", ")
+                ),
+                bring_instead: self.recipe.bring_instead.clone(),
+            }
+        };
+        for program in ["apt-get", "apt-cache", "apt-config", "dpkg-deb"] {
+            if self.host.find(program).is_none() {
+                return Err(cannot(format!("this machine has no {program}")));
+            }
+        }
+        let codename = self.host.os_release("VERSION_CODENAME").unwrap_or_default();
+        let debian = self.host.os_release("ID").is_some_and(|id| id == "debian");
+        let mirrors = Mirrors::find(&self.host.package_sources(), &codename)
+            .filter(|_| debian)
+            .ok_or_else(|| cannot("this machine's apt sources name no Debian mirror".into()))?;
+        self.host.require("cc", "to compile the guest's programs")?;
+        if matches!(self.recipe.kernel, KernelRecipe::Source(_)) {
+            self.host.require("make", "to compile the kernel")?;
+        }
+        let needed = self.recipe.estimate.disk_mib;
+        let has_work = self.layout.work(&self.recipe.name).exists();
+        if let Some(free_mib) =
+            self.host.free_mib(&self.layout.root).filter(|free| *free < needed && !has_work)
+        {
+            return Err(Error::DiskFull {
+                folder: self.layout.root.clone(),
+                free_mib,
+                needed_mib: Some(needed),
+            });
+        }
+        Ok(mirrors)
+    }
+
+    /// A full disk is reported without figures where it is met; they are known here.
+    fn locate_full_disk(&self, error: Error) -> Error {
+        match error {
+            Error::DiskFull { needed_mib: None, .. } => Error::DiskFull {
+                folder: self.layout.root.clone(),
+                free_mib: self.host.free_mib(&self.layout.root).unwrap_or(0),
+                needed_mib: Some(self.recipe.estimate.disk_mib),
+            },
+            other => other,
+        }
+    }
+
+    fn stages(&self, runner: &Runner, mirrors: &Mirrors) -> Result<Image> {
+        let work = self.layout.work(&self.recipe.name);
+        fs::create_dir_all(&work).map_err(at(&work))?;
+        let fetched = self.fetch(runner, mirrors)?;
+        let partial = self.layout.partial(&self.recipe.name);
+        remove(&partial)?;
+        fs::create_dir_all(&partial).map_err(at(&partial))?;
+
+        let kernel = self.kernel(runner, &fetched, &work, &partial)?;
+        self.next_stage("initramfs");
+        let packages = work.join("userspace");
+        remove(&packages)?;
+        self.unpack(runner, &fetched.userspace, &packages)?;
+        let userspace = self.recipe.userspace()?;
+        let initrd = initramfs::build(runner, &userspace, &packages, &work, &kernel.modules)?;
+        let file = partial.join("initrd.cpio");
+        fs::write(&file, initrd).map_err(at(&file))?;
+        self.publish(runner, &fetched, kernel, &partial)?;
+        remove(&work)?;
+        let folder = self.layout.image(&self.recipe.name, self.hash);
+        Image::open(&folder).ok_or_else(|| Error::Build {
+            stage: "finishing".into(),
+            reason: format!("{} is not whole", folder.display()),
+            log: runner.log_path.clone(),
+            tail: String::new(),
+        })
+    }
+
+    /// Package lists, downloads and host tools; one process at a time, because all images share them.
+    fn fetch(&self, runner: &Runner, mirrors: &Mirrors) -> Result<Fetched> {
+        let layout = self.layout;
+        let _lock = Lock::wait(&layout.lock("packages"), "the package cache", self.progress)?;
+        self.next_stage("package lists");
+        let apt = Apt::new(runner, &layout.apt(), &mirrors.sources_for(&self.recipe.suites))?;
+        apt.update(false, self.progress)?;
+
+        self.next_stage("downloads");
+        let (kernel, userspace) = match self.download(&apt) {
+            // Old lists may name files that the mirror no longer has.
+            Err(Error::Network { .. } | Error::Build { .. } | Error::PackageNotFound { .. }) => {
+                apt.update(true, self.progress)?;
+                self.download(&apt)?
+            }
+            result => result?,
+        };
+        let tools = self.tools(runner, mirrors, &apt)?;
+        Ok(Fetched { kernel, userspace, tools })
+    }
+
+    fn download(&self, apt: &Apt) -> Result<(Package, Vec<Package>)> {
+        let kernel = match &self.recipe.kernel {
+            KernelRecipe::Source(source) => apt.in_range(&source.package, &source.at_least, &source.below)?,
+            KernelRecipe::Package(package) => apt.newest(&package.packages)?,
+        };
+        let userspace = apt.resolve(&self.recipe.userspace()?.packages)?;
+        let mut all = userspace.clone();
+        all.push(kernel.clone());
+        apt.fetch(&all, &self.layout.downloads(), self.progress)?;
+        Ok((kernel, userspace))
+    }
+
+    /// Tools run on this machine, so they come from its own release.
+    fn tools(&self, runner: &Runner, mirrors: &Mirrors, guest_apt: &Apt) -> Result<Tools> {
+        let wanted = match &self.recipe.kernel {
+            KernelRecipe::Source(source) => &source.tools,
+            KernelRecipe::Package(package) => &package.tools,
+        };
+        let root = self.layout.tools();
+        let missing = Tools::missing(runner, &root, wanted)?;
+        if !missing.is_empty() {
+            let names: Vec<_> = missing.iter().map(|tool| tool.name.as_str()).collect();
+            runner.note(&format!("host tools missing: {}", names.join(", ")));
+            let codename = self.host.os_release("VERSION_CODENAME").unwrap_or_default();
+            let downloads = self.layout.downloads();
+            if self.recipe.suites.contains(&codename) {
+                tools::provide(runner, guest_apt, &root, &downloads, &missing, self.progress)?;
+            } else {
+                let sources: Vec<Source> =
+                    [Some(&mirrors.main), mirrors.security.as_ref()].into_iter().flatten().cloned().collect();
+                let apt = Apt::new(runner, &self.layout.apt(), &sources)?;
+                apt.update(false, self.progress)?;
+                tools::provide(runner, &apt, &root, &downloads, &missing, self.progress)?;
+            }
+        }
+        Tools::ready(runner, &root, wanted)
+    }
+
+    fn unpack(&self, runner: &Runner, packages: &[Package], to: &Path) -> Result<()> {
+        for package in packages {
+            let mut command = runner.command("dpkg-deb");
+            command.arg("-x").arg(self.layout.downloads().join(&package.file)).arg(to);
+            runner.run(&format!("unpacking {}", package.name), &mut command, |_| {})?;
+        }
+        Ok(())
+    }
+
+    fn kernel(&self, runner: &Runner, fetched: &Fetched, work: &Path, image: &Path) -> Result<KernelFiles> {
+        let tools = &fetched.tools;
+        match &self.recipe.kernel {
+            KernelRecipe::Source(recipe) => {
+                self.next_stage("kernel source");
+                let downloads = self.layout.downloads();
+                let package = &fetched.kernel;
+                let source =
+                    kernel::unpack_source(runner, tools, recipe, package, &downloads, work, self.progress)?;
+                kernel::check_source(recipe, package, &source)?;
+                self.next_stage("kernel configuration");
+                kernel::configure(runner, tools, recipe, &source)?;
+                self.next_stage("compiling the kernel");
+                kernel::compile(runner, tools, recipe, &source, self.progress)?;
+                kernel::install_compiled(runner, tools, &source, image)
+            }
+            KernelRecipe::Package(recipe) => {
+                self.next_stage("kernel package");
+                let package = work.join("kernel");
+                remove(&package)?;
+                self.unpack(runner, std::slice::from_ref(&fetched.kernel), &package)?;
+                kernel::install_packaged(runner, tools, recipe, &package, image)
+            }
+        }
+    }
+
+    /// Writes the manifest, then makes the image visible under its final name.
+    fn publish(&self, runner: &Runner, fetched: &Fetched, kernel: KernelFiles, partial: &Path) -> Result<()> {
+        let compiler = runner.output("finishing", runner.command("cc").arg("--version"))?;
+        let mut files = kernel.files;
+        files.insert("initrd".into(), "initrd.cpio".into());
+        let manifest = Manifest {
+            name: self.recipe.name.clone(),
+            hash: self.hash.to_owned(),
+            cmdline: self.recipe.cmdline.clone(),
+            kernel_release: kernel.release,
+            compiler: compiler.lines().next().unwrap_or_default().to_owned(),
+            packages: std::iter::once(&fetched.kernel)
+                .chain(&fetched.userspace)
+                .map(|package| PackageVersion {
+                    name: package.name.clone(),
+                    version: package.version.clone(),
+                    hash: package.hash.clone(),
+                })
+                .collect(),
+            files,
+        };
+        manifest.write(partial)?;
+        // The data must be on the disk before the name is: after a power failure the image is whole or absent.
+        for file in manifest.files.values() {
+            let path = partial.join(file);
+            fs::File::open(&path).and_then(|file| file.sync_all()).map_err(at(&path))?;
+        }
+        let folder = self.layout.image(&self.recipe.name, self.hash);
+        remove(&folder)?;
+        fs::rename(partial, &folder).map_err(at(&folder))
+    }
+}

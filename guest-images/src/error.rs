@@ -1,0 +1,60 @@
+//! What can go wrong when an image is looked up or built. The message says what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    #[error("no image is called {name:?}; there are: {}", .known.join(", "))]
+    UnknownImage { name: String, known: Vec<String> },
+
+    #[error("recipe {file}: {reason}")]
+    BadRecipe { file: String, reason: String },
+
+    #[error("neither XDG_CACHE_HOME nor HOME is set: no place for the image cache")]
+    NoCacheFolder,
+
+    /// The machine cannot fetch Debian packages at all.
+    #[error(
+        "image {image} cannot be built here: {reason}\n  it needs: {needs}\n  bring your own instead: --kernel FILE --initrd FILE, with {bring_instead}"
+    )]
+    NoPackages { image: String, reason: String, needs: String, bring_instead: String },
+
+    #[error("no package matches {wanted} in the suites {} of the mirror {mirror}", .suites.join(", "))]
+    PackageNotFound { wanted: String, suites: Vec<String>, mirror: String },
+
+    #[error("building needs {tool} on this machine ({purpose}); install it and try again")]
+    MissingTool { tool: &'static str, purpose: &'static str },
+
+    /// The source was fetched but can never show what the image is for; nothing can be tested with it.
+    #[error("{package} {version} cannot raise the warning: {reason} ({file})")]
+    CannotRaise { package: String, version: String, file: String, reason: String },
+
+    #[error("disk full: {} has {} MiB free{}", .folder.display(), .free_mib, match .needed_mib { Some(needed) => format!(", the build needs about {needed} MiB"), None => String::new() })]
+    DiskFull { folder: PathBuf, free_mib: u64, needed_mib: Option<u64> },
+
+    #[error("the network failed during {stage}; run again to continue where it stopped (log: {})\n{tail}", .log.display())]
+    Network { stage: String, log: PathBuf, tail: String },
+
+    #[error("{stage} failed: {reason} (log: {})\n{tail}", .log.display())]
+    Build { stage: String, reason: String, log: PathBuf, tail: String },
+
+    #[error("image {image} is being built or used by another process; try again when it has ended")]
+    Busy { image: String },
+
+    #[error("{}: {source}", .path.display())]
+    Io { path: PathBuf, source: io::Error },
+}
+
+/// Attaches the file's name to an I/O error; a full disk becomes [`Error::DiskFull`].
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::DiskFull { folder: path.to_owned(), free_mib: 0, needed_mib: None }
+        }
+        _ => Error::Io { path: path.to_owned(), source },
+    }
+}

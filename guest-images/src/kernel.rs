@@ -1,0 +1,446 @@
+//! Kernels: compiled from a source package, or taken from a binary package with their modules.
+
+use crate::apt::Package;
+use crate::error::{Error, Result, at};
+use crate::modules;
+use crate::progress::{Progress, Unit};
+use crate::recipe::{self, PackageKernel, SourceCheck, SourceKernel};
+use crate::runner::Runner;
+use crate::tools::Tools;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A kernel's files, copied into the image's folder, and the modules that go into its initramfs.
+#[derive(Debug, Default)]
+pub(crate) struct KernelFiles {
+    /// As `uname -r` prints it.
+    pub release: String,
+    /// File names in the image's folder by role.
+    pub files: BTreeMap<String, String>,
+    /// Path in the guest and contents, in load order.
+    pub modules: Vec<(String, Vec<u8>)>,
+}
+
+impl KernelFiles {
+    fn add(&mut self, role: &str, file: &str) {
+        self.files.insert(role.to_owned(), file.to_owned());
+    }
+}
+
+/// Unpacks the kernel's source into `work/source`. A tree left by an interrupted build of the same version is kept, with
+/// what was compiled in it.
+pub(crate) fn unpack_source(
+    runner: &Runner,
+    tools: &Tools,
+    recipe: &SourceKernel,
+    package: &Package,
+    downloads: &Path,
+    work: &Path,
+    progress: &dyn Progress,
+) -> Result<PathBuf> {
+    let stage = "unpacking the kernel source";
+    let source = work.join("source");
+    let stamp = work.join("source.version");
+    if source.exists() && fs::read_to_string(&stamp).is_ok_and(|version| version == package.version) {
+        runner.note(&format!("continuing in {}", source.display()));
+        return Ok(source);
+    }
+    let partial = work.join("source.partial");
+    let unpacked = work.join("package");
+    for old in [&source, &partial, &unpacked] {
+        remove(old)?;
+    }
+    fs::create_dir_all(&partial).map_err(at(&partial))?;
+    let mut command = runner.command("dpkg-deb");
+    command.arg("-x").arg(downloads.join(&package.file)).arg(&unpacked);
+    runner.run(stage, &mut command, |_| {})?;
+
+    let mut command = runner.command("tar");
+    tools.apply(&mut command);
+    command.arg("-xf").arg(unpacked.join(&recipe.archive)).arg("-C").arg(&partial);
+    command.args(["--strip-components=1", "--checkpoint=1000", "--checkpoint-action=echo=block %u"]);
+    command.args(recipe.exclude.iter().map(|pattern| format!("--exclude={pattern}")));
+    command.args(exclude_architectures(&recipe.keep_arch));
+    runner.run(stage, &mut command, |line| {
+        if let Some(block) = line.rsplit_once("block ").and_then(|(_, number)| number.parse().ok()) {
+            progress.advance(block, recipe.archive_blocks, Unit::Steps);
+        }
+    })?;
+    remove(&unpacked)?;
+    remove(&work.join("steps"))?;
+    fs::rename(&partial, &source).map_err(at(&source))?;
+    fs::write(&stamp, &package.version).map_err(at(&stamp))?;
+    Ok(source)
+}
+
+/// Sources of the other architectures; their Kconfig files stay, some are read on every architecture.
+fn exclude_architectures(keep: &str) -> Vec<String> {
+    const ARCHITECTURES: [&str; 21] = [
+        "alpha",
+        "arc",
+        "arm",
+        "arm64",
+        "csky",
+        "hexagon",
+        "loongarch",
+        "m68k",
+        "microblaze",
+        "mips",
+        "nios2",
+        "openrisc",
+        "parisc",
+        "powerpc",
+        "riscv",
+        "s390",
+        "sh",
+        "sparc",
+        "um",
+        "x86",
+        "xtensa",
+    ];
+    ARCHITECTURES
+        .iter()
+        .filter(|arch| **arch != keep)
+        .flat_map(|arch| {
+            [format!("--exclude=*/arch/{arch}/*.[chS]"), format!("--exclude=*/arch/{arch}/configs/*")]
+        })
+        .collect()
+}
+
+/// Fails with [`Error::CannotRaise`] if the source cannot show what the image is for.
+pub(crate) fn check_source(recipe: &SourceKernel, package: &Package, source: &Path) -> Result<()> {
+    for check in &recipe.check {
+        let file = source.join(&check.file);
+        let text = fs::read_to_string(&file).map_err(at(&file))?;
+        if !holds(check, &text) {
+            return Err(Error::CannotRaise {
+                package: package.name.clone(),
+                version: package.version.clone(),
+                file: check.file.clone(),
+                reason: check.reason.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn holds(check: &SourceCheck, text: &str) -> bool {
+    check.contains.as_ref().is_none_or(|wanted| text.contains(wanted))
+        && check.lacks.as_ref().is_none_or(|unwanted| !text.contains(unwanted))
+}
+
+/// Configures the tree: `allnoconfig` with the recipe's options, all of which must survive Kconfig's dependencies.
+pub(crate) fn configure(runner: &Runner, tools: &Tools, recipe: &SourceKernel, source: &Path) -> Result<()> {
+    let stage = "configuring the kernel";
+    let wanted = recipe::kernel_config(&recipe.config)?;
+    let fragment = source.with_file_name("fragment.config");
+    fs::write(&fragment, wanted).map_err(at(&fragment))?;
+    let mut command = make(runner, tools, source);
+    command.env("KCONFIG_ALLCONFIG", &fragment).arg("allnoconfig");
+    runner.run(stage, &mut command, |_| {})?;
+
+    let file = source.join(".config");
+    let config = fs::read_to_string(&file).map_err(at(&file))?;
+    let lost = lost_options(wanted, &config);
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Build {
+        stage: stage.into(),
+        reason: format!("the kernel does not accept {}", lost.join(", ")),
+        log: runner.log_path.clone(),
+        tail: String::new(),
+    })
+}
+
+/// Lines of `wanted` that `config` does not have.
+fn lost_options(wanted: &str, config: &str) -> Vec<String> {
+    wanted
+        .lines()
+        .filter(|line| line.starts_with("CONFIG_") && !config.lines().any(|have| have == *line))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn make(runner: &Runner, tools: &Tools, source: &Path) -> std::process::Command {
+    let mut command = runner.command("make");
+    tools.apply(&mut command);
+    command.arg("-C").arg(source).arg("ARCH=x86_64");
+    // The kernel's banner would otherwise carry this machine's name and the time of day.
+    command.env("KBUILD_BUILD_USER", "staleline").env("KBUILD_BUILD_HOST", "staleline");
+    command.env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 2026").env("KBUILD_BUILD_VERSION", "1");
+    for inherited in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KBUILD_OUTPUT", "O", "CROSS_COMPILE"] {
+        command.env_remove(inherited);
+    }
+    command
+}
+
+/// Compiles the kernel; what an interrupted build has compiled stays compiled.
+pub(crate) fn compile(
+    runner: &Runner,
+    tools: &Tools,
+    recipe: &SourceKernel,
+    source: &Path,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let counter = source.with_file_name("steps");
+    let mut steps: u64 = fs::read_to_string(&counter).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let jobs = std::thread::available_parallelism().map_or(2, usize::from);
+    let mut command = make(runner, tools, source);
+    command.arg(format!("-j{jobs}")).arg("bzImage");
+    runner.run("compiling the kernel", &mut command, |line| {
+        if is_build_step(line) {
+            steps += 1;
+            // A lost counter only makes the percentage of a resumed build too low.
+            let _ = fs::write(&counter, steps.to_string());
+            progress.advance(steps, recipe.build_steps, Unit::Steps);
+        }
+    })
+}
+
+/// kbuild's short lines: `  CC      kernel/fork.o`.
+fn is_build_step(line: &str) -> bool {
+    line.strip_prefix("  ")
+        .and_then(|line| line.split_whitespace().next())
+        .is_some_and(|word| ["CC", "AS", "LD", "AR", "HOSTCC"].contains(&word))
+}
+
+/// Copies the compiled kernel into `image`.
+pub(crate) fn install_compiled(
+    runner: &Runner,
+    tools: &Tools,
+    source: &Path,
+    image: &Path,
+) -> Result<KernelFiles> {
+    let mut kernel = KernelFiles::default();
+    let mut strip = runner.command("strip");
+    tools.apply(&mut strip);
+    strip.arg("--strip-all").arg("-o").arg(image.join("kernel")).arg(source.join("vmlinux"));
+    runner.run("installing the kernel", &mut strip, |_| {})?;
+    kernel.add("kernel", "kernel");
+    for (role, from, to) in [
+        ("vmlinux", "vmlinux", "vmlinux"),
+        ("bzimage", "arch/x86/boot/bzImage", "bzImage"),
+        ("system_map", "System.map", "System.map"),
+        ("config", ".config", "config"),
+    ] {
+        let from = source.join(from);
+        fs::copy(&from, image.join(to)).map_err(at(&from))?;
+        kernel.add(role, to);
+    }
+    let release = source.join("include/config/kernel.release");
+    kernel.release = fs::read_to_string(&release).map_err(at(&release))?.trim().to_owned();
+    Ok(kernel)
+}
+
+/// Takes the kernel and the wanted modules out of an unpacked `linux-image-*` package.
+pub(crate) fn install_packaged(
+    runner: &Runner,
+    tools: &Tools,
+    recipe: &PackageKernel,
+    package: &Path,
+    image: &Path,
+) -> Result<KernelFiles> {
+    let mut kernel = KernelFiles::default();
+    let boot = package.join("boot");
+    let mut found = None;
+    for entry in fs::read_dir(&boot).map_err(at(&boot))? {
+        let name = entry.map_err(at(&boot))?.file_name().to_string_lossy().into_owned();
+        if let Some(release) = name.strip_prefix("vmlinuz-") {
+            found = Some((name.clone(), release.to_owned()));
+        }
+    }
+    let no_kernel = || failure(runner, format!("{} has no vmlinuz-*", boot.display()));
+    let (vmlinuz, release) = found.ok_or_else(no_kernel)?;
+    let from = boot.join(vmlinuz);
+    fs::copy(&from, image.join("bzImage")).map_err(at(&from))?;
+    kernel.add("kernel", "bzImage");
+    let config = boot.join(format!("config-{release}"));
+    if config.exists() {
+        fs::copy(&config, image.join("config")).map_err(at(&config))?;
+        kernel.add("config", "config");
+    }
+
+    let modules_folder = [package.join("usr/lib/modules"), package.join("lib/modules")]
+        .into_iter()
+        .map(|folder| folder.join(&release))
+        .find(|folder| folder.is_dir())
+        .ok_or_else(|| failure(runner, format!("{} has no modules", package.display())))?;
+    kernel.modules = collect_modules(runner, tools, recipe, &modules_folder, &release)?;
+    kernel.release = release;
+    Ok(kernel)
+}
+
+fn failure(runner: &Runner, reason: String) -> Error {
+    Error::Build {
+        stage: "taking the kernel out of its package".into(),
+        reason,
+        log: runner.log_path.clone(),
+        tail: String::new(),
+    }
+}
+
+fn collect_modules(
+    runner: &Runner,
+    tools: &Tools,
+    recipe: &PackageKernel,
+    folder: &Path,
+    release: &str,
+) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut files = BTreeMap::new();
+    index_modules(folder, &mut files)?;
+    let builtin = fs::read_to_string(folder.join("modules.builtin")).unwrap_or_default();
+    let builtin: Vec<String> =
+        builtin.lines().filter_map(|line| modules::name_of(line.rsplit('/').next()?)).collect();
+
+    let mut contents: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut broken = None;
+    let order = modules::load_order(&recipe.modules, |name| {
+        if builtin.iter().any(|known| known == name) {
+            return Some(Vec::new());
+        }
+        let data = match read_module(runner, tools, files.get(name)?) {
+            Ok(data) => data,
+            Err(error) => {
+                broken = Some(error);
+                return None;
+            }
+        };
+        let depends = modules::depends(&data)?;
+        contents.insert(name.to_owned(), data);
+        Some(depends)
+    });
+    let order = order.map_err(|name| {
+        broken.unwrap_or_else(|| failure(runner, format!("kernel {release} has no usable module {name}")))
+    })?;
+    Ok(order
+        .into_iter()
+        .filter_map(|name| {
+            let data = contents.remove(&name)?;
+            Some((format!("lib/modules/{release}/{name}.ko"), data))
+        })
+        .collect())
+}
+
+fn index_modules(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(at(folder))? {
+        let entry = entry.map_err(at(folder))?;
+        let path = entry.path();
+        if entry.file_type().map_err(at(&path))?.is_dir() {
+            index_modules(&path, files)?;
+        } else if let Some(name) = modules::name_of(&entry.file_name().to_string_lossy()) {
+            files.insert(name, path);
+        }
+    }
+    Ok(())
+}
+
+fn read_module(runner: &Runner, tools: &Tools, file: &Path) -> Result<Vec<u8>> {
+    if file.extension().is_some_and(|extension| extension == "xz") {
+        let mut command = runner.command("xz");
+        tools.apply(&mut command);
+        let output = command.arg("-dc").arg(file).output().map_err(at(file))?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        return Err(failure(runner, format!("xz cannot unpack {}", file.display())));
+    }
+    fs::read(file).map_err(at(file))
+}
+
+/// Removes a file or folder if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let result = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::KernelRecipe;
+
+    fn debug_recipe() -> SourceKernel {
+        let recipe =
+            recipe::all().unwrap().into_iter().find(|recipe| recipe.name == "linux-6.12-debug").unwrap();
+        match recipe.kernel {
+            KernelRecipe::Source(source) => source,
+            KernelRecipe::Package(_) => panic!("built from source"),
+        }
+    }
+
+    fn package() -> Package {
+        Package {
+            name: "linux-source-6.12".into(),
+            version: "6.12.200-1".into(),
+            uri: String::new(),
+            file: String::new(),
+            size: 0,
+            hash: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_source_that_cannot_raise_the_warning_is_refused() {
+        let source = tempfile::tempdir().unwrap();
+        let file = source.path().join("kernel/dma/debug.c");
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let warning = "cacheline tracking EEXIST, overlapping mappings aren't supported";
+        let check = |text: &str| {
+            fs::write(&file, text).unwrap();
+            check_source(&debug_recipe(), &package(), source.path())
+        };
+        check(&format!("}} else if (rc == -EEXIST && !(attrs & X)) {{ \"{warning}\"")).unwrap();
+        let backported =
+            format!("rc == -EEXIST && dma_get_cache_alignment() >= L1_CACHE_BYTES && \"{warning}\"");
+        let error = check(&backported).unwrap_err();
+        assert!(matches!(&error, Error::CannotRaise { file, .. } if file == "kernel/dma/debug.c"));
+        assert!(error.to_string().contains("6.12.200-1"));
+        assert!(matches!(check("nothing"), Err(Error::CannotRaise { .. })));
+    }
+
+    #[test]
+    fn build_steps_and_lost_options_are_recognised() {
+        assert!(is_build_step("  CC      kernel/fork.o") && is_build_step("  AR      built-in.a"));
+        assert!(!is_build_step("  UPD     include/x.h") && !is_build_step("CC x") && !is_build_step(""));
+        assert_eq!(
+            lost_options("# note\nCONFIG_A=y\nCONFIG_B=y\n", "CONFIG_A=y\n# CONFIG_B is not set\n"),
+            ["CONFIG_B=y"]
+        );
+    }
+
+    #[test]
+    fn an_interrupted_source_tree_of_the_same_version_is_reused() {
+        let work = tempfile::tempdir().unwrap();
+        let host = crate::host::Host::this_machine();
+        let lock = crate::lock::Lock::wait(&work.path().join("lock"), "x", &()).unwrap();
+        let runner = Runner::new(&host, &lock, work.path().join("log")).unwrap();
+        let source = work.path().join("source");
+        fs::create_dir_all(&source).unwrap();
+        fs::write(source.join("object.o"), "compiled").unwrap();
+        let unpack = || {
+            unpack_source(
+                &runner,
+                &Tools::default(),
+                &debug_recipe(),
+                &package(),
+                work.path(),
+                work.path(),
+                &(),
+            )
+        };
+        fs::write(work.path().join("source.version"), "6.12.200-1").unwrap();
+        assert_eq!(unpack().unwrap(), source);
+        assert!(source.join("object.o").exists());
+
+        fs::write(work.path().join("source.version"), "6.12.100-1").unwrap();
+        assert!(
+            matches!(unpack(), Err(Error::Build { .. })),
+            "another version is unpacked afresh, here from no package"
+        );
+        assert!(!source.exists());
+    }
+}

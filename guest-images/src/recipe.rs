@@ -1,0 +1,276 @@
+//! Recipes: what an image consists of, as data (TOML in `guest-images/recipes`), and the content hash that names the result.
+
+use crate::error::{Error, Result};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// Bump when the builder changes what it makes from the same recipe.
+const FORMAT: &str = "staleline image format 1";
+
+/// The files under `recipes/` and `programs/`, by name.
+const RECIPES: &[(&str, &str)] = &[
+    ("linux-6.12-debug.toml", include_str!("../recipes/linux-6.12-debug.toml")),
+    ("debian-cloud-6.1.toml", include_str!("../recipes/debian-cloud-6.1.toml")),
+    ("debian-cloud-6.12.toml", include_str!("../recipes/debian-cloud-6.12.toml")),
+];
+const USERSPACES: &[(&str, &str)] = &[("rdma-core-44", include_str!("../recipes/rdma-core-44.toml"))];
+const CONFIGS: &[(&str, &str)] =
+    &[("linux-6.12-debug.config", include_str!("../recipes/linux-6.12-debug.config"))];
+const PROGRAMS: &[(&str, &str)] = &[("regtwice.c", include_str!("../programs/regtwice.c"))];
+const INIT_SOURCES: &[&str] = &[
+    include_str!("../programs/staleline-init.c"),
+    include_str!("../programs/syscalls.h"),
+    include_str!("../programs/channel.h"),
+];
+const HOST_TOOLS: &str = include_str!("../recipes/host-tools.toml");
+
+/// One image's recipe.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    pub name: String,
+    /// One line for lists.
+    pub summary: String,
+    /// Kernel command line that the image wants.
+    pub cmdline: String,
+    /// What a user without Debian packages has to bring.
+    pub bring_instead: String,
+    /// Debian suites that packages may come from.
+    pub suites: Vec<String>,
+    pub estimate: Estimate,
+    pub(crate) userspace: String,
+    pub(crate) kernel: KernelRecipe,
+}
+
+/// What the first build costs, told before it starts.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Estimate {
+    /// Minutes on two cores.
+    pub minutes: u32,
+    /// Largest use of the cache folder during the build, MiB.
+    pub disk_mib: u64,
+    pub download_mib: u64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum KernelRecipe {
+    Source(SourceKernel),
+    Package(PackageKernel),
+}
+
+/// A kernel compiled from a `linux-source-*` package.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SourceKernel {
+    pub package: String,
+    pub at_least: String,
+    pub below: String,
+    /// The source archive's path inside the package.
+    pub archive: String,
+    /// Configuration merged over `allnoconfig`.
+    pub config: String,
+    pub tools: Vec<String>,
+    pub archive_blocks: u64,
+    pub build_steps: u64,
+    /// `tar --exclude` patterns.
+    pub exclude: Vec<String>,
+    /// The only `arch/` folder whose sources are unpacked.
+    pub keep_arch: String,
+    #[serde(default)]
+    pub check: Vec<SourceCheck>,
+}
+
+/// Something the source must or must not contain for the image to serve its purpose.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SourceCheck {
+    pub file: String,
+    pub contains: Option<String>,
+    pub lacks: Option<String>,
+    pub reason: String,
+}
+
+/// A kernel taken from a package as it is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PackageKernel {
+    /// Package name patterns (`*`), in order of preference among equal versions.
+    pub packages: Vec<String>,
+    /// Modules to load at boot; what they depend on comes with them.
+    pub modules: Vec<String>,
+    pub tools: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Userspace {
+    pub packages: Vec<String>,
+    pub busybox: String,
+    pub files: Vec<String>,
+    #[serde(default)]
+    pub program: Vec<Program>,
+    #[serde(default)]
+    pub text: Vec<TextFile>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Program {
+    pub source: String,
+    pub to: String,
+    pub libraries: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TextFile {
+    pub to: String,
+    pub content: String,
+}
+
+/// A program or library of the host that a kernel build needs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HostTool {
+    pub name: String,
+    pub command: Option<String>,
+    pub header: Option<String>,
+    pub library: Option<String>,
+    /// Packages that bring it; alternatives within one entry are separated by `|`.
+    pub packages: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostTools {
+    tool: Vec<HostTool>,
+}
+
+fn parse<'a, T: Deserialize<'a>>(file: &str, text: &'a str) -> Result<T> {
+    toml::from_str(text).map_err(|error| Error::BadRecipe { file: file.into(), reason: error.to_string() })
+}
+
+fn lookup(table: &'static [(&str, &str)], name: &str) -> Result<&'static str> {
+    table.iter().find(|(known, _)| *known == name).map(|(_, text)| *text).ok_or_else(|| Error::BadRecipe {
+        file: name.into(),
+        reason: "not among the files built into staleline".into(),
+    })
+}
+
+/// All recipes, in the order in which lists show them.
+pub(crate) fn all() -> Result<Vec<Recipe>> {
+    RECIPES.iter().map(|(file, text)| parse(file, text)).collect()
+}
+
+pub(crate) fn host_tools() -> Result<Vec<HostTool>> {
+    parse::<HostTools>("host-tools.toml", HOST_TOOLS).map(|tools| tools.tool)
+}
+
+pub(crate) fn program_source(name: &str) -> Result<&'static str> {
+    lookup(PROGRAMS, name)
+}
+
+pub(crate) fn kernel_config(name: &str) -> Result<&'static str> {
+    lookup(CONFIGS, name)
+}
+
+impl Recipe {
+    pub(crate) fn userspace(&self) -> Result<Userspace> {
+        parse(&self.userspace, lookup(USERSPACES, &self.userspace)?)
+    }
+
+    /// Names of the packages that the image is made from, for messages.
+    pub fn package_names(&self) -> Result<Vec<String>> {
+        let mut names = match &self.kernel {
+            KernelRecipe::Source(source) => {
+                vec![format!("{} (>= {}, << {})", source.package, source.at_least, source.below)]
+            }
+            KernelRecipe::Package(package) => vec![package.packages.join(" or ")],
+        };
+        names.extend(self.userspace()?.packages);
+        Ok(names)
+    }
+
+    /// SHA-256 over everything that decides the image, in hex: recipe, configuration, user space, programs and init.
+    /// Package versions are not part of it: they are recorded in the image's manifest.
+    pub fn hash(&self) -> Result<String> {
+        let recipe = lookup(RECIPES, &format!("{}.toml", self.name))?;
+        let mut parts = vec![FORMAT, recipe, lookup(USERSPACES, &self.userspace)?];
+        if let KernelRecipe::Source(source) = &self.kernel {
+            parts.push(kernel_config(&source.config)?);
+        }
+        for program in self.userspace()?.program {
+            parts.push(program_source(&program.source)?);
+        }
+        parts.extend(INIT_SOURCES);
+        Ok(hash_parts(&parts))
+    }
+}
+
+/// Each part is preceded by its length, so that text cannot move between parts unnoticed.
+fn hash_parts(parts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_parses_and_its_parts_exist() {
+        let recipes = all().unwrap();
+        let tools = host_tools().unwrap();
+        assert_eq!(
+            recipes.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
+            ["linux-6.12-debug", "debian-cloud-6.1", "debian-cloud-6.12"]
+        );
+        for recipe in &recipes {
+            let userspace = recipe.userspace().unwrap();
+            for program in &userspace.program {
+                program_source(&program.source).unwrap();
+            }
+            let wanted = match &recipe.kernel {
+                KernelRecipe::Source(source) => {
+                    kernel_config(&source.config).unwrap();
+                    assert!(source.check.iter().all(|c| c.contains.is_some() != c.lacks.is_some()));
+                    &source.tools
+                }
+                KernelRecipe::Package(package) => &package.tools,
+            };
+            for tool in wanted {
+                assert!(tools.iter().any(|known| known.name == *tool), "{tool}");
+            }
+            assert!(recipe.package_names().unwrap().len() > 5);
+        }
+    }
+
+    #[test]
+    fn hashes_are_stable_distinct_and_sensitive() {
+        let recipes = all().unwrap();
+        let hashes: Vec<_> = recipes.iter().map(|r| r.hash().unwrap()).collect();
+        assert_eq!(hashes, all().unwrap().iter().map(|r| r.hash().unwrap()).collect::<Vec<_>>());
+        assert!(hashes.iter().all(|hash| hash.len() == 64));
+        assert!(hashes[0] != hashes[1] && hashes[1] != hashes[2] && hashes[0] != hashes[2]);
+        assert_ne!(hash_parts(&["ab", "c"]), hash_parts(&["a", "bc"]));
+        assert_eq!(
+            hash_parts(&[]),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "SHA-256 of nothing"
+        );
+    }
+
+    #[test]
+    fn unknown_keys_are_refused() {
+        let text = format!("{}\ncolour = 'red'\n", RECIPES[1].1);
+        assert!(
+            matches!(parse::<Recipe>("x.toml", &text), Err(Error::BadRecipe { file, .. }) if file == "x.toml")
+        );
+    }
+}

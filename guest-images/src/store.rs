@@ -1,0 +1,290 @@
+//! The image cache: which images there are, where they lie, and building the absent ones.
+
+use crate::builder::Build;
+use crate::error::{Error, Result, at};
+use crate::host::Host;
+use crate::image::Image;
+use crate::kernel::remove;
+use crate::lock::Lock;
+use crate::progress::Progress;
+use crate::recipe::{self, Recipe};
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where everything lies in the cache folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    pub root: PathBuf,
+}
+
+impl Layout {
+    pub fn image(&self, name: &str, hash: &str) -> PathBuf {
+        let short = hash.get(..16).unwrap_or(hash);
+        self.images().join(format!("{name}-{short}"))
+    }
+
+    fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// The image while it is being put together; the dot keeps it out of every lookup.
+    pub fn partial(&self, name: &str) -> PathBuf {
+        self.images().join(format!(".{name}.partial"))
+    }
+
+    pub fn work(&self, name: &str) -> PathBuf {
+        self.root.join("work").join(name)
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{name}.log"))
+    }
+
+    pub fn lock(&self, name: &str) -> PathBuf {
+        self.root.join("locks").join(format!("{name}.lock"))
+    }
+
+    pub fn downloads(&self) -> PathBuf {
+        self.root.join("downloads")
+    }
+
+    pub fn apt(&self) -> PathBuf {
+        self.root.join("apt")
+    }
+
+    pub fn tools(&self) -> PathBuf {
+        self.root.join("tools")
+    }
+
+    fn create(&self) -> Result<()> {
+        for folder in ["images", "work", "logs", "locks", "downloads", "apt"] {
+            let folder = self.root.join(folder);
+            fs::create_dir_all(&folder).map_err(at(&folder))?;
+        }
+        Ok(())
+    }
+}
+
+/// The image cache.
+#[derive(Clone, Debug)]
+pub struct Store {
+    layout: Layout,
+    recipes: Vec<Recipe>,
+    host: Host,
+}
+
+impl Store {
+    /// The cache in `cache_dir`, by default `$XDG_CACHE_HOME/staleline` or `~/.cache/staleline`. Nothing is written yet.
+    pub fn open(cache_dir: Option<PathBuf>) -> Result<Self> {
+        let root = match cache_dir {
+            Some(folder) => folder,
+            None => default_folder(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"))?,
+        };
+        // Builds run with other working directories.
+        let root = std::path::absolute(&root).map_err(at(&root))?;
+        Ok(Self { layout: Layout { root }, recipes: recipe::all()?, host: Host::this_machine() })
+    }
+
+    /// The cache folder; it may not exist yet.
+    pub fn folder(&self) -> &Path {
+        &self.layout.root
+    }
+
+    pub fn recipes(&self) -> &[Recipe] {
+        &self.recipes
+    }
+
+    /// The recipe called `name`, or [`Error::UnknownImage`].
+    pub fn recipe(&self, name: &str) -> Result<&Recipe> {
+        self.recipes.iter().find(|recipe| recipe.name == name).ok_or_else(|| Error::UnknownImage {
+            name: name.to_owned(),
+            known: self.recipes.iter().map(|recipe| recipe.name.clone()).collect(),
+        })
+    }
+
+    /// The content hash of the recipe called `name`.
+    pub fn hash(&self, name: &str) -> Result<String> {
+        self.recipe(name)?.hash()
+    }
+
+    /// The image, if it has been built from the recipe as it is now.
+    pub fn path(&self, name: &str) -> Result<Option<Image>> {
+        let hash = self.hash(name)?;
+        let image = Image::open(&self.layout.image(name, &hash));
+        Ok(image.filter(|image| image.name == name && image.hash == hash))
+    }
+
+    /// The image, built now if it is absent. Processes that want the same image wait for one another.
+    pub fn ensure(&self, name: &str, progress: &dyn Progress) -> Result<Image> {
+        if let Some(image) = self.path(name)? {
+            return Ok(image);
+        }
+        let recipe = self.recipe(name)?;
+        let hash = recipe.hash()?;
+        self.layout.create()?;
+        let lock = Lock::wait(&self.layout.lock(name), &format!("image {name}"), progress)?;
+        if let Some(image) = self.path(name)? {
+            return Ok(image);
+        }
+        Build {
+            host: &self.host,
+            layout: &self.layout,
+            recipe,
+            hash: &hash,
+            lock: &lock,
+            progress,
+            stage: Cell::new(0),
+        }
+        .run()
+    }
+
+    /// Removes an image, its log and its unfinished work; with `None` all of them and the shared downloads and tools.
+    /// Fails with [`Error::Busy`] while one is being built.
+    pub fn clean(&self, name: Option<&str>) -> Result<()> {
+        let names: Vec<&str> = match name {
+            Some(name) => vec![&self.recipe(name)?.name],
+            None => self.recipes.iter().map(|recipe| recipe.name.as_str()).collect(),
+        };
+        if !self.layout.root.join("locks").exists() {
+            return Ok(());
+        }
+        let mut locks = Vec::new();
+        for name in &names {
+            locks.push(Lock::try_take(&self.layout.lock(name), name)?);
+        }
+        for name in &names {
+            let prefix = format!("{name}-");
+            for entry in fs::read_dir(self.layout.images()).into_iter().flatten().flatten() {
+                let file = entry.file_name();
+                let hash = file.to_str().and_then(|file| file.strip_prefix(&prefix));
+                let is_image =
+                    hash.is_some_and(|hash| hash.len() == 16 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
+                if is_image {
+                    remove(&entry.path())?;
+                }
+            }
+            for path in [self.layout.partial(name), self.layout.work(name), self.layout.log(name)] {
+                remove(&path)?;
+            }
+        }
+        if name.is_none() {
+            locks.push(Lock::try_take(&self.layout.lock("packages"), "packages")?);
+            for path in [self.layout.downloads(), self.layout.apt(), self.layout.tools()] {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn default_folder(xdg: Option<std::ffi::OsString>, home: Option<std::ffi::OsString>) -> Result<PathBuf> {
+    let given =
+        |value: Option<std::ffi::OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
+    given(xdg)
+        .or_else(|| given(home).map(|home| home.join(".cache")))
+        .map(|folder| folder.join("staleline"))
+        .ok_or(Error::NoCacheFolder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::write_sample;
+    use crate::progress::Recorder;
+    use std::time::Duration;
+
+    fn store(folder: &Path) -> Store {
+        let mut store = Store::open(Some(folder.to_owned())).unwrap();
+        // No test may reach for the machine's packages.
+        store.host = Host { path: std::ffi::OsString::new(), root: folder.to_owned() };
+        store
+    }
+
+    fn put(store: &Store, name: &str) -> PathBuf {
+        let hash = store.hash(name).unwrap();
+        let folder = store.layout.image(name, &hash);
+        write_sample(&folder, name, &hash);
+        folder
+    }
+
+    #[test]
+    fn built_images_are_found_by_name_and_hash() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        assert!(store.path("debian-cloud-6.1").unwrap().is_none());
+        let built = put(&store, "debian-cloud-6.1");
+        assert_eq!(store.path("debian-cloud-6.1").unwrap().unwrap().folder, built);
+        assert_eq!(
+            store.ensure("debian-cloud-6.1", &()).unwrap().hash,
+            store.hash("debian-cloud-6.1").unwrap()
+        );
+
+        write_sample(&built, "debian-cloud-6.1", "another recipe's hash");
+        assert!(store.path("debian-cloud-6.1").unwrap().is_none());
+        let error = store.path("debian-7").unwrap_err().to_string();
+        assert!(error.contains("debian-7") && error.contains("linux-6.12-debug"), "{error}");
+    }
+
+    #[test]
+    fn without_apt_the_error_names_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = store(folder.path()).ensure("linux-6.12-debug", &()).unwrap_err();
+        assert!(matches!(error, Error::NoPackages { .. }));
+        let text = error.to_string();
+        for part in ["apt-get", "--kernel", "--initrd", "linux-source-6.12", "CONFIG_DMA_API_DEBUG"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_concurrent_build_is_waited_for_and_its_result_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        store.layout.create().unwrap();
+        let other = Lock::wait(&store.layout.lock("debian-cloud-6.1"), "x", &()).unwrap();
+        let recorder = Recorder::default();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| store.ensure("debian-cloud-6.1", &recorder));
+            while recorder.lines().is_empty() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            put(&store, "debian-cloud-6.1");
+            drop(other);
+            assert_eq!(waiting.join().unwrap().unwrap().name, "debian-cloud-6.1");
+        });
+        assert_eq!(recorder.lines().len(), 1);
+    }
+
+    #[test]
+    fn clean_removes_what_it_names_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        store.clean(None).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "cleaning nothing writes nothing");
+        store.layout.create().unwrap();
+        fs::write(folder.path().join("notes.txt"), "the user's").unwrap();
+        let (one, two) = (put(&store, "debian-cloud-6.1"), put(&store, "debian-cloud-6.12"));
+        store.clean(Some("debian-cloud-6.1")).unwrap();
+        assert!(!one.exists() && two.exists());
+
+        let lock = Lock::wait(&store.layout.lock("debian-cloud-6.12"), "x", &()).unwrap();
+        assert!(matches!(store.clean(None), Err(Error::Busy { .. })));
+        assert!(two.exists());
+        drop(lock);
+        store.clean(None).unwrap();
+        assert!(!two.exists() && !store.layout.downloads().exists());
+        assert!(folder.path().join("notes.txt").exists());
+        assert!(store.clean(Some("nonsense")).is_err());
+    }
+
+    #[test]
+    fn the_default_folder_follows_xdg() {
+        let folder =
+            |xdg: Option<&str>, home: Option<&str>| default_folder(xdg.map(Into::into), home.map(Into::into));
+        assert_eq!(folder(Some("/x"), Some("/h")).unwrap(), Path::new("/x/staleline"));
+        assert_eq!(folder(Some(""), Some("/h")).unwrap(), Path::new("/h/.cache/staleline"));
+        assert_eq!(folder(Some("relative"), Some("/h")).unwrap(), Path::new("/h/.cache/staleline"));
+        assert!(matches!(folder(None, None), Err(Error::NoCacheFolder)));
+    }
+}

@@ -189,6 +189,58 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
     Ok(number)
 }
 
+/// How a block ended.
+enum Ended {
+    /// Every operation ran, nothing else happened: the next block may follow at once.
+    Plainly,
+    /// The budget ran out, an operation asked for attention, or a single step is due.
+    Early,
+    /// The operation at this index raised a fault.
+    Faulted(Fault, u32),
+}
+
+/// Executes operations of `block` until its end, `cpu.limit` or a fault; the caller has set `limit` to at most the length.
+#[inline(always)]
+fn execute<W: World>(cpu: &mut Vcpu, world: &mut W, block: &Block<W>) -> (u32, Option<Fault>) {
+    let mut done = 0_u32;
+    for op in &block.ops {
+        cpu.op_index = done;
+        if let Err(raised) = (op.run)(cpu, world, op) {
+            return (done, Some(raised));
+        }
+        done += 1;
+        if done >= cpu.limit {
+            break;
+        }
+    }
+    (done, None)
+}
+
+/// Runs `block` with at most `budget` instructions left, and leaves RIP and the clock after what was retired.
+#[inline(always)]
+fn run_block<W: World>(cpu: &mut Vcpu, world: &mut W, block: &Block<W>, budget: u64) -> Ended {
+    let count = block.ops.len() as u32;
+    let limit = budget.min(u64::from(count)) as u32;
+    let start = cpu.rip;
+    cpu.limit = limit;
+    cpu.gpr[slot::BLOCK as usize] = start;
+    let (done, fault) = execute(cpu, world, block);
+    cpu.block_clock += u64::from(done);
+    cpu.op_index = 0;
+    if done == count {
+        if !block.branches {
+            cpu.rip = block.mode.mask_ip(start.wrapping_add(u64::from(block.len)));
+        }
+        return if cpu.limit == count { Ended::Plainly } else { Ended::Early };
+    }
+    let offset = block.ops.get(done as usize).map_or(block.len, |op| op.offset);
+    cpu.rip = block.mode.mask_ip(start.wrapping_add(u64::from(offset)));
+    match fault {
+        Some(fault) => Ended::Faulted(fault, done),
+        None => Ended::Early,
+    }
+}
+
 /// Runs `cpu` from clock `now` until the clock reaches `until` or something needs the machine. Returns the clock.
 ///
 /// The clock counts instructions retired by all vCPUs: it advances by one for each instruction here, whatever the
@@ -200,20 +252,9 @@ pub fn run<W: World>(
     now: u64,
     until: u64,
 ) -> (Exit, u64) {
-    cpu.block_clock = now;
-    cpu.op_index = 0;
-    cpu.yielded = false;
-    let generation = world.code_pages().generation();
-    if cpu.tlb.code_generation != generation {
-        cpu.tlb.code_generation = generation;
-        cpu.tlb.guard_all();
-    }
-    if cpu.epoch == 0 {
-        cpu.new_epoch(world);
-    }
-    cpu.attention = true;
+    enter(cpu, world, now);
     let mut barren = 0;
-    // The link through which the block to come is entered, if the last one ended in it.
+    // The block and the link through which the next one is entered, if the last one ended plainly.
     let mut from: Option<(u32, usize)> = None;
     loop {
         if world.code_pages().has_stale() {
@@ -222,10 +263,14 @@ pub fn run<W: World>(
             cpu.new_epoch(world);
             from = None;
         }
-        if cpu.attention {
+        let mut single = cpu.system_flags & bits::TF != 0;
+        if cpu.attention || cpu.recheck {
             cpu.attention = false;
-            if let Some(exit) = take_interrupts(cpu, world, until) {
-                return (exit, cpu.block_clock);
+            cpu.recheck = false;
+            match take_interrupts(cpu, world) {
+                Taken::Stopped(exit) => return (exit, cpu.block_clock),
+                Taken::Held => single = true,
+                Taken::Nothing => {}
             }
             from = None;
         }
@@ -234,82 +279,84 @@ pub fn run<W: World>(
             return (Exit::Deadline, cpu.block_clock);
         }
 
-        let number = match from.and_then(|(number, link)| {
-            let link = &code.blocks[number as usize].links[link];
-            (link.epoch == cpu.epoch && link.rip == cpu.rip).then_some(link.block)
-        }) {
-            Some(number) => number,
-            None => match find(cpu, world, code) {
-                Ok(number) => {
-                    if let Some((previous, link)) = from
-                        && (previous as usize) < code.blocks.len()
-                    {
-                        code.blocks[previous as usize].links[link] =
-                            Link { epoch: cpu.epoch, rip: cpu.rip, block: number };
-                    }
-                    number
+        let mut number = match find(cpu, world, code) {
+            Ok(number) => number,
+            Err(fault) => {
+                from = None;
+                barren += 1;
+                crate::interrupt::raise(cpu, world, fault.resolve(false));
+                if barren > MAX_BARREN_EXCEPTIONS || cpu.activity != Activity::Running {
+                    return (leave(cpu), cpu.block_clock);
                 }
-                Err(fault) => {
-                    from = None;
-                    barren += 1;
-                    crate::interrupt::raise(cpu, world, fault.resolve(false));
-                    if barren > MAX_BARREN_EXCEPTIONS || cpu.activity != Activity::Running {
-                        return (leave(cpu), cpu.block_clock);
-                    }
-                    continue;
-                }
-            },
+                continue;
+            }
+        };
+        if let Some((previous, link)) = from.take()
+            && let Some(previous) = code.blocks.get_mut(previous as usize)
+        {
+            previous.links[link] = Link { epoch: cpu.epoch, rip: cpu.rip, block: number };
+        }
+
+        let trap = cpu.system_flags & bits::TF != 0;
+        let ended = loop {
+            let block = &code.blocks[number as usize];
+            let start = cpu.rip;
+            let budget = if single { 1 } else { until - cpu.block_clock };
+            let ended = run_block(cpu, world, block, budget);
+            if !matches!(ended, Ended::Plainly) || single || cpu.block_clock >= until {
+                break ended;
+            }
+            let taken = usize::from(cpu.rip != start.wrapping_add(u64::from(block.len)));
+            let link = &block.links[taken];
+            if link.epoch != cpu.epoch || link.rip != cpu.rip {
+                from = Some((number, taken));
+                break ended;
+            }
+            number = link.block;
         };
 
-        let block = &code.blocks[number as usize];
-        let trap = cpu.system_flags & bits::TF != 0;
-        let budget = (until - cpu.block_clock).min(block.ops.len() as u64) as u32;
-        cpu.limit = if trap { 1 } else { budget };
-        cpu.gpr[slot::BLOCK as usize] = cpu.rip;
-        let start = cpu.rip;
-        let mut done = 0_u32;
-        let mut fault = None;
-        while let Some(op) = block.ops.get(done as usize) {
-            cpu.op_index = done;
-            if let Err(raised) = (op.run)(cpu, world, op) {
-                fault = Some((raised, op.offset, op.seg));
-                break;
+        match ended {
+            Ended::Faulted(raised, done) => {
+                barren = if done == 0 { barren + 1 } else { 1 };
+                if raised.is_restart() {
+                    cpu.attention = true;
+                    return (Exit::Attention, cpu.block_clock);
+                }
+                let op = code.blocks[number as usize].ops.get(done as usize);
+                let stack = op.is_some_and(|op| usize::from(op.seg) == seg::SS);
+                if done != 0 {
+                    cpu.system_flags &= !bits::RF;
+                }
+                crate::interrupt::raise(cpu, world, raised.resolve(stack));
             }
-            done += 1;
-            if done >= cpu.limit {
-                break;
+            Ended::Plainly | Ended::Early => {
+                barren = 0;
+                cpu.system_flags &= !bits::RF;
+                if trap {
+                    cpu.dr[6] |= 1 << 14;
+                    crate::interrupt::raise(cpu, world, Fault::DB);
+                }
             }
-        }
-        let count = block.ops.len();
-        let ended = done as usize == count;
-        if !ended {
-            let offset = block.ops.get(done as usize).map_or(block.len, |op| op.offset);
-            cpu.rip = block.mode.mask_ip(start.wrapping_add(u64::from(offset)));
-        } else if !block.branches {
-            cpu.rip = block.mode.mask_ip(start.wrapping_add(u64::from(block.len)));
-        }
-        cpu.block_clock += u64::from(done);
-        cpu.op_index = 0;
-        from = (ended && !trap).then(|| (number, usize::from(cpu.rip != start.wrapping_add(u64::from(block.len)))));
-        if done != 0 {
-            barren = 0;
-            cpu.system_flags &= !bits::RF;
-        }
-        if let Some((raised, _, segment)) = fault {
-            from = None;
-            if raised.is_restart() {
-                cpu.attention = true;
-                return (Exit::Attention, cpu.block_clock);
-            }
-            barren += 1;
-            crate::interrupt::raise(cpu, world, raised.resolve(usize::from(segment) == seg::SS));
-        } else if trap && done != 0 {
-            cpu.dr[6] |= 1 << 14;
-            crate::interrupt::raise(cpu, world, Fault::DB);
         }
         if cpu.activity != Activity::Running || cpu.yielded || barren > MAX_BARREN_EXCEPTIONS || cpu.attention {
             return (leave(cpu), cpu.block_clock);
         }
+    }
+}
+
+/// Prepares a run: everything outside may have changed since the last one.
+fn enter<W: World>(cpu: &mut Vcpu, world: &mut W, now: u64) {
+    cpu.block_clock = now;
+    cpu.op_index = 0;
+    cpu.yielded = false;
+    cpu.attention = true;
+    let generation = world.code_pages().generation();
+    if cpu.tlb.code_generation != generation {
+        cpu.tlb.code_generation = generation;
+        cpu.tlb.guard_all();
+    }
+    if cpu.epoch == 0 {
+        cpu.new_epoch(world);
     }
 }
 
@@ -325,11 +372,20 @@ fn leave(cpu: &mut Vcpu) -> Exit {
     }
 }
 
-/// Delivers an NMI or interrupt if one can be taken now; wakes a halted vCPU. Returns an exit if it cannot run.
-fn take_interrupts<W: World>(cpu: &mut Vcpu, world: &mut W, _until: u64) -> Option<Exit> {
+/// What a look at interrupts led to.
+enum Taken {
+    Nothing,
+    /// An interrupt waits behind the shadow of STI or MOV SS: one instruction goes first, then look again.
+    Held,
+    /// The vCPU cannot run.
+    Stopped(Exit),
+}
+
+/// Delivers an NMI or interrupt if one can be taken now; wakes a halted vCPU.
+fn take_interrupts<W: World>(cpu: &mut Vcpu, world: &mut W) -> Taken {
     match cpu.activity {
-        Activity::Shutdown => return Some(Exit::Shutdown),
-        Activity::WaitForSipi => return Some(Exit::WaitForSipi),
+        Activity::Shutdown => return Taken::Stopped(Exit::Shutdown),
+        Activity::WaitForSipi => return Taken::Stopped(Exit::WaitForSipi),
         Activity::Running | Activity::Halted => {}
     }
     let held = cpu.inhibit_at == cpu.block_clock;
@@ -338,22 +394,20 @@ fn take_interrupts<W: World>(cpu: &mut Vcpu, world: &mut W, _until: u64) -> Opti
         cpu.nmi_blocked = true;
         crate::interrupt::external(cpu, world, 2);
     }
-    if world.interrupt_pending(cpu.id) {
+    if world.interrupt_pending(cpu.id) && cpu.system_flags & bits::IF != 0 {
         if held {
-            // The instruction after STI or MOV SS goes first; look again after it.
-            cpu.attention = true;
-        } else if cpu.system_flags & bits::IF != 0
-            && let Some(vector) = world.acknowledge_interrupt(cpu.id, cpu.block_clock)
-        {
+            cpu.recheck = true;
+            return Taken::Held;
+        }
+        if let Some(vector) = world.acknowledge_interrupt(cpu.id, cpu.block_clock) {
             cpu.activity = Activity::Running;
             crate::interrupt::external(cpu, world, vector);
         }
     }
     match cpu.activity {
-        Activity::Running => None,
-        Activity::Halted => Some(Exit::Halted),
-        Activity::WaitForSipi => Some(Exit::WaitForSipi),
-        Activity::Shutdown => Some(Exit::Shutdown),
+        Activity::Running => Taken::Nothing,
+        Activity::Halted => Taken::Stopped(Exit::Halted),
+        Activity::WaitForSipi => Taken::Stopped(Exit::WaitForSipi),
+        Activity::Shutdown => Taken::Stopped(Exit::Shutdown),
     }
 }
-

@@ -204,6 +204,8 @@ pub struct Vcpu {
     pub mode: Mode,
     /// Index of this vCPU, also its APIC id.
     pub id: u32,
+    /// Number of vCPUs of the machine, for CPUID's topology.
+    pub count: u32,
     /// Names the current translation context: block links and lookups from another one are void. Never repeats.
     pub epoch: u64,
     pub segs: [Segment; 6],
@@ -225,10 +227,14 @@ pub struct Vcpu {
     pub fault_address: u64,
     /// Clock at which interrupts are held off by STI, MOV SS or POP SS (the instruction after is executed first).
     pub inhibit_at: u64,
+    /// Clock at which the single-step trap is held off too, by MOV SS, POP SS or an instruction that entered a handler.
+    pub trap_inhibit_at: u64,
     /// NMIs are held off until the next IRET.
     pub nmi_blocked: bool,
     /// Something outside may have changed: look for interrupts before the next instruction.
     pub attention: bool,
+    /// IF, NMI blocking or an interrupt shadow changed: look for interrupts before the next instruction.
+    pub recheck: bool,
     /// PAUSE was executed: the quantum ends.
     pub yielded: bool,
     pub activity: Activity,
@@ -250,6 +256,7 @@ impl Vcpu {
             cpl: 0,
             mode: Mode::default(),
             id,
+            count: 1,
             epoch: 0,
             segs: [Segment::real(0, false); 6],
             ldtr: Segment { selector: 0, base: 0, limit: 0xffff, attr: 0x82 },
@@ -268,8 +275,10 @@ impl Vcpu {
             msr: crate::msr::Msrs::default(),
             fault_address: 0,
             inhibit_at: u64::MAX,
+            trap_inhibit_at: u64::MAX,
             nmi_blocked: false,
             attention: true,
+            recheck: false,
             yielded: false,
             activity: Activity::Running,
             tlb: Tlb::default(),
@@ -302,6 +311,9 @@ impl Vcpu {
             | bits::ID;
         let changed = (self.system_flags ^ value) & kept;
         self.system_flags = value & kept | 2;
+        if changed & (bits::IF | bits::TF | bits::RF) != 0 {
+            self.look_again();
+        }
         if changed & (bits::AC | bits::VM) != 0 {
             self.update_mode();
         }
@@ -317,6 +329,13 @@ impl Vcpu {
     pub fn call_attention(&mut self) {
         self.limit = 0;
         self.attention = true;
+    }
+    /// Ends the block after the running instruction and looks for interrupts, without involving the machine: IF, TF, NMI
+    /// blocking or an interrupt shadow has changed.
+    #[inline(always)]
+    pub fn look_again(&mut self) {
+        self.limit = 0;
+        self.recheck = true;
     }
     /// The linear address of the instruction `offset` bytes into the running block, relative to CS.
     #[inline(always)]

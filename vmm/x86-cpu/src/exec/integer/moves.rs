@@ -176,6 +176,7 @@ fn nop<W: World>(_: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
 /// PAUSE ends the vCPU's quantum.
 fn pause<W: World>(cpu: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
     cpu.yielded = true;
+    cpu.limit = 0;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ pub mod i8042;
 pub mod interrupt;
 pub mod mlx5;
 pub mod pci;
+pub mod pit;
 pub mod rtc;
 pub mod serial;
 #[cfg(test)]

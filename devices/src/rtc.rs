@@ -130,7 +130,7 @@ impl Rtc {
         if self.is_set(B_24_HOURS) {
             return self.encode(hours);
         }
-        let twelve = if hours % 12 == 0 { 12 } else { hours % 12 };
+        let twelve = (hours + 11) % 12 + 1;
         self.encode(twelve) | if hours >= 12 { HOURS_PM } else { 0 }
     }
 

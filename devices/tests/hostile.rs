@@ -7,7 +7,9 @@ use devices::bus::{Access, AccessError, Nanos, Platform, PlatformDevice, PowerRe
 use devices::dma::{AtomicOp, DmaAttrs, DmaError};
 use devices::i8042::I8042;
 use devices::interrupt::{ApicClock, Interrupts, InterruptsConfig, LocalApic};
+use devices::mlx5::{Mlx5, Mlx5Config};
 use devices::pci::{BarInfo, Bdf, FunctionInfo, Host, PciDevice, Port, ResourceWindows, RootComplex, Slot};
+use devices::pit::Pit;
 use devices::rtc::Rtc;
 use devices::serial::{INPUT_LIMIT, OUTPUT_LIMIT, Serial};
 use std::collections::BTreeMap;
@@ -140,6 +142,11 @@ fn serial_port() {
         let taken = serial.enqueue_input(&[0x55; 700], &mut MockPlatform::default());
         assert_eq!(taken, room.min(700));
     });
+}
+
+#[test]
+fn interval_timer() {
+    torment(12, 5, Pit::new(2), |_| {});
 }
 
 #[test]
@@ -301,23 +308,49 @@ impl Reckless {
 /// Answers DMA at random, counts what it is asked.
 struct MockHost {
     random: Random,
+    /// Memory that answers some of the DMA; the rest fails or reads at random.
+    memory: Vec<u8>,
+    events: BTreeMap<u32, Nanos>,
+    now: Nanos,
     calls: u32,
     messages: u64,
     dma: u64,
 }
 
+impl MockHost {
+    fn new(seed: u64, memory: usize) -> Self {
+        let mut random = Random(seed);
+        let memory = (0..memory).map(|_| random.next() as u8).collect();
+        Self { random, memory, events: BTreeMap::new(), now: 5, calls: 0, messages: 0, dma: 0 }
+    }
+
+    fn at(&mut self, iova: u64, size: usize) -> Option<&mut [u8]> {
+        let start = usize::try_from(iova).ok()?;
+        self.memory.get_mut(start..start.checked_add(size)?)
+    }
+}
+
 impl Host for MockHost {
     fn now(&self) -> Nanos {
-        5
+        self.now
     }
-    fn dma_read(&mut self, from: Bdf, iova: u64, buf: &mut [u8], attrs: DmaAttrs) -> Result<(), DmaError> {
-        let byte = self.random.next() as u8;
-        buf.fill(byte);
-        self.dma_write(from, iova, buf, attrs)
-    }
-    fn dma_write(&mut self, _: Bdf, iova: u64, _: &[u8], _: DmaAttrs) -> Result<(), DmaError> {
+    fn dma_read(&mut self, _: Bdf, iova: u64, buf: &mut [u8], _: DmaAttrs) -> Result<(), DmaError> {
         self.calls += 1;
         self.dma += 1;
+        if let Some(memory) = self.at(iova, buf.len()) {
+            buf.copy_from_slice(memory);
+            return Ok(());
+        }
+        buf.fill(self.random.next() as u8);
+        if self.random.chance(2) { Ok(()) } else { Err(DmaError::Unmapped(iova)) }
+    }
+    fn dma_write(&mut self, _: Bdf, iova: u64, data: &[u8], _: DmaAttrs) -> Result<(), DmaError> {
+        self.calls += 1;
+        self.dma += 1;
+        if let Some(memory) = self.at(iova, data.len()) {
+            memory.copy_from_slice(data);
+            return Ok(());
+        }
         if self.random.chance(2) { Ok(()) } else { Err(DmaError::Unmapped(iova)) }
     }
     fn dma_atomic(&mut self, _: Bdf, iova: u64, _: AtomicOp, _: DmaAttrs) -> Result<u64, DmaError> {
@@ -331,14 +364,17 @@ impl Host for MockHost {
         self.calls += 1;
         self.messages += 1;
     }
-    fn schedule(&mut self, _: Slot, _: u32, _: Nanos) {
+    fn schedule(&mut self, _: Slot, token: u32, at: Nanos) {
         self.calls += 1;
+        self.events.insert(token, at);
     }
-    fn cancel(&mut self, _: Slot, _: u32) {
+    fn cancel(&mut self, _: Slot, token: u32) {
         self.calls += 1;
+        self.events.remove(&token);
     }
     fn cancel_all(&mut self, _: Slot) {
         self.calls += 1;
+        self.events.clear();
     }
 }
 
@@ -367,7 +403,7 @@ fn root_complex() -> RootComplex {
 #[test]
 fn pci_express() {
     let mut root = root_complex();
-    let mut host = MockHost { random: Random(77), calls: 0, messages: 0, dma: 0 };
+    let mut host = MockHost::new(77, 0);
     let mut random = Random(11);
     let mut claimed = 0;
     for round in 0..3 * ROUNDS {
@@ -435,4 +471,76 @@ fn pci_express() {
     }
     assert!(claimed > 1000, "only {claimed} accesses hit a BAR: the test misses its target");
     assert!(host.messages > 100 && host.dma > 100, "{} messages, {} transactions", host.messages, host.dma);
+}
+
+/// The mlx5 function driven by garbage: commands of every opcode with random content in random memory, doorbells of
+/// every kind, and resets in between.
+#[test]
+fn mlx5() {
+    const SLOT: Slot = 8;
+    const MEMORY: usize = 1 << 20;
+    /// One access or event may walk structures in memory, but only so many.
+    const LIMIT: u32 = 20_000;
+    let mut root = RootComplex::new();
+    root.attach(SLOT, Box::new(Mlx5::new(Mlx5Config::default()))).unwrap();
+    root.assign_resources(&WINDOWS).unwrap();
+    let bar = root.bar(SLOT, 0).unwrap().0;
+    let mut host = MockHost::new(88, MEMORY);
+    let mut random = Random(13);
+    let (mut completed, mut worst) = (0, 0);
+    for _ in 0..ROUNDS / 2 {
+        host.calls = 0;
+        host.now = random.step(host.now);
+        root.ecam_write((u64::from(SLOT) << 20) + 4, &[6, 0], &mut host);
+        let size = random.size();
+        match random.below(12) {
+            0 => root.mmio_read(bar + random.below(0x2000), &mut random.bytes(size), &mut host),
+            1 => root.mmio_write(bar + random.below(0x1020), &random.bytes(size), &mut host),
+            2 => {
+                let address = bar + random.below(0x400) * 4096 + 0x800 + random.below(0x100) * 8;
+                root.mmio_write(address, &random.bytes(8), &mut host);
+            }
+            3 => root.mmio_write(bar + random.below(0x400) * 4096 + 0x20, &random.bytes(8), &mut host),
+            4 if random.chance(500) => {
+                root.ecam_write((u64::from(SLOT) << 20) + 0x50, &[0, 0x80], &mut host);
+                root.assign_resources(&WINDOWS).unwrap();
+            }
+            _ => {
+                // A command entry in slot 0 of a queue at the start of memory, its mailboxes anywhere.
+                let page = random.below(MEMORY as u64 / 4096 - 1) * 4096;
+                let opcodes =
+                    [0x100, 0x104, 0x107, 0x200, 0x301, 0x400, 0x500, 0x50a, 0x700, 0x754, 0x800, 0x900];
+                let opcode = opcodes[random.below(12) as usize] + random.below(18) as u16;
+                let lengths = [16, 16, 32, 64, 256, 272, 600, 4096, random.value() as u32];
+                let mut entry = vec![0; 64];
+                entry[0] = 7;
+                entry[4..8].copy_from_slice(&lengths[random.below(9) as usize].to_be_bytes());
+                entry[8..16].copy_from_slice(&(page & !0x1ff).to_be_bytes());
+                entry[16..18].copy_from_slice(&opcode.to_be_bytes());
+                entry[24..32].copy_from_slice(&random.below(16).to_be_bytes());
+                entry[48..56].copy_from_slice(&((page + 4096) & !0x1ff).to_be_bytes());
+                entry[56..60].copy_from_slice(&lengths[random.below(9) as usize].to_be_bytes());
+                entry[63] = 1;
+                host.memory[..64].copy_from_slice(&entry);
+                // Mailbox blocks that chain, sometimes to themselves.
+                for block in [page, page + 4096] {
+                    let next = if random.chance(4) { block } else { random.below(MEMORY as u64) & !0x3ff };
+                    host.memory[block as usize + 560..][..8].copy_from_slice(&next.to_be_bytes());
+                }
+                root.mmio_write(bar + 0x10, &[0; 4], &mut host);
+                root.mmio_write(bar + 0x14, &[0; 4], &mut host);
+                root.mmio_write(bar + 0x18, &1_u32.to_be_bytes(), &mut host);
+            }
+        }
+        let due: Vec<u32> = host.events.keys().copied().collect();
+        for token in due {
+            host.events.remove(&token);
+            root.event(SLOT, token, &mut host);
+        }
+        worst = worst.max(host.calls);
+        assert!(host.calls <= LIMIT, "one access asks for {} things", host.calls);
+        completed +=
+            u32::from(host.memory.first() == Some(&7) && host.memory.get(63).is_some_and(|own| own & 1 == 0));
+    }
+    assert!(completed > 1000, "only {completed} commands completed (at most {worst} transactions each)");
 }

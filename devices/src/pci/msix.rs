@@ -126,7 +126,7 @@ impl Msix {
             }
             Some(offset) => {
                 let word = self.pending.get((offset / 8) as usize).copied().unwrap_or(0);
-                (if offset % 8 == 0 { word } else { word >> 32 }) as u32
+                (word >> (offset % 8 * 8)) as u32
             }
         }
     }
@@ -134,7 +134,7 @@ impl Msix {
 
 fn check(offset: u64, size: usize) -> Access {
     match size {
-        4 | 8 if offset % size as u64 == 0 => Ok(()),
+        4 | 8 if offset.is_multiple_of(size as u64) => Ok(()),
         4 | 8 => Err(AccessError::Unaligned),
         _ => Err(AccessError::BadSize),
     }

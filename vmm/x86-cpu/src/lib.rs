@@ -26,9 +26,11 @@ mod world;
 
 pub use block::{AddressKind, Op, OpFn};
 pub use code_pages::CodePages;
+pub use cpuid::{CRYSTAL_HZ, TSC_PER_CRYSTAL};
 pub use fault::Fault;
 pub use memory::Word;
 pub use mode::{CodeSize, Mode};
+pub use msr::{Msrs, Mtrrs};
 pub use run::{CodeCache, Exit, run};
 pub use state::*;
 pub use world::{CacheOp, World};

@@ -332,11 +332,16 @@ pub fn run<W: World>(
             Ended::Plainly | Ended::Early => {
                 barren = 0;
                 cpu.system_flags &= !bits::RF;
-                if trap {
+                if trap && cpu.trap_inhibit_at != cpu.block_clock {
                     cpu.dr[6] |= 1 << 14;
                     crate::interrupt::raise(cpu, world, Fault::DB);
                 }
             }
+        }
+        if cpu.activity == Activity::Halted {
+            // An interrupt that waited for HLT (behind STI) ends it at once.
+            cpu.recheck = true;
+            continue;
         }
         if cpu.activity != Activity::Running || cpu.yielded || barren > MAX_BARREN_EXCEPTIONS || cpu.attention {
             return (leave(cpu), cpu.block_clock);
@@ -346,6 +351,12 @@ pub fn run<W: World>(
 
 /// Prepares a run: everything outside may have changed since the last one.
 fn enter<W: World>(cpu: &mut Vcpu, world: &mut W, now: u64) {
+    // The shadow of STI or MOV SS lasts until this vCPU's next instruction, whatever the others did meanwhile.
+    for shadow in [&mut cpu.inhibit_at, &mut cpu.trap_inhibit_at] {
+        if *shadow == cpu.block_clock {
+            *shadow = now;
+        }
+    }
     cpu.block_clock = now;
     cpu.op_index = 0;
     cpu.yielded = false;

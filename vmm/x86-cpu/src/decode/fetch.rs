@@ -7,7 +7,7 @@ use crate::memory::tlb::PAGE_MASK;
 use crate::mode::CodeSize;
 use crate::state::{Vcpu, seg};
 use crate::world::World;
-use iced_x86::{Decoder, DecoderError, DecoderOptions};
+use iced_x86::{Decoder, DecoderError};
 
 /// Longest block, in operations.
 const MAX_OPS: usize = 48;
@@ -108,7 +108,7 @@ fn decoder(code: CodeSize, bytes: &[u8], ip: u64) -> Decoder<'_> {
         CodeSize::Bits32 => 32,
         CodeSize::Bits64 => 64,
     };
-    Decoder::with_ip(bits, bytes, ip, DecoderOptions::NONE)
+    Decoder::with_ip(bits, bytes, ip, crate::cpuid::DECODER_OPTIONS)
 }
 
 fn lower_one<W: World>(cpu: &Vcpu, instruction: &iced_x86::Instruction, offset: u16) -> (Op<W>, Lowered) {

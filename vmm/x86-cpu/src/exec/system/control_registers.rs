@@ -1,0 +1,311 @@
+//! Control and debug registers, and TLB invalidation (SDM volume 3, 2.5 and 4.10).
+
+use super::operand;
+use crate::block::{AddressKind, Op};
+use crate::decode::Lowered;
+use crate::decode::operand::gpr;
+use crate::fault::Fault;
+use crate::memory::paging::PHYSICAL_BITS;
+use crate::mode::Mode;
+use crate::state::{Vcpu, cr0, cr4, efer, seg};
+use crate::world::World;
+use iced_x86::{Code, Instruction};
+
+/// CR0 bits that exist.
+const CR0_MASK: u64 = cr0::PE
+    | cr0::MP
+    | cr0::EM
+    | cr0::TS
+    | cr0::ET
+    | cr0::NE
+    | cr0::WP
+    | cr0::AM
+    | cr0::NW
+    | cr0::CD
+    | cr0::PG;
+/// CR4 bits that go with the features CPUID advertises.
+const CR4_MASK: u64 = cr4::TSD
+    | cr4::DE
+    | cr4::PSE
+    | cr4::PAE
+    | cr4::MCE
+    | cr4::PGE
+    | cr4::PCE
+    | cr4::OSFXSR
+    | cr4::OSXMMEXCPT
+    | cr4::UMIP
+    | cr4::FSGSBASE
+    | cr4::SMEP
+    | cr4::SMAP;
+/// CR4 bits whose change makes translations void.
+const CR4_PAGING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP;
+const PDPTE_RESERVED: u64 = !((1 << PHYSICAL_BITS) - 1) | 0x1e6;
+
+const DR6_FIXED: u64 = 0xffff_0ff0;
+const DR6_WRITABLE: u64 = 0xe00f;
+/// DR6.BD.
+const DR6_ACCESS_DETECTED: u64 = 1 << 13;
+const DR7_FIXED: u64 = 1 << 10;
+const DR7_WRITABLE: u64 = 0xffff_23ff;
+/// DR7.GD.
+const DR7_GENERAL_DETECT: u64 = 1 << 13;
+
+pub(crate) fn lower<W: World>(instruction: &Instruction, _: Mode, op: &mut Op<W>) -> Lowered {
+    match instruction.code() {
+        Code::Mov_r32_cr | Code::Mov_r64_cr => {
+            op.dst = gpr(instruction.op0_register());
+            op.src = instruction.op1_register().number() as u8;
+            if !matches!(op.src, 0 | 2 | 3 | 4 | 8) {
+                op.run = crate::decode::undefined;
+                return Lowered::Last;
+            }
+            op.run = read_control;
+            Lowered::Straight
+        }
+        Code::Mov_cr_r32 | Code::Mov_cr_r64 => {
+            op.dst = instruction.op0_register().number() as u8;
+            op.src = gpr(instruction.op1_register());
+            op.run = match op.dst {
+                0 => write_cr0,
+                2 => write_cr2,
+                3 => write_cr3,
+                4 => write_cr4,
+                8 => write_cr8,
+                _ => crate::decode::undefined,
+            };
+            Lowered::Last
+        }
+        Code::Mov_r32_dr | Code::Mov_r64_dr => {
+            op.dst = gpr(instruction.op0_register());
+            op.src = instruction.op1_register().number() as u8;
+            op.run = if op.src < 8 { read_debug } else { crate::decode::undefined };
+            Lowered::Last
+        }
+        Code::Mov_dr_r32 | Code::Mov_dr_r64 => {
+            op.dst = instruction.op0_register().number() as u8;
+            op.src = gpr(instruction.op1_register());
+            op.run = if op.dst < 8 { write_debug } else { crate::decode::undefined };
+            Lowered::Last
+        }
+        Code::Lmsw_rm16 | Code::Lmsw_r32m16 | Code::Lmsw_r64m16 => {
+            op.src = operand(instruction, 0);
+            op.run = load_machine_status;
+            Lowered::Last
+        }
+        Code::Clts => {
+            op.run = clear_task_switched;
+            Lowered::Last
+        }
+        Code::Invlpg_m => {
+            op.run = invalidate_page;
+            Lowered::Last
+        }
+        _ => Lowered::No,
+    }
+}
+
+impl Vcpu {
+    /// Replaces CR0 (SDM volume 3, 2.5 and volume 2, MOV to control registers).
+    pub(crate) fn write_cr0<W: World>(&mut self, world: &mut W, value: u64) -> Result<(), Fault> {
+        let on = |bit: u64| value & bit != 0;
+        if value >> 32 != 0 || (on(cr0::PG) && !on(cr0::PE)) || (on(cr0::NW) && !on(cr0::CD)) {
+            return Err(Fault::GP0);
+        }
+        let value = value & CR0_MASK | cr0::ET;
+        let changed = value ^ self.cr0;
+        let mut new_efer = self.efer;
+        if changed & cr0::PG != 0 {
+            if on(cr0::PG) {
+                if self.efer & efer::LME != 0 {
+                    if self.cr4 & cr4::PAE == 0 || self.segs[seg::CS].long() {
+                        return Err(Fault::GP0);
+                    }
+                    new_efer |= efer::LMA;
+                } else if self.cr4 & cr4::PAE != 0 {
+                    self.check_pdptes(world, self.cr3)?;
+                }
+            } else {
+                if self.mode.is_64() {
+                    return Err(Fault::GP0);
+                }
+                new_efer &= !efer::LMA;
+            }
+        }
+        self.cr0 = value;
+        self.efer = new_efer;
+        if changed & (cr0::PG | cr0::WP | cr0::PE) != 0 {
+            self.tlb.flush(false);
+            self.new_epoch(world);
+        }
+        self.update_mode();
+        Ok(())
+    }
+
+    /// Replaces CR3: forgets all translations but those of global pages.
+    pub(crate) fn write_cr3<W: World>(&mut self, world: &mut W, value: u64) -> Result<(), Fault> {
+        if self.long_mode() && value >> PHYSICAL_BITS != 0 {
+            return Err(Fault::GP0);
+        }
+        if self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && !self.long_mode() {
+            self.check_pdptes(world, value)?;
+        }
+        self.cr3 = value;
+        self.tlb.flush(true);
+        self.new_epoch(world);
+        Ok(())
+    }
+
+    /// Replaces CR4.
+    pub(crate) fn write_cr4<W: World>(&mut self, world: &mut W, value: u64) -> Result<(), Fault> {
+        let changed = value ^ self.cr4;
+        if value & !CR4_MASK != 0 || (self.long_mode() && changed & cr4::PAE != 0) {
+            return Err(Fault::GP0);
+        }
+        let pae_paging = value & cr4::PAE != 0 && self.cr0 & cr0::PG != 0 && !self.long_mode();
+        if pae_paging && changed & CR4_PAGING != 0 {
+            self.check_pdptes(world, self.cr3)?;
+        }
+        self.cr4 = value;
+        if changed & CR4_PAGING != 0 {
+            self.tlb.flush(false);
+            self.new_epoch(world);
+        }
+        self.update_mode();
+        Ok(())
+    }
+
+    /// PAE paging: the four top entries are checked when CR3 is loaded (SDM volume 3, 4.4.1).
+    fn check_pdptes<W: World>(&mut self, world: &mut W, cr3: u64) -> Result<(), Fault> {
+        let table = cr3 & 0xffff_ffe0;
+        for i in 0..4 {
+            let entry = self.physical_load::<u64, W>(world, table + i * 8);
+            if entry & 1 != 0 && entry & PDPTE_RESERVED != 0 {
+                return Err(Fault::GP0);
+            }
+        }
+        Ok(())
+    }
+
+    /// #DB when debug registers are accessed under DR7.GD; #UD for DR4 and DR5 under CR4.DE. Returns the register.
+    fn debug_register(&mut self, number: u8) -> Result<usize, Fault> {
+        let number = match number {
+            4 | 5 if self.cr4 & cr4::DE != 0 => return Err(Fault::UD),
+            4 | 5 => number + 2,
+            _ => number,
+        };
+        self.require_supervisor()?;
+        if self.dr[7] & DR7_GENERAL_DETECT != 0 {
+            self.dr[6] |= DR6_ACCESS_DETECTED;
+            self.dr[7] &= !DR7_GENERAL_DETECT;
+            return Err(Fault::DB);
+        }
+        Ok(usize::from(number))
+    }
+
+    /// A general register as MOV to and from control and debug registers uses it: 64 bits in 64-bit mode, else 32.
+    fn full_register(&self, index: u8) -> u64 {
+        if self.mode.is_64() { self.reg::<u64>(index) } else { u64::from(self.reg::<u32>(index)) }
+    }
+
+    fn set_full_register(&mut self, index: u8, value: u64) {
+        if self.mode.is_64() {
+            self.set_reg::<u64>(index, value);
+        } else {
+            self.set_reg::<u32>(index, value as u32);
+        }
+    }
+}
+
+fn read_control<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    cpu.require_supervisor()?;
+    let value = match op.src {
+        0 => cpu.cr0,
+        2 => cpu.cr2,
+        3 => cpu.cr3,
+        4 => cpu.cr4,
+        _ => u64::from(world.task_priority(cpu.id)),
+    };
+    cpu.set_full_register(op.dst, value);
+    Ok(())
+}
+
+fn write_cr0<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    cpu.require_supervisor()?;
+    cpu.write_cr0(world, cpu.full_register(op.src))
+}
+
+fn write_cr2<W: World>(cpu: &mut Vcpu, _: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    cpu.require_supervisor()?;
+    cpu.cr2 = cpu.full_register(op.src);
+    Ok(())
+}
+
+fn write_cr3<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    cpu.require_supervisor()?;
+    cpu.write_cr3(world, cpu.full_register(op.src))
+}
+
+fn write_cr4<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    cpu.require_supervisor()?;
+    cpu.write_cr4(world, cpu.full_register(op.src))
+}
+
+fn write_cr8<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    cpu.require_supervisor()?;
+    let class = cpu.full_register(op.src);
+    if class > 15 {
+        return Err(Fault::GP0);
+    }
+    world.set_task_priority(cpu.id, class as u8);
+    cpu.call_attention();
+    Ok(())
+}
+
+fn read_debug<W: World>(cpu: &mut Vcpu, _: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    let number = cpu.debug_register(op.src)?;
+    cpu.set_full_register(op.dst, cpu.dr[number & 7]);
+    Ok(())
+}
+
+fn write_debug<W: World>(cpu: &mut Vcpu, _: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    let number = cpu.debug_register(op.dst)?;
+    let value = cpu.full_register(op.src);
+    if number >= 6 && value >> 32 != 0 {
+        return Err(Fault::GP0);
+    }
+    cpu.dr[number & 7] = match number {
+        6 => value & DR6_WRITABLE | DR6_FIXED,
+        7 => value & DR7_WRITABLE | DR7_FIXED,
+        _ => value,
+    };
+    Ok(())
+}
+
+/// LMSW: PE can be set, not cleared.
+fn load_machine_status<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    cpu.require_supervisor()?;
+    let status = u64::from(cpu.word_operand(world, op, op.src)?);
+    let low = cr0::MP | cr0::EM | cr0::TS;
+    let value = cpu.cr0 & !low | status & (low | cr0::PE);
+    cpu.write_cr0(world, value)
+}
+
+fn clear_task_switched<W: World>(cpu: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
+    cpu.require_supervisor()?;
+    cpu.cr0 &= !cr0::TS;
+    cpu.update_mode();
+    Ok(())
+}
+
+fn invalidate_page<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    cpu.require_supervisor()?;
+    let offset = cpu.effective_address(op);
+    let linear = if matches!(op.address, AddressKind::Flat64 | AddressKind::Flat64Addr32) {
+        offset.wrapping_add(cpu.gpr[usize::from(op.seg_slot & 31)])
+    } else {
+        cpu.segs[usize::from(op.seg & 7)].base.wrapping_add(offset) & 0xffff_ffff
+    };
+    cpu.tlb.flush_page(linear);
+    cpu.new_epoch(world);
+    Ok(())
+}

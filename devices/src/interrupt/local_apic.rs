@@ -88,6 +88,8 @@ impl VectorSet {
 #[derive(Debug, Clone)]
 pub struct LocalApic {
     id: u32,
+    /// The bootstrap processor's; the flag in IA32_APIC_BASE is the guest's to change.
+    bootstrap: bool,
     base: u64,
     physical_bits: u8,
     tpr: u8,
@@ -119,7 +121,8 @@ impl LocalApic {
     pub fn new(id: u32, bootstrap: bool, physical_bits: u8, clock: ApicClock) -> Self {
         let mut apic = Self {
             id,
-            base: LOCAL_APIC_BASE | BASE_ENABLE | if bootstrap { BASE_BSP } else { 0 },
+            bootstrap,
+            base: 0,
             physical_bits: physical_bits.clamp(32, 52),
             tpr: 0,
             ldr: 0,
@@ -141,13 +144,13 @@ impl LocalApic {
             sipi: None,
             ext_int: false,
         };
-        apic.clear_registers();
+        apic.reset();
         apic
     }
 
     /// Power-on reset.
     pub fn reset(&mut self) {
-        self.base = LOCAL_APIC_BASE | BASE_ENABLE | (self.base & BASE_BSP);
+        self.base = LOCAL_APIC_BASE | BASE_ENABLE | if self.bootstrap { BASE_BSP } else { 0 };
         self.clear_registers();
         self.nmi = false;
         self.init = false;
@@ -270,7 +273,7 @@ impl LocalApic {
     #[inline]
     pub(super) fn passes_intr(&self) -> bool {
         if self.mode() == ApicMode::Disabled {
-            return self.base & BASE_BSP != 0;
+            return self.bootstrap;
         }
         self.lvt[LVT_LINT0] & (LVT_MASKED | 0x700) == 0x700
     }

@@ -1,10 +1,10 @@
 //! The emulated ConnectX function.
 //!
 //! The stock Linux drivers `mlx5_core` and `mlx5_ib` bind to it as to a virtual function of a ConnectX-5. BAR 0 holds
-//! the initialization segment ([`iseg`]) and the doorbell pages ([`uar`]). The driver works through a command queue in
-//! its own memory ([`cmdq`]): each command is executed ([`command`]) on the tables of objects ([`hca`]), one file a
-//! kind of object. The device tells the driver what has happened through event queues ([`eq`]). The positions of
-//! fields are data ([`layout`]).
+//! the initialization segment (`iseg`) and the doorbell pages (`uar`). The driver works through a command queue in
+//! its own memory (`cmdq`): each command is executed (`command`) on the tables of objects (`hca`), one file a
+//! kind of object. The device tells the driver what has happened through event queues (`eq`). The positions of
+//! fields are data (`layout`).
 
 mod admin;
 mod caps;

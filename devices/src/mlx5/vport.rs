@@ -27,9 +27,9 @@ const LINK_LOCAL_PREFIX: u64 = 0xfe80 << 48;
 pub const LID: u64 = 1;
 const PORT_STATE_ACTIVE: u64 = 4;
 const PHYSICAL_STATE_LINK_UP: u64 = 5;
-/// Port capability mask (IBA 14.2.5.6): traps, automatic migration, SL mapping, system image GUID, communication
-/// management, client reregistration.
-const CAP_MASK1: u64 = 1 << 2 | 1 << 5 | 1 << 6 | 1 << 11 | 1 << 16 | 1 << 25;
+/// Port capability mask (IBA 14.2.5.6): traps, SL mapping, system image GUID, communication management, client
+/// reregistration.
+const CAP_MASK1: u64 = 1 << 3 | 1 << 6 | 1 << 11 | 1 << 16 | 1 << 25;
 /// 4.096 µs times 2 to the power of this.
 const SUBNET_TIMEOUT: u64 = 18;
 const ETHERNET_MTU: u64 = 1500;

@@ -76,7 +76,7 @@ static void send_number(uint8_t type, uint32_t value)
 	send_frame(type, bytes, sizeof(bytes));
 }
 
-/* "what 'name': error N", as a line on the console and, if `fatal`, as an error frame. */
+/* "what 'name': reason", as a line on the console and, if `fatal`, as an error frame. */
 static void report(const char *what, const char *name, long error, int fatal)
 {
 	char line[512];
@@ -88,7 +88,13 @@ static void report(const char *what, const char *name, long error, int fatal)
 		used = append(line, sizeof(line), used, name);
 		used = append(line, sizeof(line), used, "'");
 	}
-	if (error < 0) {
+	if (error == -ENOENT || error == -ENOTDIR) {
+		used = append(line, sizeof(line), used, ": not found");
+	} else if (error == -EACCES) {
+		used = append(line, sizeof(line), used, ": permission denied");
+	} else if (error == -ENOEXEC) {
+		used = append(line, sizeof(line), used, ": not an executable");
+	} else if (error < 0) {
 		used = append(line, sizeof(line), used, ": error ");
 		used = append_number(line, sizeof(line), used, (unsigned long)-error);
 	}

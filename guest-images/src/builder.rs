@@ -8,14 +8,17 @@ use crate::initramfs;
 use crate::kernel::{self, KernelFiles, remove};
 use crate::lock::Lock;
 use crate::progress::{Plan, Progress};
-use crate::recipe::{KernelRecipe, Recipe};
+use crate::recipe::{Estimate, KernelRecipe, Recipe, SourceKernel};
 use crate::runner::Runner;
 use crate::sources_list::{Mirrors, Source};
 use crate::store::Layout;
 use crate::tools::{self, Tools};
 use std::cell::Cell;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// What it costs to renew an image whose kernel is already compiled.
+const INITRAMFS_ONLY: Estimate = Estimate { minutes: 1, disk_mib: 300, download_mib: 15 };
 
 /// One build of one image. The caller holds the image's lock.
 pub(crate) struct Build<'a> {
@@ -31,26 +34,31 @@ pub(crate) struct Build<'a> {
 
 /// What the package stages leave for the others.
 struct Fetched {
-    kernel: Package,
+    /// Absent if the compiled kernel is already there.
+    kernel: Option<Package>,
     userspace: Vec<Package>,
     tools: Tools,
 }
 
 impl Build<'_> {
     pub fn run(&self) -> Result<Image> {
+        let (estimate, stages) = match &self.recipe.kernel {
+            KernelRecipe::Source(source) if KernelFiles::open(&self.compiled(source)?).is_some() => {
+                (INITRAMFS_ONLY, 3)
+            }
+            KernelRecipe::Source(_) => (self.recipe.estimate, 6),
+            KernelRecipe::Package(_) => (self.recipe.estimate, 4),
+        };
+        let mirrors = self.check_host(&estimate)?;
         let log = self.layout.log(&self.recipe.name);
         self.progress.plan(&Plan {
             image: self.recipe.name.clone(),
-            minutes: self.recipe.estimate.minutes,
-            disk_mib: self.recipe.estimate.disk_mib,
-            download_mib: self.recipe.estimate.download_mib,
+            minutes: estimate.minutes,
+            disk_mib: estimate.disk_mib,
+            download_mib: estimate.download_mib,
             log: log.clone(),
-            stages: match self.recipe.kernel {
-                KernelRecipe::Source(_) => 6,
-                KernelRecipe::Package(_) => 4,
-            },
+            stages,
         });
-        let mirrors = self.check_host()?;
         let runner = Runner::new(self.host, self.lock, log)?;
         let result = self.stages(&runner, &mirrors).map_err(|error| self.locate_full_disk(error));
         self.progress.end();
@@ -66,7 +74,7 @@ impl Build<'_> {
     }
 
     /// What must be there before anything is downloaded.
-    fn check_host(&self) -> Result<Mirrors> {
+    fn check_host(&self, estimate: &Estimate) -> Result<Mirrors> {
         let cannot = |reason: String| -> Error {
             Error::NoPackages {
                 image: self.recipe.name.clone(),
@@ -93,7 +101,7 @@ impl Build<'_> {
         if matches!(self.recipe.kernel, KernelRecipe::Source(_)) {
             self.host.require("make", "to compile the kernel")?;
         }
-        let needed = self.recipe.estimate.disk_mib;
+        let needed = estimate.disk_mib;
         let has_work = self.layout.work(&self.recipe.name).exists();
         if let Some(free_mib) =
             self.host.free_mib(&self.layout.root).filter(|free| *free < needed && !has_work)
@@ -164,20 +172,30 @@ impl Build<'_> {
             }
             result => result?,
         };
-        let tools = self.tools(runner, mirrors, &apt)?;
+        let tools = match kernel {
+            Some(_) => self.tools(runner, mirrors, &apt)?,
+            None => Tools::default(),
+        };
         Ok(Fetched { kernel, userspace, tools })
     }
 
-    fn download(&self, apt: &Apt) -> Result<(Package, Vec<Package>)> {
+    fn download(&self, apt: &Apt) -> Result<(Option<Package>, Vec<Package>)> {
         let kernel = match &self.recipe.kernel {
-            KernelRecipe::Source(source) => apt.in_range(&source.package, &source.at_least, &source.below)?,
-            KernelRecipe::Package(package) => apt.newest(&package.packages)?,
+            KernelRecipe::Source(source) => match KernelFiles::open(&self.compiled(source)?) {
+                Some(_) => None,
+                None => Some(apt.in_range(&source.package, &source.at_least, &source.below)?),
+            },
+            KernelRecipe::Package(package) => Some(apt.newest(&package.packages)?),
         };
         let userspace = apt.resolve(&self.recipe.userspace()?.packages)?;
-        let mut all = userspace.clone();
-        all.push(kernel.clone());
+        let all: Vec<Package> = userspace.iter().chain(&kernel).cloned().collect();
         apt.fetch(&all, &self.layout.downloads(), self.progress)?;
         Ok((kernel, userspace))
+    }
+
+    /// Where the compiled kernel is kept.
+    fn compiled(&self, recipe: &SourceKernel) -> Result<PathBuf> {
+        Ok(self.layout.kernel(&self.recipe.name, &recipe.hash()?))
     }
 
     /// Tools run on this machine, so they come from its own release.
@@ -217,28 +235,51 @@ impl Build<'_> {
 
     fn kernel(&self, runner: &Runner, fetched: &Fetched, work: &Path, image: &Path) -> Result<KernelFiles> {
         let tools = &fetched.tools;
+        let nothing = || Error::Build {
+            stage: "taking the kernel".into(),
+            reason: "it is neither compiled nor downloaded".into(),
+            log: runner.log_path.clone(),
+            tail: String::new(),
+        };
         match &self.recipe.kernel {
             KernelRecipe::Source(recipe) => {
-                self.next_stage("kernel source");
-                let downloads = self.layout.downloads();
-                let package = &fetched.kernel;
-                let source =
-                    kernel::unpack_source(runner, tools, recipe, package, &downloads, work, self.progress)?;
-                kernel::check_source(recipe, package, &source)?;
-                self.next_stage("kernel configuration");
-                kernel::configure(runner, tools, recipe, &source)?;
-                self.next_stage("compiling the kernel");
-                kernel::compile(runner, tools, recipe, &source, self.progress)?;
-                kernel::install_compiled(runner, tools, &source, image)
+                let folder = self.compiled(recipe)?;
+                if let Some(package) = &fetched.kernel {
+                    self.compile(runner, tools, recipe, package, work, &folder)?;
+                }
+                let kernel = KernelFiles::open(&folder).ok_or_else(nothing)?;
+                kernel.link(&folder, image)?;
+                Ok(kernel)
             }
             KernelRecipe::Package(recipe) => {
                 self.next_stage("kernel package");
-                let package = work.join("kernel");
-                remove(&package)?;
-                self.unpack(runner, std::slice::from_ref(&fetched.kernel), &package)?;
-                kernel::install_packaged(runner, tools, recipe, &package, image)
+                let package = fetched.kernel.as_ref().ok_or_else(nothing)?;
+                let unpacked = work.join("kernel");
+                remove(&unpacked)?;
+                self.unpack(runner, std::slice::from_ref(package), &unpacked)?;
+                kernel::install_packaged(runner, tools, recipe, package, &unpacked, image)
             }
         }
+    }
+
+    fn compile(
+        &self,
+        runner: &Runner,
+        tools: &Tools,
+        recipe: &SourceKernel,
+        package: &Package,
+        work: &Path,
+        folder: &Path,
+    ) -> Result<()> {
+        self.next_stage("kernel source");
+        let downloads = self.layout.downloads();
+        let source = kernel::unpack_source(runner, tools, recipe, package, &downloads, work, self.progress)?;
+        kernel::check_source(recipe, package, &source)?;
+        self.next_stage("kernel configuration");
+        kernel::configure(runner, tools, recipe, &source)?;
+        self.next_stage("compiling the kernel");
+        kernel::compile(runner, tools, recipe, &source, self.progress)?;
+        kernel::install_compiled(runner, tools, package, &source, folder)
     }
 
     /// Writes the manifest, then makes the image visible under its final name.
@@ -252,13 +293,8 @@ impl Build<'_> {
             cmdline: self.recipe.cmdline.clone(),
             kernel_release: kernel.release,
             compiler: compiler.lines().next().unwrap_or_default().to_owned(),
-            packages: std::iter::once(&fetched.kernel)
-                .chain(&fetched.userspace)
-                .map(|package| PackageVersion {
-                    name: package.name.clone(),
-                    version: package.version.clone(),
-                    hash: package.hash.clone(),
-                })
+            packages: std::iter::once(kernel.package)
+                .chain(fetched.userspace.iter().map(PackageVersion::from))
                 .collect(),
             files,
         };

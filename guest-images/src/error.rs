@@ -36,7 +36,7 @@ pub enum Error {
     #[error("disk full: {} has {} MiB free{}", .folder.display(), .free_mib, match .needed_mib { Some(needed) => format!(", the build needs about {needed} MiB"), None => String::new() })]
     DiskFull { folder: PathBuf, free_mib: u64, needed_mib: Option<u64> },
 
-    #[error("the network failed during {stage}; run again to continue where it stopped (log: {})\n{tail}", .log.display())]
+    #[error("{stage} failed: the Debian mirror could not be reached or lacks a file; run again to continue (log: {})\n{tail}", .log.display())]
     Network { stage: String, log: PathBuf, tail: String },
 
     #[error("{stage} failed: {reason} (log: {})\n{tail}", .log.display())]

@@ -1,5 +1,6 @@
 //! A built image and its manifest.
 
+use crate::apt::Package;
 use crate::error::{Error, Result, at};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -44,12 +45,18 @@ pub struct Manifest {
     pub files: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackageVersion {
     pub name: String,
     pub version: String,
     /// As the archive's index states it, `SHA256:…`.
     pub hash: String,
+}
+
+impl From<&Package> for PackageVersion {
+    fn from(package: &Package) -> Self {
+        Self { name: package.name.clone(), version: package.version.clone(), hash: package.hash.clone() }
+    }
 }
 
 impl Manifest {

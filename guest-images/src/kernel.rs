@@ -2,29 +2,64 @@
 
 use crate::apt::Package;
 use crate::error::{Error, Result, at};
+use crate::image::PackageVersion;
 use crate::modules;
 use crate::progress::{Progress, Unit};
 use crate::recipe::{self, PackageKernel, SourceCheck, SourceKernel};
 use crate::runner::Runner;
 use crate::tools::Tools;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A kernel's files, copied into the image's folder, and the modules that go into its initramfs.
-#[derive(Debug, Default)]
+const DESCRIPTION: &str = "kernel.json";
+
+/// A kernel's files in one folder, and the modules that go into its initramfs.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct KernelFiles {
     /// As `uname -r` prints it.
     pub release: String,
-    /// File names in the image's folder by role.
+    /// File names in the folder by role.
     pub files: BTreeMap<String, String>,
+    /// The package it comes from.
+    pub package: PackageVersion,
     /// Path in the guest and contents, in load order.
+    #[serde(skip)]
     pub modules: Vec<(String, Vec<u8>)>,
 }
 
 impl KernelFiles {
     fn add(&mut self, role: &str, file: &str) {
         self.files.insert(role.to_owned(), file.to_owned());
+    }
+
+    /// Opens a compiled kernel that an earlier build has left in `folder`.
+    pub fn open(folder: &Path) -> Option<Self> {
+        let text = fs::read_to_string(folder.join(DESCRIPTION)).ok()?;
+        let kernel: Self = serde_json::from_str(&text).ok()?;
+        kernel.files.values().all(|file| folder.join(file).is_file()).then_some(kernel)
+    }
+
+    /// Makes the compiled kernel in `partial` available as `folder`.
+    fn publish(&self, partial: &Path, folder: &Path) -> Result<()> {
+        let file = partial.join(DESCRIPTION);
+        let text = serde_json::to_vec(self)
+            .map_err(|error| Error::Io { path: file.clone(), source: error.into() })?;
+        fs::write(&file, text).map_err(at(&file))?;
+        remove(folder)?;
+        fs::rename(partial, folder).map_err(at(folder))
+    }
+
+    /// Puts the files of the kernel in `folder` into `image` too; they share the disk space.
+    pub fn link(&self, folder: &Path, image: &Path) -> Result<()> {
+        for file in self.files.values() {
+            let (from, to) = (folder.join(file), image.join(file));
+            if fs::hard_link(&from, &to).is_err() {
+                fs::copy(&from, &to).map_err(at(&to))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -170,7 +205,9 @@ fn make(runner: &Runner, tools: &Tools, source: &Path) -> std::process::Command 
     // The kernel's banner would otherwise carry this machine's name and the time of day.
     command.env("KBUILD_BUILD_USER", "staleline").env("KBUILD_BUILD_HOST", "staleline");
     command.env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 2026").env("KBUILD_BUILD_VERSION", "1");
-    for inherited in ["MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KBUILD_OUTPUT", "O", "CROSS_COMPILE"] {
+    for inherited in
+        ["MAKEFLAGS", "MAKELEVEL", "MFLAGS", "KBUILD_OUTPUT", "KBUILD_VERBOSE", "O", "CROSS_COMPILE"]
+    {
         command.env_remove(inherited);
     }
     command
@@ -206,14 +243,19 @@ fn is_build_step(line: &str) -> bool {
         .is_some_and(|word| ["CC", "AS", "LD", "AR", "HOSTCC"].contains(&word))
 }
 
-/// Copies the compiled kernel into `image`.
+/// Copies the compiled kernel out of the source tree and makes it available as `folder`.
 pub(crate) fn install_compiled(
     runner: &Runner,
     tools: &Tools,
+    package: &Package,
     source: &Path,
-    image: &Path,
-) -> Result<KernelFiles> {
-    let mut kernel = KernelFiles::default();
+    folder: &Path,
+) -> Result<()> {
+    let partial = source.with_file_name("kernel");
+    let image = &partial;
+    remove(&partial)?;
+    fs::create_dir_all(&partial).map_err(at(&partial))?;
+    let mut kernel = KernelFiles { package: package.into(), ..KernelFiles::default() };
     let mut strip = runner.command("strip");
     tools.apply(&mut strip);
     strip.arg("--strip-all").arg("-o").arg(image.join("kernel")).arg(source.join("vmlinux"));
@@ -231,7 +273,7 @@ pub(crate) fn install_compiled(
     }
     let release = source.join("include/config/kernel.release");
     kernel.release = fs::read_to_string(&release).map_err(at(&release))?.trim().to_owned();
-    Ok(kernel)
+    kernel.publish(&partial, folder)
 }
 
 /// Takes the kernel and the wanted modules out of an unpacked `linux-image-*` package.
@@ -239,11 +281,12 @@ pub(crate) fn install_packaged(
     runner: &Runner,
     tools: &Tools,
     recipe: &PackageKernel,
-    package: &Path,
+    package: &Package,
+    unpacked: &Path,
     image: &Path,
 ) -> Result<KernelFiles> {
-    let mut kernel = KernelFiles::default();
-    let boot = package.join("boot");
+    let mut kernel = KernelFiles { package: package.into(), ..KernelFiles::default() };
+    let boot = unpacked.join("boot");
     let mut found = None;
     for entry in fs::read_dir(&boot).map_err(at(&boot))? {
         let name = entry.map_err(at(&boot))?.file_name().to_string_lossy().into_owned();
@@ -262,11 +305,11 @@ pub(crate) fn install_packaged(
         kernel.add("config", "config");
     }
 
-    let modules_folder = [package.join("usr/lib/modules"), package.join("lib/modules")]
+    let modules_folder = [unpacked.join("usr/lib/modules"), unpacked.join("lib/modules")]
         .into_iter()
         .map(|folder| folder.join(&release))
         .find(|folder| folder.is_dir())
-        .ok_or_else(|| failure(runner, format!("{} has no modules", package.display())))?;
+        .ok_or_else(|| failure(runner, format!("{} has no modules", unpacked.display())))?;
     kernel.modules = collect_modules(runner, tools, recipe, &modules_folder, &release)?;
     kernel.release = release;
     Ok(kernel)
@@ -400,6 +443,25 @@ mod tests {
         assert!(matches!(&error, Error::CannotRaise { file, .. } if file == "kernel/dma/debug.c"));
         assert!(error.to_string().contains("6.12.200-1"));
         assert!(matches!(check("nothing"), Err(Error::CannotRaise { .. })));
+    }
+
+    #[test]
+    fn a_compiled_kernel_is_shared_with_images() {
+        let folder = tempfile::tempdir().unwrap();
+        let (partial, kernels, image) =
+            (folder.path().join("partial"), folder.path().join("k"), folder.path().join("image"));
+        fs::create_dir(&partial).unwrap();
+        fs::create_dir(&image).unwrap();
+        fs::write(partial.join("vmlinux"), "elf").unwrap();
+        let mut kernel = KernelFiles { release: "6.12.1".into(), ..KernelFiles::default() };
+        kernel.add("vmlinux", "vmlinux");
+        assert!(KernelFiles::open(&kernels).is_none());
+        kernel.publish(&partial, &kernels).unwrap();
+        let kernel = KernelFiles::open(&kernels).unwrap();
+        assert_eq!(kernel.release, "6.12.1");
+        kernel.link(&kernels, &image).unwrap();
+        fs::remove_dir_all(&kernels).unwrap();
+        assert_eq!(fs::read_to_string(image.join("vmlinux")).unwrap(), "elf");
     }
 
     #[test]

@@ -209,6 +209,18 @@ impl Recipe {
     }
 }
 
+impl SourceKernel {
+    /// SHA-256 over what decides the compiled kernel, in hex: images that differ only in user space share it.
+    pub(crate) fn hash(&self) -> Result<String> {
+        let checks = format!("{:?}", self.check);
+        let mut parts =
+            vec![FORMAT, kernel_config(&self.config)?, &self.package, &self.at_least, &self.below];
+        parts.extend([self.archive.as_str(), self.keep_arch.as_str(), checks.as_str()]);
+        parts.extend(self.exclude.iter().map(String::as_str));
+        Ok(hash_parts(&parts))
+    }
+}
+
 /// Each part is preceded by its length, so that text cannot move between parts unnoticed.
 fn hash_parts(parts: &[&str]) -> String {
     let mut hasher = Sha256::new();

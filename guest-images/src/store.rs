@@ -24,6 +24,16 @@ impl Layout {
         self.images().join(format!("{name}-{short}"))
     }
 
+    /// A compiled kernel, named by the hash of what decides it.
+    pub fn kernel(&self, name: &str, hash: &str) -> PathBuf {
+        let short = hash.get(..16).unwrap_or(hash);
+        self.kernels().join(format!("{name}-{short}"))
+    }
+
+    fn kernels(&self) -> PathBuf {
+        self.root.join("kernels")
+    }
+
     fn images(&self) -> PathBuf {
         self.root.join("images")
     }
@@ -58,7 +68,7 @@ impl Layout {
     }
 
     fn create(&self) -> Result<()> {
-        for folder in ["images", "work", "logs", "locks", "downloads", "apt"] {
+        for folder in ["images", "kernels", "work", "logs", "locks", "downloads", "apt"] {
             let folder = self.root.join(folder);
             fs::create_dir_all(&folder).map_err(at(&folder))?;
         }
@@ -155,7 +165,8 @@ impl Store {
         }
         for name in &names {
             let prefix = format!("{name}-");
-            for entry in fs::read_dir(self.layout.images()).into_iter().flatten().flatten() {
+            let folders = [self.layout.images(), self.layout.kernels()];
+            for entry in folders.iter().flat_map(fs::read_dir).flatten().flatten() {
                 let file = entry.file_name();
                 let hash = file.to_str().and_then(|file| file.strip_prefix(&prefix));
                 let is_image =

@@ -1,10 +1,92 @@
-//! Family sse.
-use crate::block::Op;
-use crate::decode::Lowered;
+//! MMX and SSE to SSE4.2, in their legacy encodings, with the cache and state instructions that came along.
+//!
+//! Integer and floating-point operations execute the host's own instruction (the host is x86-64-v2 at least): [`host`]
+//! is the one place that does. What differs between vendors (RCPPS, RSQRTPS) or takes an immediate is plain Rust.
+
+mod approximate;
+mod cache;
+mod compare;
+mod convert;
+mod float;
+mod host;
+mod integer;
+mod lanes;
+mod mmx;
+mod moves;
+mod operand;
+mod shuffle;
+mod state;
+mod string;
+#[cfg(test)]
+mod tests;
+
+use crate::block::{Op, OpFn};
+use crate::decode::operand::{gpr, has_memory, vector};
+use crate::decode::{Lowered, not_available, undefined};
 use crate::mode::Mode;
 use crate::world::World;
-use iced_x86::Instruction;
+use iced_x86::{Instruction, OpKind, Register};
 
-pub(crate) fn lower<W: World>(_: &Instruction, _: Mode, _: &mut Op<W>) -> Lowered {
-    Lowered::No
+/// What must hold for an instruction to execute (SDM volume 2, 2.4 and volume 3, 13.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gate {
+    /// XMM registers or MXCSR: #UD unless CR4.OSFXSR is set and CR0.EM clear, #NM if CR0.TS.
+    Sse,
+    /// MMX registers or the FXSAVE image: #UD if CR0.EM, #NM if CR0.TS.
+    Mmx,
+    /// General registers and memory only.
+    Open,
+}
+
+/// The operation chosen and its gate, or `None` if the instruction is of another subject.
+type Choice<W> = Option<(Gate, OpFn<W>)>;
+
+pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op<W>) -> Lowered {
+    let memory = has_memory(instruction);
+    let subjects = [
+        moves::lower::<W>,
+        integer::lower::<W>,
+        shuffle::lower::<W>,
+        float::lower::<W>,
+        compare::lower::<W>,
+        convert::lower::<W>,
+        lanes::lower::<W>,
+        string::lower::<W>,
+        mmx::lower::<W>,
+        state::lower::<W>,
+        cache::lower::<W>,
+    ];
+    let Some((gate, run)) = subjects.iter().find_map(|subject| subject(instruction, memory)) else {
+        return Lowered::No;
+    };
+    let enabled = match gate {
+        Gate::Sse => mode.sse(),
+        Gate::Mmx => !mode.emulated(),
+        Gate::Open => true,
+    };
+    if !enabled {
+        op.run = undefined;
+        return Lowered::Last;
+    }
+    if gate != Gate::Open && mode.task_switched() {
+        op.run = not_available;
+        return Lowered::Last;
+    }
+    op.run = run;
+    for operand in 0..instruction.op_count() {
+        match instruction.op_kind(operand) {
+            OpKind::Register if operand == 0 => op.dst = index(instruction.op0_register()),
+            OpKind::Register if operand == 1 => op.src = index(instruction.op1_register()),
+            OpKind::Immediate8 => op.imm = u64::from(instruction.immediate8()),
+            _ => {}
+        }
+    }
+    if matches!(instruction.op0_kind(), OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI) {
+        moves::fill_masked(instruction, mode, op);
+    }
+    Lowered::Straight
+}
+
+fn index(register: Register) -> u8 {
+    if register.is_gpr() { gpr(register) } else { vector(register) }
 }

@@ -1,0 +1,64 @@
+//! Cache control: flushes and fences, which the world may observe, and prefetches, which do nothing.
+
+use super::{Choice, Gate};
+use crate::block::{Op, OpFn};
+use crate::fault::Fault;
+use crate::state::Vcpu;
+use crate::world::{CacheOp, World};
+use iced_x86::{Code, Instruction, Mnemonic};
+
+/// The guest-physical address of the operand, checked as a load of a byte is.
+fn target<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<u64, Fault> {
+    let linear = cpu.address::<u8, W>(op)?;
+    cpu.physical_address(world, linear)
+}
+
+/// CLFLUSH and CLFLUSHOPT.
+fn flush<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    let address = target(cpu, world, op)?;
+    world.cache_op(cpu.id, cpu.now(), CacheOp::Flush(address));
+    Ok(())
+}
+
+/// CLWB.
+fn clean<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    let address = target(cpu, world, op)?;
+    world.cache_op(cpu.id, cpu.now(), CacheOp::Clean(address));
+    Ok(())
+}
+
+/// SFENCE and MFENCE.
+fn fence<W: World>(cpu: &mut Vcpu, world: &mut W, _: &Op<W>) -> Result<(), Fault> {
+    world.cache_op(cpu.id, cpu.now(), CacheOp::Fence);
+    Ok(())
+}
+
+/// LFENCE and prefetches: loads are in order, and a prefetch is a hint that never faults.
+fn nothing<W: World>(_: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
+    Ok(())
+}
+
+pub(super) fn lower<W: World>(instruction: &Instruction, _: bool) -> Choice<W> {
+    let run: OpFn<W> = match instruction.code() {
+        Code::Clflush_m8 | Code::Clflushopt_m8 => flush,
+        Code::Clwb_m8 => clean,
+        Code::Prefetchreserved3_m8
+        | Code::Prefetchreserved4_m8
+        | Code::Prefetchreserved5_m8
+        | Code::Prefetchreserved6_m8
+        | Code::Prefetchreserved7_m8 => nothing,
+        code => match code.mnemonic() {
+            Mnemonic::Sfence | Mnemonic::Mfence => fence,
+            Mnemonic::Lfence
+            | Mnemonic::Prefetch
+            | Mnemonic::Prefetchw
+            | Mnemonic::Prefetchwt1
+            | Mnemonic::Prefetchnta
+            | Mnemonic::Prefetcht0
+            | Mnemonic::Prefetcht1
+            | Mnemonic::Prefetcht2 => nothing,
+            _ => return None,
+        },
+    };
+    Some((Gate::Open, run))
+}

@@ -1,0 +1,362 @@
+//! The host's SIMD instructions, one type each. The only `unsafe` of this family.
+//!
+//! Requires x86-64-v2 (SSE4.2) of the host. Floating point runs with the guest's MXCSR, which is loaded, used and replaced
+//! by Rust's within one `asm!` block: compiled code never sees it.
+
+use std::arch::asm;
+use std::arch::x86_64::__m128i;
+
+/// MXCSR as Rust code requires it: exceptions masked, round to nearest, no flushing.
+static RUST_MXCSR: u32 = 0x1f80;
+
+/// An operation without flags or exceptions: the new destination from the old one, the source and the immediate.
+pub(super) trait Combine {
+    fn apply(dst: u128, src: u128, imm: u8) -> u128;
+}
+
+/// An operation under MXCSR. `run` executes it and leaves in `mxcsr` the flags raised, added to those it held. All
+/// exceptions must be masked in `mxcsr`.
+pub(super) trait Float {
+    type Left: Copy;
+    type Right: Copy;
+    type Out;
+    fn run(left: Self::Left, right: Self::Right, mxcsr: &mut u32) -> Self::Out;
+}
+
+#[inline(always)]
+fn pack(value: u128) -> __m128i {
+    // SAFETY: both are 16 bytes of which every pattern is valid.
+    unsafe { std::mem::transmute(value) }
+}
+
+#[inline(always)]
+fn unpack(value: __m128i) -> u128 {
+    // SAFETY: as in `pack`.
+    unsafe { std::mem::transmute(value) }
+}
+
+macro_rules! combine {
+    ($($name:ident $mnemonic:literal;)*) => {$(
+        pub(super) enum $name {}
+        impl Combine for $name {
+            #[inline(always)]
+            fn apply(dst: u128, src: u128, _: u8) -> u128 {
+                let out: __m128i;
+                // SAFETY: one instruction from register to register that touches neither memory nor flags nor MXCSR.
+                unsafe {
+                    asm!(
+                        concat!($mnemonic, " {dst}, {src}"),
+                        dst = inout(xmm_reg) pack(dst) => out,
+                        src = in(xmm_reg) pack(src),
+                        options(pure, nomem, nostack, preserves_flags)
+                    );
+                }
+                unpack(out)
+            }
+        }
+    )*};
+}
+
+combine! {
+    Paddb "paddb"; Paddw "paddw"; Paddd "paddd"; Paddq "paddq";
+    Psubb "psubb"; Psubw "psubw"; Psubd "psubd"; Psubq "psubq";
+    Paddsb "paddsb"; Paddsw "paddsw"; Paddusb "paddusb"; Paddusw "paddusw";
+    Psubsb "psubsb"; Psubsw "psubsw"; Psubusb "psubusb"; Psubusw "psubusw";
+    Pminub "pminub"; Pminsw "pminsw"; Pminsb "pminsb"; Pminsd "pminsd"; Pminuw "pminuw"; Pminud "pminud";
+    Pmaxub "pmaxub"; Pmaxsw "pmaxsw"; Pmaxsb "pmaxsb"; Pmaxsd "pmaxsd"; Pmaxuw "pmaxuw"; Pmaxud "pmaxud";
+    Pavgb "pavgb"; Pavgw "pavgw"; Psadbw "psadbw";
+    Pmulhuw "pmulhuw"; Pmulhw "pmulhw"; Pmullw "pmullw"; Pmulld "pmulld"; Pmuludq "pmuludq"; Pmuldq "pmuldq";
+    Pmaddwd "pmaddwd"; Pmaddubsw "pmaddubsw"; Pmulhrsw "pmulhrsw";
+    Pcmpeqb "pcmpeqb"; Pcmpeqw "pcmpeqw"; Pcmpeqd "pcmpeqd"; Pcmpeqq "pcmpeqq";
+    Pcmpgtb "pcmpgtb"; Pcmpgtw "pcmpgtw"; Pcmpgtd "pcmpgtd"; Pcmpgtq "pcmpgtq";
+    Punpcklbw "punpcklbw"; Punpcklwd "punpcklwd"; Punpckldq "punpckldq"; Punpcklqdq "punpcklqdq";
+    Punpckhbw "punpckhbw"; Punpckhwd "punpckhwd"; Punpckhdq "punpckhdq"; Punpckhqdq "punpckhqdq";
+    Packsswb "packsswb"; Packssdw "packssdw"; Packuswb "packuswb"; Packusdw "packusdw";
+    Phaddw "phaddw"; Phaddd "phaddd"; Phaddsw "phaddsw"; Phsubw "phsubw"; Phsubd "phsubd"; Phsubsw "phsubsw";
+    Psignb "psignb"; Psignw "psignw"; Psignd "psignd"; Pabsb "pabsb"; Pabsw "pabsw"; Pabsd "pabsd";
+    Pshufb "pshufb"; Phminposuw "phminposuw";
+    Psrlw "psrlw"; Psrld "psrld"; Psrlq "psrlq"; Psraw "psraw"; Psrad "psrad";
+    Psllw "psllw"; Pslld "pslld"; Psllq "psllq";
+    Pmovsxbw "pmovsxbw"; Pmovsxbd "pmovsxbd"; Pmovsxbq "pmovsxbq";
+    Pmovsxwd "pmovsxwd"; Pmovsxwq "pmovsxwq"; Pmovsxdq "pmovsxdq";
+    Pmovzxbw "pmovzxbw"; Pmovzxbd "pmovzxbd"; Pmovzxbq "pmovzxbq";
+    Pmovzxwd "pmovzxwd"; Pmovzxwq "pmovzxwq"; Pmovzxdq "pmovzxdq";
+    Unpcklps "unpcklps"; Unpckhps "unpckhps"; Unpcklpd "unpcklpd"; Unpckhpd "unpckhpd";
+    Movsldup "movsldup"; Movshdup "movshdup"; Movddup "movddup";
+    Cvtdq2pd "cvtdq2pd";
+}
+
+/// Sign bits of the sixteen bytes.
+#[inline(always)]
+pub(super) fn pmovmskb(value: u128) -> u32 {
+    let out: u32;
+    // SAFETY: one instruction from register to register that touches neither memory nor flags nor MXCSR.
+    unsafe {
+        asm!(
+            "pmovmskb {out:e}, {value}",
+            out = lateout(reg) out,
+            value = in(xmm_reg) pack(value),
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    out
+}
+
+macro_rules! crc32 {
+    ($($name:ident $word:ident $class:ident $text:literal;)*) => {$(
+        /// CRC-32C of `value` after `crc`.
+        #[inline(always)]
+        pub(super) fn $name(crc: u32, value: $word) -> u32 {
+            let mut crc = u64::from(crc);
+            // SAFETY: one instruction from register to register that touches neither memory nor flags.
+            unsafe {
+                asm!(
+                    $text,
+                    crc = inout(reg) crc,
+                    value = in($class) value,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            crc as u32
+        }
+    )*};
+}
+
+crc32! {
+    crc32_u8 u8 reg_byte "crc32 {crc:e}, {value}";
+    crc32_u16 u16 reg "crc32 {crc:e}, {value:x}";
+    crc32_u32 u32 reg "crc32 {crc:e}, {value:e}";
+    crc32_u64 u64 reg "crc32 {crc:r}, {value:r}";
+}
+
+macro_rules! float {
+    ($($name:ident $mnemonic:literal;)*) => {$(
+        pub(super) enum $name {}
+        impl Float for $name {
+            type Left = u128;
+            type Right = u128;
+            type Out = u128;
+            #[inline(always)]
+            fn run(dst: u128, src: u128, mxcsr: &mut u32) -> u128 {
+                let out: __m128i;
+                // SAFETY: `mxcsr` is valid for 4 bytes and has every exception masked and no reserved bit set, so that
+                // neither LDMXCSR nor the instruction can trap; the last instruction restores Rust's MXCSR.
+                unsafe {
+                    asm!(
+                        "ldmxcsr [{mxcsr}]",
+                        concat!($mnemonic, " {dst}, {src}"),
+                        "stmxcsr [{mxcsr}]",
+                        "ldmxcsr [rip + {rust}]",
+                        mxcsr = in(reg) mxcsr,
+                        rust = sym RUST_MXCSR,
+                        dst = inout(xmm_reg) pack(dst) => out,
+                        src = in(xmm_reg) pack(src),
+                        options(nostack, preserves_flags)
+                    );
+                }
+                unpack(out)
+            }
+        }
+    )*};
+}
+
+float! {
+    Addps "addps"; Addpd "addpd"; Addss "addss"; Addsd "addsd";
+    Subps "subps"; Subpd "subpd"; Subss "subss"; Subsd "subsd";
+    Mulps "mulps"; Mulpd "mulpd"; Mulss "mulss"; Mulsd "mulsd";
+    Divps "divps"; Divpd "divpd"; Divss "divss"; Divsd "divsd";
+    Minps "minps"; Minpd "minpd"; Minss "minss"; Minsd "minsd";
+    Maxps "maxps"; Maxpd "maxpd"; Maxss "maxss"; Maxsd "maxsd";
+    Sqrtps "sqrtps"; Sqrtpd "sqrtpd"; Sqrtss "sqrtss"; Sqrtsd "sqrtsd";
+    Haddps "haddps"; Haddpd "haddpd"; Hsubps "hsubps"; Hsubpd "hsubpd";
+    Addsubps "addsubps"; Addsubpd "addsubpd";
+    Cvtps2pd "cvtps2pd"; Cvtpd2ps "cvtpd2ps"; Cvtss2sd "cvtss2sd"; Cvtsd2ss "cvtsd2ss";
+    Cvtdq2ps "cvtdq2ps"; Cvtps2dq "cvtps2dq"; Cvttps2dq "cvttps2dq"; Cvtpd2dq "cvtpd2dq"; Cvttpd2dq "cvttpd2dq";
+}
+
+macro_rules! predicate {
+    ($($name:ident $mnemonic:literal;)*) => {$(
+        /// With predicate `P`, 0-7.
+        pub(super) enum $name<const P: u8> {}
+        impl<const P: u8> Float for $name<P> {
+            type Left = u128;
+            type Right = u128;
+            type Out = u128;
+            #[inline(always)]
+            fn run(dst: u128, src: u128, mxcsr: &mut u32) -> u128 {
+                let out: __m128i;
+                // SAFETY: as for the arithmetic above.
+                unsafe {
+                    asm!(
+                        "ldmxcsr [{mxcsr}]",
+                        concat!($mnemonic, " {dst}, {src}, {predicate}"),
+                        "stmxcsr [{mxcsr}]",
+                        "ldmxcsr [rip + {rust}]",
+                        mxcsr = in(reg) mxcsr,
+                        rust = sym RUST_MXCSR,
+                        predicate = const P,
+                        dst = inout(xmm_reg) pack(dst) => out,
+                        src = in(xmm_reg) pack(src),
+                        options(nostack, preserves_flags)
+                    );
+                }
+                unpack(out)
+            }
+        }
+    )*};
+}
+
+predicate! { Cmpps "cmpps"; Cmppd "cmppd"; Cmpss "cmpss"; Cmpsd "cmpsd"; }
+
+macro_rules! round {
+    ($($name:ident $mnemonic:literal;)*) => {$(
+        /// Rounds as MXCSR says; raises the precision exception unless `QUIET` is 8.
+        pub(super) enum $name<const QUIET: u8> {}
+        impl<const QUIET: u8> Float for $name<QUIET> {
+            type Left = u128;
+            type Right = u128;
+            type Out = u128;
+            #[inline(always)]
+            fn run(dst: u128, src: u128, mxcsr: &mut u32) -> u128 {
+                let out: __m128i;
+                // SAFETY: as for the arithmetic above.
+                unsafe {
+                    asm!(
+                        "ldmxcsr [{mxcsr}]",
+                        concat!($mnemonic, " {dst}, {src}, {control}"),
+                        "stmxcsr [{mxcsr}]",
+                        "ldmxcsr [rip + {rust}]",
+                        mxcsr = in(reg) mxcsr,
+                        rust = sym RUST_MXCSR,
+                        control = const QUIET | 4,
+                        dst = inout(xmm_reg) pack(dst) => out,
+                        src = in(xmm_reg) pack(src),
+                        options(nostack, preserves_flags)
+                    );
+                }
+                unpack(out)
+            }
+        }
+    )*};
+}
+
+round! { Roundps "roundps"; Roundpd "roundpd"; Roundss "roundss"; Roundsd "roundsd"; }
+
+macro_rules! from_integer {
+    ($($name:ident $text:literal;)*) => {$(
+        pub(super) enum $name {}
+        impl Float for $name {
+            type Left = u128;
+            type Right = u64;
+            type Out = u128;
+            #[inline(always)]
+            fn run(dst: u128, src: u64, mxcsr: &mut u32) -> u128 {
+                let out: __m128i;
+                // SAFETY: as for the arithmetic above.
+                unsafe {
+                    asm!(
+                        "ldmxcsr [{mxcsr}]",
+                        $text,
+                        "stmxcsr [{mxcsr}]",
+                        "ldmxcsr [rip + {rust}]",
+                        mxcsr = in(reg) mxcsr,
+                        rust = sym RUST_MXCSR,
+                        dst = inout(xmm_reg) pack(dst) => out,
+                        src = in(reg) src,
+                        options(nostack, preserves_flags)
+                    );
+                }
+                unpack(out)
+            }
+        }
+    )*};
+}
+
+from_integer! {
+    Cvtsi2ss32 "cvtsi2ss {dst}, {src:e}";
+    Cvtsi2ss64 "cvtsi2ss {dst}, {src:r}";
+    Cvtsi2sd64 "cvtsi2sd {dst}, {src:r}";
+}
+
+macro_rules! to_integer {
+    ($($name:ident $text:literal;)*) => {$(
+        pub(super) enum $name {}
+        impl Float for $name {
+            type Left = ();
+            type Right = u128;
+            type Out = u64;
+            #[inline(always)]
+            fn run((): (), src: u128, mxcsr: &mut u32) -> u64 {
+                let out: u64;
+                // SAFETY: as for the arithmetic above.
+                unsafe {
+                    asm!(
+                        "ldmxcsr [{mxcsr}]",
+                        $text,
+                        "stmxcsr [{mxcsr}]",
+                        "ldmxcsr [rip + {rust}]",
+                        mxcsr = in(reg) mxcsr,
+                        rust = sym RUST_MXCSR,
+                        dst = out(reg) out,
+                        src = in(xmm_reg) pack(src),
+                        options(nostack, preserves_flags)
+                    );
+                }
+                out
+            }
+        }
+    )*};
+}
+
+to_integer! {
+    Cvtss2si32 "cvtss2si {dst:e}, {src}"; Cvtss2si64 "cvtss2si {dst:r}, {src}";
+    Cvtsd2si32 "cvtsd2si {dst:e}, {src}"; Cvtsd2si64 "cvtsd2si {dst:r}, {src}";
+    Cvttss2si32 "cvttss2si {dst:e}, {src}"; Cvttss2si64 "cvttss2si {dst:r}, {src}";
+    Cvttsd2si32 "cvttsd2si {dst:e}, {src}"; Cvttsd2si64 "cvttsd2si {dst:r}, {src}";
+}
+
+/// ZF, PF and CF of a scalar comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Order {
+    pub zf: bool,
+    pub pf: bool,
+    pub cf: bool,
+}
+
+macro_rules! order {
+    ($($name:ident $mnemonic:literal;)*) => {$(
+        pub(super) enum $name {}
+        impl Float for $name {
+            type Left = u128;
+            type Right = u128;
+            type Out = Order;
+            #[inline(always)]
+            fn run(dst: u128, src: u128, mxcsr: &mut u32) -> Order {
+                let (zf, pf, cf): (u8, u8, u8);
+                // SAFETY: as for the arithmetic above; EFLAGS are clobbered.
+                unsafe {
+                    asm!(
+                        "ldmxcsr [{mxcsr}]",
+                        concat!($mnemonic, " {dst}, {src}"),
+                        "setz {zf}",
+                        "setp {pf}",
+                        "setc {cf}",
+                        "stmxcsr [{mxcsr}]",
+                        "ldmxcsr [rip + {rust}]",
+                        mxcsr = in(reg) mxcsr,
+                        rust = sym RUST_MXCSR,
+                        dst = in(xmm_reg) pack(dst),
+                        src = in(xmm_reg) pack(src),
+                        zf = out(reg_byte) zf,
+                        pf = out(reg_byte) pf,
+                        cf = out(reg_byte) cf,
+                        options(nostack)
+                    );
+                }
+                Order { zf: zf != 0, pf: pf != 0, cf: cf != 0 }
+            }
+        }
+    )*};
+}
+
+order! { Comiss "comiss"; Comisd "comisd"; Ucomiss "ucomiss"; Ucomisd "ucomisd"; }

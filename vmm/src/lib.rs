@@ -1,1 +1,10 @@
+//! The machine: memory system, boot protocols, firmware tables, engines, clock, command line and reports.
+//!
+//! `devices`, `cache-model` and `x86-cpu` know nothing of one another; this crate composes them.
 
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+compile_error!("staleline runs on Linux on x86-64 hosts only");
+
+pub mod boot;
+pub mod clock;
+pub mod memory;

@@ -1,0 +1,223 @@
+//! Guest RAM: a memfd, mapped in one or two regions.
+//!
+//! Pages come into being when the guest first touches them. Frames are found by arithmetic alone, since the software CPU
+//! asks for one at every miss of its TLB.
+
+use super::layout::{HIGH_RAM, PAGE, RAM_MAX, RAM_MIN, split_ram};
+use std::fs::File;
+use std::io;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use vm_memory::mmap::MmapRegionError;
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionCollectionError, GuestRegionMmap, MmapRegion,
+};
+
+/// RAM cannot be provided.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    #[error("memory of {0} bytes is too little: the machine needs at least {RAM_MIN} bytes")]
+    TooLittle(u64),
+    #[error("memory of {0} bytes is more than the {RAM_MAX} bytes this machine can have")]
+    TooMuch(u64),
+    #[error("memory size of {0} bytes is not a multiple of {PAGE}")]
+    Unaligned(u64),
+    #[error("the host cannot provide {size} bytes of memory: {source}")]
+    Host { size: u64, source: io::Error },
+    #[error("guest RAM cannot be mapped: {0}")]
+    Map(#[from] MmapRegionError),
+    #[error("guest RAM cannot be laid out: {0}")]
+    Layout(#[from] GuestRegionCollectionError),
+}
+
+/// Memory that the guest wants is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no RAM at {address:#x} ({length} bytes)")]
+pub struct NotRam {
+    pub address: u64,
+    pub length: u64,
+}
+
+/// Guest RAM.
+#[derive(Debug, Clone)]
+pub struct GuestRam {
+    memory: GuestMemoryMmap,
+    size: u64,
+    /// Host base and size of the region at 0, then of the one at [`HIGH_RAM`].
+    low: Span,
+    high: Span,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    host: NonNull<u8>,
+    size: u64,
+}
+
+impl GuestRam {
+    /// Maps `size` bytes of zeroed RAM.
+    ///
+    /// # Errors
+    /// [`RamError`] if the size is out of bounds or the host refuses.
+    pub fn new(size: u64) -> Result<Self, RamError> {
+        match size {
+            _ if size < RAM_MIN => return Err(RamError::TooLittle(size)),
+            _ if size > RAM_MAX => return Err(RamError::TooMuch(size)),
+            _ if size % PAGE != 0 => return Err(RamError::Unaligned(size)),
+            _ => {}
+        }
+        let file = memfd::create(size).map_err(|source| RamError::Host { size, source })?;
+        let file = Arc::new(file);
+        let (low_size, high_size) = split_ram(size);
+        let map = |offset: u64, length: u64, base: u64| -> Result<GuestRegionMmap, RamError> {
+            let length = usize::try_from(length).map_err(|_| RamError::TooMuch(size))?;
+            let mapping = MmapRegion::from_file(FileOffset::from_arc(Arc::clone(&file), offset), length)?;
+            GuestRegionMmap::new(mapping, GuestAddress(base)).ok_or(RamError::TooMuch(size))
+        };
+        let mut regions = vec![map(0, low_size, 0)?];
+        if high_size != 0 {
+            regions.push(map(low_size, high_size, HIGH_RAM)?);
+        }
+        let memory = GuestMemoryMmap::from_regions(regions)?;
+        let span = |base: u64| {
+            let region = memory.find_region(GuestAddress(base));
+            region.map_or(Span { host: NonNull::dangling(), size: 0 }, |region| Span {
+                host: NonNull::new(region.as_ptr()).unwrap_or(NonNull::dangling()),
+                size: region.len(),
+            })
+        };
+        let (low, high) = (span(0), span(HIGH_RAM));
+        Ok(Self { low, high, memory, size })
+    }
+
+    /// Bytes of RAM.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The first address beyond RAM below 3 GiB.
+    #[must_use]
+    pub fn low_end(&self) -> u64 {
+        self.low.size
+    }
+
+    /// Bytes of RAM above 4 GiB.
+    #[must_use]
+    pub fn high_size(&self) -> u64 {
+        self.high.size
+    }
+
+    /// Host address of the frame of RAM at guest-physical `frame` (low 12 bits zero).
+    #[inline]
+    #[must_use]
+    pub fn frame(&self, frame: u64) -> Option<NonNull<u8>> {
+        let (span, offset) = if frame < self.low.size {
+            (&self.low, frame)
+        } else {
+            let offset = frame.wrapping_sub(HIGH_RAM);
+            if offset >= self.high.size {
+                return None;
+            }
+            (&self.high, offset)
+        };
+        NonNull::new(span.host.as_ptr().wrapping_add(offset as usize))
+    }
+
+    /// Whether all of `length` bytes at `address` are RAM.
+    #[must_use]
+    pub fn contains(&self, address: u64, length: u64) -> bool {
+        let fits = |base: u64, size: u64| {
+            address.checked_sub(base).is_some_and(|offset| offset <= size && length <= size - offset)
+        };
+        fits(0, self.low.size) || fits(HIGH_RAM, self.high.size)
+    }
+
+    /// Copies RAM at `address` into `data`.
+    ///
+    /// # Errors
+    /// [`NotRam`] unless all of it is RAM.
+    pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), NotRam> {
+        let length = data.len() as u64;
+        self.memory.read_slice(data, GuestAddress(address)).map_err(|_| NotRam { address, length })
+    }
+
+    /// Copies `data` into RAM at `address`.
+    ///
+    /// # Errors
+    /// [`NotRam`] unless all of it is RAM; a part before the end of RAM may have been written.
+    pub fn write(&self, address: u64, data: &[u8]) -> Result<(), NotRam> {
+        let length = data.len() as u64;
+        self.memory.write_slice(data, GuestAddress(address)).map_err(|_| NotRam { address, length })
+    }
+
+    /// The `vm-memory` view of RAM.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+}
+
+/// Creating the file behind RAM: the one system call of this module.
+mod memfd {
+    use super::File;
+    use std::io;
+    use std::os::fd::FromRawFd;
+
+    /// An anonymous file of `size` bytes, all holes.
+    pub(super) fn create(size: u64) -> io::Result<File> {
+        // SAFETY: the name is a NUL-terminated string; the call has no other memory operand.
+        let fd = unsafe { libc::memfd_create(c"staleline-ram".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: `fd` has just been opened and belongs to nobody else.
+        let file = unsafe { File::from_raw_fd(fd) };
+        file.set_len(size)?;
+        Ok(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{GIB, MIB};
+    use super::*;
+
+    #[test]
+    fn frames_are_where_the_bytes_are() {
+        let ram = GuestRam::new(5 * GIB).unwrap();
+        for address in [0, 0x1000, 3 * GIB - PAGE, HIGH_RAM, HIGH_RAM + 2 * GIB - PAGE] {
+            ram.write(address, &address.to_le_bytes()).unwrap();
+            let frame = ram.frame(address).unwrap();
+            // SAFETY: the frame belongs to `ram`, which is alive, and nobody writes it meanwhile.
+            assert_eq!(unsafe { frame.cast::<u64>().read_unaligned() }, address);
+        }
+        for address in [3 * GIB, HIGH_RAM - PAGE, HIGH_RAM + 2 * GIB, !0xfff] {
+            assert!(ram.frame(address).is_none(), "{address:#x}");
+            assert_eq!(ram.read(address, &mut [0]), Err(NotRam { address, length: 1 }));
+        }
+        assert!(ram.contains(3 * GIB - 4, 4) && !ram.contains(3 * GIB - 4, 5));
+        assert!(ram.contains(HIGH_RAM, 2 * GIB) && !ram.contains(HIGH_RAM, 2 * GIB + 1));
+        assert!(!ram.contains(u64::MAX, 2) && !ram.contains(1, u64::MAX));
+    }
+
+    #[test]
+    fn untouched_ram_is_not_resident() {
+        let ram = GuestRam::new(64 * MIB).unwrap();
+        ram.write(MIB, &[1; 3 * PAGE as usize]).unwrap();
+        let blocks = {
+            use std::os::unix::fs::MetadataExt;
+            let region = ram.memory.iter().next().unwrap();
+            region.file_offset().unwrap().file().metadata().unwrap().blocks()
+        };
+        assert_eq!(blocks * 512, 3 * PAGE);
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        assert!(matches!(GuestRam::new(MIB), Err(RamError::TooLittle(_))));
+        assert!(matches!(GuestRam::new(RAM_MAX + PAGE), Err(RamError::TooMuch(_))));
+        assert!(matches!(GuestRam::new(64 * MIB + 1), Err(RamError::Unaligned(_))));
+    }
+}

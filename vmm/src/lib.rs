@@ -7,4 +7,6 @@ compile_error!("staleline runs on Linux on x86-64 hosts only");
 
 pub mod boot;
 pub mod clock;
+pub mod engine;
+pub mod machine;
 pub mod memory;

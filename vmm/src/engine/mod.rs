@@ -1,0 +1,79 @@
+//! Engines: what runs the vCPUs of a machine.
+
+mod kick;
+pub mod soft;
+
+pub use kick::Kick;
+pub use soft::SoftEngine;
+
+use crate::boot::CpuState;
+use crate::machine::Machine;
+use devices::bus::{Nanos, PowerRequest};
+
+/// Why an engine came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Virtual time has reached the limit given.
+    Deadline,
+    /// Somebody wants the machine's owner to look outside ([`Kick`]).
+    Kicked,
+    /// A serial port has sent enough that it should be drained, or a while has passed.
+    Output,
+    /// All vCPUs are halted; the next event is at this time. Nothing is lost by waiting for host input first.
+    Idle(Option<Nanos>),
+    /// All vCPUs are halted and nothing inside or outside the machine can wake them.
+    Dead,
+    /// A triple fault.
+    Shutdown { cpu: u32 },
+    /// The guest asked the power logic for something.
+    Power(PowerRequest),
+}
+
+/// What an engine has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Instructions retired by all vCPUs together.
+    pub instructions: u64,
+    /// Virtual time: instructions retired, and the time skipped while all vCPUs were idle.
+    pub now: Nanos,
+}
+
+/// An engine cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("there is no vCPU {0}")]
+    NoVcpu(u32),
+}
+
+/// Runs the vCPUs of one machine.
+///
+/// [`Engine::create_vcpus`] comes first; the others only after it. State may be read and written only between calls of
+/// [`Engine::run`].
+pub trait Engine {
+    /// Creates `count` vCPUs: the first starts in state `boot`, the others wait for a start-up IPI.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine cannot have that many.
+    fn create_vcpus(&mut self, count: u32, boot: &CpuState) -> Result<(), EngineError>;
+    /// Runs until virtual time `until`, or until something needs the machine's owner.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the engine fails.
+    fn run(&mut self, machine: &mut Machine, until: Nanos) -> Result<Exit, EngineError>;
+    /// Moves virtual time on to `to` while all vCPUs are idle.
+    fn skip_to(&mut self, to: Nanos);
+    /// What makes [`Engine::run`] come back soon, from another thread.
+    fn kick(&self) -> Kick;
+    /// How far the machine has come.
+    fn progress(&self) -> Progress;
+    /// The architectural state of a vCPU.
+    ///
+    /// # Errors
+    /// [`EngineError::NoVcpu`].
+    fn state(&self, cpu: u32) -> Result<CpuState, EngineError>;
+    /// Sets the architectural state of a vCPU.
+    ///
+    /// # Errors
+    /// [`EngineError::NoVcpu`].
+    fn set_state(&mut self, cpu: u32, state: &CpuState) -> Result<(), EngineError>;
+}

@@ -1,0 +1,231 @@
+//! The software engine: all vCPUs on one host thread, in a fixed quantum, deterministic.
+
+use super::{Engine, EngineError, Exit, Kick, Progress};
+use crate::boot::CpuState;
+use crate::machine::Machine;
+use crate::memory::layout::{GIB, LOW_RAM_MAX, PCI_WINDOW_64};
+use devices::bus::Nanos;
+use x86_cpu::flags::bits;
+use x86_cpu::{Activity, CodeCache, Segment, Vcpu, seg};
+
+/// Instructions that a vCPU runs before the next one has its turn.
+const QUANTUM: u64 = 10_000;
+/// Instructions between looks at the outside world. Independent of the host, so that runs are alike.
+const OUTSIDE_INTERVAL: u64 = 200_000;
+
+/// The engine, with its vCPUs and decoded code.
+#[derive(Debug, Default)]
+pub struct SoftEngine {
+    vcpus: Vec<Vcpu>,
+    /// TSC adjustment of each vCPU that its local APIC's timer knows of.
+    tsc_adjust: Vec<i64>,
+    code: CodeCache<Machine>,
+    kick: Kick,
+    now: Nanos,
+    /// Virtual time skipped while idle.
+    skipped: Nanos,
+    /// The vCPU whose turn it is.
+    turn: usize,
+}
+
+/// What a vCPU's turn has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It can go on.
+    Runnable,
+    /// It cannot, or would rather not: PAUSE, HLT.
+    Over,
+    Shutdown,
+}
+
+impl SoftEngine {
+    /// An engine without vCPUs.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Gives the vCPU whose turn it is its quantum, ending at `limit` at the latest.
+    fn run_turn(&mut self, machine: &mut Machine, limit: Nanos) -> Option<Turn> {
+        let vcpu = self.vcpus.get_mut(self.turn)?;
+        let (exit, now) = x86_cpu::run(vcpu, machine, &mut self.code, self.now, limit);
+        self.now = now;
+        if let Some(known) = self.tsc_adjust.get_mut(self.turn)
+            && *known != vcpu.msr.tsc_adjust
+        {
+            *known = vcpu.msr.tsc_adjust;
+            if let Some(apic) = machine.interrupts_mut().apic_mut(self.turn) {
+                apic.set_tsc_offset(vcpu.msr.tsc_adjust as u64, now);
+            }
+        }
+        Some(match exit {
+            x86_cpu::Exit::Deadline | x86_cpu::Exit::Attention => Turn::Runnable,
+            x86_cpu::Exit::Yield | x86_cpu::Exit::Halted | x86_cpu::Exit::WaitForSipi => Turn::Over,
+            x86_cpu::Exit::Shutdown => Turn::Shutdown,
+        })
+    }
+
+    /// Whether a vCPU has something to do: it runs, or what waits for it will wake it.
+    fn is_runnable(&self, machine: &Machine, index: usize) -> bool {
+        let Some(vcpu) = self.vcpus.get(index) else { return false };
+        let interrupts = machine.interrupts();
+        match vcpu.activity {
+            Activity::Running => true,
+            Activity::Halted => {
+                let nmi = interrupts.apic(index).is_some_and(|apic| apic.nmi_pending());
+                nmi && !vcpu.nmi_blocked
+                    || vcpu.system_flags & bits::IF != 0 && interrupts.interrupt_pending(index)
+            }
+            Activity::WaitForSipi | Activity::Shutdown => false,
+        }
+    }
+
+    /// Acts on INIT and start-up messages (SDM volume 3A, 9.4.1 and 11.6.1).
+    fn take_startup(&mut self, machine: &mut Machine) {
+        for (index, vcpu) in self.vcpus.iter_mut().enumerate() {
+            let Some(apic) = machine.interrupts_mut().apic_mut(index) else { continue };
+            if apic.take_init() {
+                let old = std::mem::replace(vcpu, Vcpu::new(vcpu.id));
+                vcpu.msr.mtrr = old.msr.mtrr;
+                vcpu.msr.tsc_adjust = old.msr.tsc_adjust;
+                if index != 0 {
+                    vcpu.activity = Activity::WaitForSipi;
+                }
+            }
+            if let Some(vector) = apic.take_sipi()
+                && vcpu.activity == Activity::WaitForSipi
+            {
+                vcpu.set_segment(seg::CS, Segment::real(u16::from(vector) << 8, true));
+                vcpu.rip = 0;
+                vcpu.activity = Activity::Running;
+            }
+        }
+    }
+
+    /// Whether an interrupt could ever wake a vCPU.
+    fn can_be_woken(&self) -> bool {
+        self.vcpus.iter().any(|vcpu| vcpu.activity == Activity::Halted && vcpu.system_flags & bits::IF != 0)
+    }
+}
+
+/// Firmware's memory types: everything is write-back but the PCI holes (SDM volume 3A, 12.11).
+fn set_uncacheable(vcpu: &mut Vcpu) {
+    for (base, size) in [(LOW_RAM_MAX, GIB), (PCI_WINDOW_64.start, PCI_WINDOW_64.size)] {
+        let fits = vcpu.msr.mtrr.set_uncacheable(base, size);
+        debug_assert!(fits, "the variable MTRRs suffice for both holes");
+    }
+}
+
+impl Engine for SoftEngine {
+    fn create_vcpus(&mut self, count: u32, boot: &CpuState) -> Result<(), EngineError> {
+        self.vcpus = (0..count).map(Vcpu::new).collect();
+        self.tsc_adjust = vec![0; self.vcpus.len()];
+        for vcpu in &mut self.vcpus {
+            set_uncacheable(vcpu);
+            if vcpu.id != 0 {
+                vcpu.activity = Activity::WaitForSipi;
+            }
+        }
+        self.set_state(0, boot)
+    }
+
+    fn run(&mut self, machine: &mut Machine, until: Nanos) -> Result<Exit, EngineError> {
+        let outside = self.now.saturating_add(OUTSIDE_INTERVAL);
+        loop {
+            machine.advance(self.now);
+            if let Some(request) = machine.take_power_request() {
+                return Ok(Exit::Power(request));
+            }
+            if self.kick.take() {
+                return Ok(Exit::Kicked);
+            }
+            if self.now >= until {
+                return Ok(Exit::Deadline);
+            }
+            if self.now >= outside {
+                return Ok(Exit::Output);
+            }
+            self.take_startup(machine);
+            let count = self.vcpus.len();
+            let next = (0..count).map(|offset| (self.turn + offset) % count);
+            let Some(index) = next.into_iter().find(|&index| self.is_runnable(machine, index)) else {
+                return Ok(match machine.next_event() {
+                    None if !self.can_be_woken() => Exit::Dead,
+                    next => Exit::Idle(next),
+                });
+            };
+            self.turn = index;
+            let quantum_end = self.now.saturating_add(QUANTUM);
+            let limit = machine.next_event().unwrap_or(Nanos::MAX).min(until).min(outside).min(quantum_end);
+            let mut turn = Turn::Runnable;
+            while turn == Turn::Runnable && self.now < limit {
+                let before = self.now;
+                turn = self.run_turn(machine, limit).ok_or(EngineError::NoVcpu(index as u32))?;
+                // An access may have moved the next event or asked for something: look before going on. So does a
+                // vCPU that retires nothing (a fault that raises itself for ever).
+                if machine.needs_attention(limit) || self.now == before {
+                    break;
+                }
+            }
+            if turn == Turn::Shutdown {
+                return Ok(Exit::Shutdown { cpu: index as u32 });
+            }
+            if turn == Turn::Over || self.now >= quantum_end {
+                self.turn = (index + 1) % count;
+            }
+        }
+    }
+
+    fn skip_to(&mut self, to: Nanos) {
+        self.skipped += to.saturating_sub(self.now);
+        self.now = self.now.max(to);
+    }
+
+    fn kick(&self) -> Kick {
+        self.kick.clone()
+    }
+
+    fn progress(&self) -> Progress {
+        Progress { instructions: self.now - self.skipped, now: self.now }
+    }
+
+    fn state(&self, cpu: u32) -> Result<CpuState, EngineError> {
+        let vcpu = self.vcpus.get(cpu as usize).ok_or(EngineError::NoVcpu(cpu))?;
+        let mut gpr = [0; 16];
+        for (value, register) in gpr.iter_mut().zip(vcpu.gpr) {
+            *value = register;
+        }
+        Ok(CpuState {
+            gpr,
+            rip: vcpu.rip,
+            rflags: vcpu.rflags(),
+            segments: vcpu.segs,
+            ldtr: vcpu.ldtr,
+            tr: vcpu.tr,
+            gdtr: vcpu.gdtr,
+            idtr: vcpu.idtr,
+            cr0: vcpu.cr0,
+            cr3: vcpu.cr3,
+            cr4: vcpu.cr4,
+            efer: vcpu.efer,
+        })
+    }
+
+    fn set_state(&mut self, cpu: u32, state: &CpuState) -> Result<(), EngineError> {
+        let vcpu = self.vcpus.get_mut(cpu as usize).ok_or(EngineError::NoVcpu(cpu))?;
+        for (register, value) in vcpu.gpr.iter_mut().zip(state.gpr) {
+            *register = value;
+        }
+        vcpu.rip = state.rip;
+        (vcpu.cr0, vcpu.cr3, vcpu.cr4, vcpu.efer) = (state.cr0, state.cr3, state.cr4, state.efer);
+        (vcpu.ldtr, vcpu.tr, vcpu.gdtr, vcpu.idtr) = (state.ldtr, state.tr, state.gdtr, state.idtr);
+        vcpu.cpl = state.segments[seg::SS].dpl();
+        vcpu.set_rflags(state.rflags);
+        for (index, segment) in state.segments.into_iter().enumerate() {
+            vcpu.set_segment(index, segment);
+        }
+        vcpu.update_mode();
+        vcpu.attention = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! What devices share: interrupt controllers, pending events, the power logic, time.
+
+use crate::clock::events::Source;
+use crate::clock::{EventId, EventQueue};
+use crate::memory::{GuestRam, dma};
+use devices::bus::{Nanos, Platform, PowerRequest};
+use devices::dma::{AtomicOp, DmaAttrs, DmaError};
+use devices::interrupt::{ApicClock, Interrupts, InterruptsConfig};
+use devices::pci::{Bdf, Host, Slot};
+use x86_cpu::CodePages;
+
+/// MAXPHYADDR of the vCPUs.
+const PHYSICAL_BITS: u8 = 46;
+
+/// Shared state behind the contexts that devices are lent.
+#[derive(Debug, Clone)]
+pub(super) struct Board {
+    pub interrupts: Interrupts,
+    pub events: EventQueue,
+    /// The first request that has not been taken yet.
+    pub power: Option<PowerRequest>,
+    /// Virtual time of the access being made.
+    pub now: Nanos,
+}
+
+impl Board {
+    pub(super) fn new(cpus: u32) -> Self {
+        let config = InterruptsConfig { cpus, clock: ApicClock::default(), physical_bits: PHYSICAL_BITS };
+        let mut interrupts = Interrupts::new(&config);
+        interrupts.enter_virtual_wire();
+        Self { interrupts, events: EventQueue::default(), power: None, now: 0 }
+    }
+}
+
+/// The machine as one platform device sees it during one call.
+pub(super) struct PlatformPort<'a> {
+    pub source: Source,
+    pub board: &'a mut Board,
+}
+
+impl Platform for PlatformPort<'_> {
+    fn now(&self) -> Nanos {
+        self.board.now
+    }
+    fn set_irq(&mut self, gsi: u32, high: bool) {
+        self.board.interrupts.set_gsi(gsi, high);
+    }
+    fn schedule(&mut self, at: Nanos, token: u32) {
+        self.board.events.schedule(at, EventId { source: self.source, token });
+    }
+    fn cancel(&mut self, token: u32) {
+        self.board.events.cancel(EventId { source: self.source, token });
+    }
+    fn power(&mut self, request: PowerRequest) {
+        self.board.power.get_or_insert(request);
+    }
+}
+
+/// The machine as the root complex sees it during one call.
+pub(super) struct PciHost<'a> {
+    pub ram: &'a GuestRam,
+    pub code: &'a mut CodePages,
+    pub board: &'a mut Board,
+}
+
+impl Host for PciHost<'_> {
+    fn now(&self) -> Nanos {
+        self.board.now
+    }
+    fn dma_read(&mut self, _: Bdf, iova: u64, buf: &mut [u8], _: DmaAttrs) -> Result<(), DmaError> {
+        dma::read(self.ram, iova, buf)
+    }
+    fn dma_write(&mut self, _: Bdf, iova: u64, data: &[u8], _: DmaAttrs) -> Result<(), DmaError> {
+        dma::write(self.ram, self.code, iova, data)
+    }
+    fn dma_atomic(&mut self, _: Bdf, iova: u64, op: AtomicOp, _: DmaAttrs) -> Result<u64, DmaError> {
+        dma::atomic(self.ram, self.code, iova, op)
+    }
+    /// Writes reach RAM at once: there is nothing to wait for.
+    fn dma_flush(&mut self, _: Bdf) {}
+    fn deliver_msi(&mut self, from: Bdf, address: u64, data: u32) {
+        if !self.board.interrupts.deliver_msi(address, data)
+            && let Err(error) = dma::write(self.ram, self.code, address, &data.to_le_bytes())
+        {
+            log::debug!("{from}: interrupt message lost: {error}");
+        }
+    }
+    fn schedule(&mut self, slot: Slot, token: u32, at: Nanos) {
+        self.board.events.schedule(at, EventId { source: Source::Pci(slot), token });
+    }
+    fn cancel(&mut self, slot: Slot, token: u32) {
+        self.board.events.cancel(EventId { source: Source::Pci(slot), token });
+    }
+    fn cancel_all(&mut self, slot: Slot) {
+        self.board.events.cancel_all(Source::Pci(slot));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::layout::MIB;
+
+    #[test]
+    fn a_message_to_ram_is_a_write() {
+        let ram = GuestRam::new(8 * MIB).unwrap();
+        let (mut code, mut board) = (CodePages::default(), Board::new(1));
+        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board };
+        host.deliver_msi(Bdf::new(1, 0, 0), 0x5000, 0xabcd);
+        host.deliver_msi(Bdf::new(1, 0, 0), u64::MAX, 0xabcd);
+        let mut word = [0; 4];
+        ram.read(0x5000, &mut word).unwrap();
+        assert_eq!(u32::from_le_bytes(word), 0xabcd);
+    }
+
+    #[test]
+    fn the_first_power_request_counts() {
+        let mut board = Board::new(1);
+        let mut port = PlatformPort { source: Source::Platform(0), board: &mut board };
+        port.power(PowerRequest::Off);
+        port.power(PowerRequest::Reset);
+        assert_eq!(board.power, Some(PowerRequest::Off));
+    }
+}

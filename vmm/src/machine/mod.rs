@@ -1,0 +1,184 @@
+//! The machine: RAM, devices and interrupt controllers put together, seen by engines through a few methods.
+
+mod board;
+mod bus;
+pub mod device;
+mod ports;
+mod random;
+mod world;
+
+pub use device::{DeviceError, DeviceSpec};
+
+use crate::clock::EventId;
+use crate::clock::events::Source;
+use crate::memory::layout::{PCI_WINDOW_32, PCI_WINDOW_64};
+use crate::memory::{GuestRam, RamError};
+use board::{Board, PciHost, PlatformPort};
+use devices::bus::{AccessLog, Nanos, PowerRequest, RangeError};
+use devices::interrupt::Interrupts;
+use devices::pci::{AssignError, AttachError, ResourceWindows, RootComplex};
+use ports::PortDevices;
+use random::Random;
+use x86_cpu::CodePages;
+
+/// Which machine to build.
+#[derive(Debug, Clone)]
+pub struct MachineConfig {
+    /// Bytes of RAM.
+    pub memory: u64,
+    pub cpus: u32,
+    /// Seed of everything random in the machine.
+    pub seed: u64,
+    pub devices: Vec<DeviceSpec>,
+}
+
+/// The machine cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    #[error(transparent)]
+    Ram(#[from] RamError),
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Assign(#[from] AssignError),
+    #[error(transparent)]
+    Ports(#[from] RangeError),
+    #[error("device {0}: all eight PCI slots are taken")]
+    NoFreeSlot(String),
+}
+
+/// A serial port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// The first: the console.
+    Console = 0,
+    /// The second: the channel to our init.
+    Channel = 1,
+}
+
+/// Everything but the vCPUs: plain data, and the mapping of RAM.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    ram: GuestRam,
+    code: CodePages,
+    board: Board,
+    ports: PortDevices,
+    pci: RootComplex,
+    random: Random,
+    log: AccessLog,
+}
+
+impl Machine {
+    /// Builds the machine and does the firmware's work on it.
+    ///
+    /// # Errors
+    /// [`MachineError`] if RAM cannot be had or a device does not fit.
+    pub fn new(config: &MachineConfig) -> Result<Self, MachineError> {
+        let ram = GuestRam::new(config.memory)?;
+        let mut pci = RootComplex::new();
+        // Devices with a place of their own first: the others take what is left.
+        let (placed, floating): (Vec<_>, Vec<_>) =
+            config.devices.iter().partition(|device| device.fixed_slot().is_some());
+        for device in placed.into_iter().chain(floating) {
+            let free = || pci.free_slot().ok_or_else(|| MachineError::NoFreeSlot(device.kind.clone()));
+            let slot = device.fixed_slot().map_or_else(free, Ok)?;
+            pci.attach(slot, device.build()?)?;
+        }
+        pci.assign_resources(&ResourceWindows {
+            memory32: (PCI_WINDOW_32.start, PCI_WINDOW_32.last()),
+            memory64: (PCI_WINDOW_64.start, PCI_WINDOW_64.last()),
+        })?;
+        Ok(Self {
+            ports: PortDevices::new(&ram)?,
+            board: Board::new(config.cpus),
+            pci,
+            ram,
+            code: CodePages::default(),
+            random: Random::new(config.seed),
+            log: AccessLog::default(),
+        })
+    }
+
+    /// Guest RAM.
+    #[must_use]
+    pub fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// The interrupt controllers.
+    #[must_use]
+    pub fn interrupts(&self) -> &Interrupts {
+        &self.board.interrupts
+    }
+
+    /// The interrupt controllers, for what a vCPU takes from them.
+    pub fn interrupts_mut(&mut self) -> &mut Interrupts {
+        &mut self.board.interrupts
+    }
+
+    /// Virtual time of the next thing that happens by itself.
+    #[must_use]
+    pub fn next_event(&self) -> Option<Nanos> {
+        let timer = self.board.interrupts.next_deadline();
+        match (self.board.events.next(), timer) {
+            (Some(event), Some(timer)) => Some(event.min(timer)),
+            (event, timer) => event.or(timer),
+        }
+    }
+
+    /// Has everything happen that is due at `now`.
+    pub fn advance(&mut self, now: Nanos) {
+        self.board.now = self.board.now.max(now);
+        self.board.interrupts.advance(now);
+        while let Some(EventId { source, token }) = self.board.events.take_due(now) {
+            match source {
+                Source::Platform(index) => self.ports.event(index, token, &mut self.board),
+                Source::Pci(slot) => {
+                    let mut host = PciHost { ram: &self.ram, code: &mut self.code, board: &mut self.board };
+                    self.pci.event(slot, token, &mut host);
+                }
+            }
+        }
+    }
+
+    /// Whether an engine that runs towards `limit` must look at the machine first: something happens before, or the
+    /// guest has asked for something.
+    #[must_use]
+    pub fn needs_attention(&self, limit: Nanos) -> bool {
+        self.board.power.is_some() || self.next_event().is_some_and(|at| at < limit)
+    }
+
+    /// What the guest has asked of the power logic since the last call.
+    pub fn take_power_request(&mut self) -> Option<PowerRequest> {
+        self.board.power.take()
+    }
+
+    /// Gives host input to a serial port; returns how many bytes it took.
+    pub fn serial_input(&mut self, port: Port, bytes: &[u8]) -> usize {
+        let serial = self.ports.serial_mut(port);
+        serial.enqueue_input(
+            bytes,
+            &mut PlatformPort { source: Source::Platform(port as usize), board: &mut self.board },
+        )
+    }
+
+    /// Bytes of host input that a serial port can still take.
+    #[must_use]
+    pub fn serial_room(&self, port: Port) -> usize {
+        self.ports.serial(port).input_room()
+    }
+
+    /// What the guest has sent on a serial port since the last call.
+    pub fn serial_output(&mut self, port: Port) -> Option<Vec<u8>> {
+        let serial = self.ports.serial_mut(port);
+        serial.has_output().then(|| serial.take_output())
+    }
+
+    /// The root complex and what is attached to it.
+    #[must_use]
+    pub fn pci(&self) -> &RootComplex {
+        &self.pci
+    }
+}

@@ -1,0 +1,65 @@
+//! The machine as its software vCPUs see it.
+
+use super::Machine;
+use std::ptr::NonNull;
+use x86_cpu::{CodePages, World};
+
+// SAFETY: `ram_frame` returns addresses within the mapping of `self.ram`, which lives as long as the machine. The
+// machine holds no Rust reference into that mapping: it reads and writes it through vm-memory's volatile accesses.
+unsafe impl World for Machine {
+    const HOOKED: bool = false;
+
+    #[inline]
+    fn ram_frame(&mut self, frame: u64) -> Option<NonNull<u8>> {
+        self.ram.frame(frame)
+    }
+    fn read(&mut self, cpu: u32, now: u64, address: u64, data: &mut [u8]) {
+        self.mmio_read(cpu, now, address, data);
+    }
+    fn write(&mut self, cpu: u32, now: u64, address: u64, data: &[u8]) {
+        self.mmio_write(cpu, now, address, data);
+    }
+    fn io_read(&mut self, _cpu: u32, now: u64, port: u16, size: u8) -> u32 {
+        let mut bytes = [0; 4];
+        if let Some(data) = bytes.get_mut(..usize::from(size)) {
+            self.port_read(now, port, data);
+        }
+        u32::from_le_bytes(bytes)
+    }
+    fn io_write(&mut self, _cpu: u32, now: u64, port: u16, size: u8, value: u32) {
+        if let Some(data) = value.to_le_bytes().get(..usize::from(size)) {
+            self.port_write(now, port, data);
+        }
+    }
+    fn read_msr(&mut self, cpu: u32, now: u64, index: u32) -> Option<u64> {
+        self.apic_read_msr(cpu, now, index)
+    }
+    fn write_msr(&mut self, cpu: u32, now: u64, index: u32, value: u64) -> Option<()> {
+        self.apic_write_msr(cpu, now, index, value)
+    }
+    fn task_priority(&mut self, cpu: u32) -> u8 {
+        self.interrupts().apic(cpu as usize).map_or(0, |apic| apic.cr8())
+    }
+    fn set_task_priority(&mut self, cpu: u32, class: u8) {
+        if let Some(apic) = self.interrupts_mut().apic_mut(cpu as usize) {
+            apic.set_cr8(class);
+        }
+    }
+    #[inline]
+    fn interrupt_pending(&mut self, cpu: u32) -> bool {
+        self.interrupts().interrupt_pending(cpu as usize)
+    }
+    fn acknowledge_interrupt(&mut self, cpu: u32, _now: u64) -> Option<u8> {
+        let interrupts = self.interrupts_mut();
+        interrupts.interrupt_pending(cpu as usize).then(|| interrupts.acknowledge(cpu as usize))
+    }
+    fn take_nmi(&mut self, cpu: u32) -> bool {
+        self.interrupts_mut().apic_mut(cpu as usize).is_some_and(|apic| apic.take_nmi())
+    }
+    fn random(&mut self) -> u64 {
+        self.random.next()
+    }
+    fn code_pages(&mut self) -> &mut CodePages {
+        &mut self.code
+    }
+}

@@ -1,0 +1,122 @@
+//! The host's processor as oracle for user-mode instructions.
+//!
+//! Every instruction form that CPUID advertises runs natively and in the interpreter from the same random states;
+//! registers, defined flags, memory and faults must agree. A form is one `Code` of the decoder. A form that is neither
+//! compared nor excluded with a reason fails the test, so that none is forgotten.
+//!
+//! Environment: `DIFFERENTIAL_CASES` states a form, `DIFFERENTIAL_SEED`, and to repeat one thing `DIFFERENTIAL_FORM` (a
+//! `Code` name, or a part of one) and `DIFFERENTIAL_CASE`.
+
+#[path = "differential/compare.rs"]
+mod compare;
+#[path = "differential/forms.rs"]
+mod forms;
+#[path = "differential/generate.rs"]
+mod generate;
+#[path = "differential/interp.rs"]
+mod interp;
+#[path = "differential/lab.rs"]
+mod lab;
+#[path = "differential/native.rs"]
+mod native;
+#[path = "differential/report.rs"]
+mod report;
+#[path = "differential/rng.rs"]
+mod rng;
+#[path = "differential/state.rs"]
+mod state;
+#[path = "differential/values.rs"]
+mod values;
+#[path = "differential/world.rs"]
+mod world;
+
+use compare::Undefined;
+use lab::Lab;
+use report::Coverage;
+use rng::Rng;
+use state::Width;
+use std::io::Write;
+use std::time::Instant;
+
+const DEFAULT_CASES: u64 = 300;
+const DEFAULT_SEED: u64 = 1;
+
+fn number(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")),
+        Err(_) => default,
+    }
+}
+
+/// Prints even when the test passes: the coverage is part of the result.
+fn show(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}
+
+/// Compares all forms of code of `width`.
+fn compare_forms(width: Width) {
+    let seed = number("DIFFERENTIAL_SEED", DEFAULT_SEED);
+    let cases = number("DIFFERENTIAL_CASES", DEFAULT_CASES);
+    let only_form = std::env::var("DIFFERENTIAL_FORM").ok();
+    let only_case = std::env::var("DIFFERENTIAL_CASE").ok().map(|_| number("DIFFERENTIAL_CASE", 0));
+    let mut lab = Lab::new().expect("the native side starts");
+    let start = Instant::now();
+    let mut coverage = Coverage::default();
+    let mut failures = Vec::new();
+    let mut total = 0;
+    for code in forms::advertised(width) {
+        let name = format!("{code:?}");
+        if only_form.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+            continue;
+        }
+        let extension = generate::extension(code);
+        if let Some(reason) = forms::exclusion(code, width) {
+            coverage.excluded(extension, name, reason);
+            continue;
+        }
+        let range = only_case.map_or(0..cases, |case| case..case + 1);
+        let (mut compared, mut completed, mut wrong) = (0, 0, 0);
+        for case_number in range {
+            let rng = Rng::for_case(seed, &name, case_number);
+            let Some(case) = generate::single(&rng, width, code) else {
+                continue;
+            };
+            let last = case.instructions.last().expect("an instance has an instruction");
+            let undefined = Undefined::after(last, &case.state);
+            let verdict = lab.compare(&case, &undefined).unwrap_or_else(|error| panic!("{name}: {error}"));
+            compared += 1;
+            completed += u64::from(verdict.completed);
+            if !verdict.differences.is_empty() {
+                wrong += 1;
+                if wrong == 1 {
+                    failures.push((report::mismatch(&name, case_number, &case, &verdict.differences), name.clone(), 0));
+                }
+            }
+        }
+        total += compared;
+        if let Some(failure) = failures.last_mut().filter(|failure| failure.1 == name) {
+            failure.2 = wrong * 100 / compared;
+        }
+        let only_faults = forms::only_faults(code);
+        if compared == 0 || completed == 0 && !only_faults && only_case.is_none() {
+            coverage.uncovered(extension);
+            let what = if compared == 0 { "could not be encoded" } else { "never completed on the host" };
+            failures.push((format!("\n{name} {what}\n"), name, 100));
+        } else {
+            coverage.covered(extension, completed == 0);
+        }
+    }
+    show(&coverage.table(&format!("{}-bit forms", width.bits()), total, start.elapsed().as_secs_f64()));
+    for (text, _, _) in failures.iter().take(report::SHOWN) {
+        show(text);
+    }
+    let names: Vec<String> = failures.iter().map(|(_, name, percent)| format!("{name} ({percent} %)")).collect();
+    assert!(failures.is_empty(), "{} forms differ or are not covered: {}", names.len(), names.join(", "));
+}
+
+#[test]
+fn forms_in_64_bit_mode() {
+    compare_forms(Width::Bits64);
+}

@@ -1,0 +1,268 @@
+//! What must agree between the host and the interpreter, and what the architecture leaves open.
+
+use super::generate::{Case, RCX, linear_address};
+use super::state::{Outcome, PAGE, State, Width, address_of};
+use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
+use std::ops::Range;
+
+const CF: u64 = 1;
+const PF: u64 = 1 << 2;
+const AF: u64 = 1 << 4;
+const ZF: u64 = 1 << 6;
+const SF: u64 = 1 << 7;
+const OF: u64 = 1 << 11;
+/// CF, PF, AF, ZF, SF, IF, DF, OF, NT, AC, ID. (RF differs with how the state was saved.)
+const COMPARED_FLAGS: u64 = CF | PF | AF | ZF | SF | OF | 1 << 9 | 1 << 10 | 1 << 14 | 1 << 18 | 1 << 21;
+
+/// Bits that may differ after an instruction.
+#[derive(Debug, Default)]
+pub struct Undefined {
+    pub rflags: u64,
+    /// Condition codes in the x87 status word.
+    status: u16,
+    gpr: [u64; 16],
+    /// Memory, by address.
+    memory: Vec<Range<u64>>,
+    /// Results are approximations whose error alone is bounded.
+    approximate: bool,
+}
+
+fn flag_bits(flags: u32) -> (u64, u16) {
+    let pairs = [
+        (RflagsBits::CF, CF),
+        (RflagsBits::PF, PF),
+        (RflagsBits::AF, AF),
+        (RflagsBits::ZF, ZF),
+        (RflagsBits::SF, SF),
+        (RflagsBits::OF, OF),
+    ];
+    let conditions = [
+        (RflagsBits::C0, 1 << 8),
+        (RflagsBits::C1, 1 << 9),
+        (RflagsBits::C2, 1 << 10),
+        (RflagsBits::C3, 1 << 14),
+    ];
+    let rflags = pairs.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |bits, (_, bit)| bits | bit);
+    let status = conditions.iter().filter(|(flag, _)| flags & flag != 0).fold(0, |bits, (_, bit)| bits | bit);
+    (rflags, status)
+}
+
+/// The flags at their RFLAGS positions, of a set of [`RflagsBits`].
+pub fn rflags(flags: u32) -> u64 {
+    flag_bits(flags).0
+}
+
+/// Whether `mnemonic` shifts or rotates by a count, 0 of which changes no flag.
+pub fn shifts(mnemonic: Mnemonic) -> bool {
+    matches!(
+        mnemonic,
+        Mnemonic::Shl
+            | Mnemonic::Sal
+            | Mnemonic::Shr
+            | Mnemonic::Sar
+            | Mnemonic::Rol
+            | Mnemonic::Ror
+            | Mnemonic::Rcl
+            | Mnemonic::Rcr
+            | Mnemonic::Shld
+            | Mnemonic::Shrd
+    )
+}
+
+/// Size of the first operand in bits.
+fn operand_bits(instruction: &Instruction) -> u64 {
+    let bytes = match instruction.op0_kind() {
+        OpKind::Register => instruction.op0_register().size(),
+        _ => instruction.memory_size().size(),
+    };
+    bytes as u64 * 8
+}
+
+/// SDM volume 2, the flags sections of the shifts and rotates; the count decides.
+fn undefined_after_shift(instruction: &Instruction, before: &State, undefined: &mut Undefined) {
+    let last = instruction.op_count() - 1;
+    let raw = match instruction.op_kind(last) {
+        OpKind::Register => before.gpr[RCX],
+        _ => instruction.immediate(last),
+    };
+    let bits = operand_bits(instruction);
+    let count = raw & if bits == 64 { 0x3f } else { 0x1f };
+    let overflow = if count > 1 { OF } else { 0 };
+    undefined.rflags = match instruction.mnemonic() {
+        _ if count == 0 => 0,
+        Mnemonic::Rol | Mnemonic::Ror | Mnemonic::Rcl | Mnemonic::Rcr => overflow,
+        Mnemonic::Sar => overflow | AF,
+        Mnemonic::Shld | Mnemonic::Shrd if count > bits => CF | PF | AF | ZF | SF | OF,
+        Mnemonic::Shld | Mnemonic::Shrd => overflow | AF,
+        _ if count >= bits => overflow | AF | CF,
+        _ => overflow | AF,
+    };
+    let double = matches!(instruction.mnemonic(), Mnemonic::Shld | Mnemonic::Shrd);
+    if double && count > bits {
+        undefine_destination(instruction, before, 0xffff, undefined);
+    }
+}
+
+fn undefine_destination(instruction: &Instruction, before: &State, bits: u64, undefined: &mut Undefined) {
+    match instruction.op0_kind() {
+        OpKind::Register => undefined.gpr[instruction.op0_register().full_register().number()] = bits,
+        _ => {
+            if let Some(address) = linear_address(instruction, before) {
+                undefined.memory.push(address..address + 8);
+            }
+        }
+    }
+}
+
+impl Undefined {
+    /// What the last of the instructions of `case` leaves open, given the state `before` it.
+    pub fn after(instruction: &Instruction, before: &State) -> Self {
+        let mut undefined = Self::default();
+        (undefined.rflags, undefined.status) = flag_bits(instruction.rflags_undefined());
+        match instruction.mnemonic() {
+            mnemonic if shifts(mnemonic) => undefined_after_shift(instruction, before, &mut undefined),
+            Mnemonic::Bswap if operand_bits(instruction) == 16 => {
+                undefine_destination(instruction, before, 0xffff, &mut undefined);
+            }
+            // A source of 0 leaves the destination as it was; whether its upper half is cleared differs.
+            Mnemonic::Bsf | Mnemonic::Bsr if operand_bits(instruction) == 32 => {
+                undefine_destination(instruction, before, 0xffff_ffff_0000_0000, &mut undefined);
+            }
+            Mnemonic::Rcpps | Mnemonic::Rcpss | Mnemonic::Rsqrtps | Mnemonic::Rsqrtss => {
+                undefined.approximate = true;
+            }
+            Mnemonic::F2xm1
+            | Mnemonic::Fcos
+            | Mnemonic::Fsin
+            | Mnemonic::Fsincos
+            | Mnemonic::Fptan
+            | Mnemonic::Fpatan
+            | Mnemonic::Fyl2x
+            | Mnemonic::Fyl2xp1 => undefined.approximate = true,
+            _ => {}
+        }
+        undefined.undefine_saved_pointers(instruction, before);
+        undefined
+    }
+
+    /// The last instruction, opcode and operand of the x87, which are not modelled alike by all processors, and the parts
+    /// of save areas that no one defines.
+    fn undefine_saved_pointers(&mut self, instruction: &Instruction, before: &State) {
+        let Some(address) = linear_address(instruction, before) else {
+            return;
+        };
+        let parts: &[Range<u64>] = match instruction.mnemonic() {
+            Mnemonic::Fxsave | Mnemonic::Fxsave64 => &[6..24, 28..32, 416..512],
+            Mnemonic::Fnstenv | Mnemonic::Fnsave | Mnemonic::Fstenv | Mnemonic::Fsave => {
+                match instruction.memory_size().size() {
+                    14 | 94 => &[6..14],
+                    _ => &[12..28],
+                }
+            }
+            _ => &[],
+        };
+        self.memory.extend(parts.iter().map(|part| address.wrapping_add(part.start)..address.wrapping_add(part.end)));
+    }
+}
+
+/// One side's result.
+#[derive(Debug)]
+pub struct Observed<'a> {
+    pub outcome: Outcome,
+    pub state: &'a State,
+}
+
+/// The differences between what the host did (`want`) and what the interpreter did (`got`), one a line.
+pub fn differences(case: &Case, undefined: &Undefined, want: &Observed<'_>, got: &Observed<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
+    if !same_outcome(case, want.outcome, got.outcome) {
+        lines.push(format!("outcome: expected {:x?}, got {:x?}", want.outcome, got.outcome));
+    }
+    let faulted = want.outcome != Outcome::Completed;
+    let mut differ = |name: &str, want: u128, got: u128, mask: u128| {
+        if (want ^ got) & mask != 0 {
+            let note = if mask & mask.wrapping_add(1) == 0 { String::new() } else { format!(" (bits {mask:#x})") };
+            lines.push(format!("{name}: expected {want:#x}, got {got:#x}{note}"));
+        }
+    };
+    let (a, b) = (want.state, got.state);
+    let width = match case.width {
+        Width::Bits64 => u64::MAX,
+        Width::Bits32 => 0xffff_ffff,
+    };
+    const NAMES: [&str; 16] = [
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+    ];
+    for (i, name) in NAMES.iter().enumerate() {
+        let mask = if faulted { u64::MAX } else { !undefined.gpr[i] };
+        differ(name, a.gpr[i].into(), b.gpr[i].into(), (mask & width).into());
+    }
+    let flags = COMPARED_FLAGS & if faulted { u64::MAX } else { !undefined.rflags };
+    differ("rip", a.rip.into(), b.rip.into(), width.into());
+    differ("rflags", a.rflags.into(), b.rflags.into(), flags.into());
+    differ("fs base", a.fs_base.into(), b.fs_base.into(), u128::MAX);
+    differ("gs base", a.gs_base.into(), b.gs_base.into(), u128::MAX);
+    differ("mxcsr", a.mxcsr.into(), b.mxcsr.into(), u128::MAX);
+    differ("fcw", a.fpu.control.into(), b.fpu.control.into(), u128::MAX);
+    let status = if faulted { u16::MAX } else { !undefined.status };
+    differ("fsw", a.fpu.status.into(), b.fpu.status.into(), status.into());
+    differ("ftw (one bit a register)", a.fpu.tags.into(), b.fpu.tags.into(), u128::MAX);
+    for i in 0..8 {
+        if !(undefined.approximate && close_extended(a.fpu.st[i], b.fpu.st[i])) {
+            differ(&format!("st{i}"), a.fpu.st[i], b.fpu.st[i], u128::MAX);
+        }
+    }
+    for i in 0..16 {
+        if !(undefined.approximate && close_singles(a.xmm[i], b.xmm[i])) {
+            differ(&format!("xmm{i}"), a.xmm[i], b.xmm[i], u128::MAX);
+        }
+    }
+    lines
+}
+
+fn same_outcome(case: &Case, want: Outcome, got: Outcome) -> bool {
+    match (want, got) {
+        (
+            Outcome::Fault { vector: a, address: Some(want) },
+            Outcome::Fault { vector: b, address: Some(got) },
+        ) => {
+            // Of an operand larger than a register, any byte of the page that faults may be named.
+            let large = case.instructions.iter().any(|instruction| instruction.memory_size().size() > 16);
+            a == b && if large { want / PAGE as u64 == got / PAGE as u64 } else { want == got }
+        }
+        _ => want == got,
+    }
+}
+
+/// The differences in one page, from offset `first` of the memory image on: (address, expected, got) of the first few.
+pub fn memory_differences(undefined: &Undefined, first: usize, want: &[u8], got: &[u8]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (at, (a, b)) in want.iter().zip(got).enumerate() {
+        let address = address_of(first + at);
+        if a != b && !undefined.memory.iter().any(|range| range.contains(&address)) && lines.len() < 16 {
+            lines.push(format!("[{address:#x}]: expected {a:#04x}, got {b:#04x}"));
+        }
+    }
+    lines
+}
+
+/// Twice the error that the architecture permits RCPPS and RSQRTPS, 1.5 x 2^-12: host and interpreter may err apart.
+const RECIPROCAL_TOLERANCE: f64 = 3.0 / 4096.0;
+
+fn close_singles(a: u128, b: u128) -> bool {
+    (0..4).all(|lane| {
+        let (x, y) = ((a >> (lane * 32)) as u32, (b >> (lane * 32)) as u32);
+        let (x, y) = (f32::from_bits(x), f32::from_bits(y));
+        let difference = (f64::from(x) - f64::from(y)).abs();
+        x.to_bits() == y.to_bits() || x.is_finite() && y.is_finite() && difference <= f64::from(x).abs() * RECIPROCAL_TOLERANCE
+    })
+}
+
+/// Units in the last place by which a transcendental result may differ from the host's.
+const TRANSCENDENTAL_ULPS: u128 = 4;
+
+fn close_extended(a: u128, b: u128) -> bool {
+    // Exponent and explicit integer bit make one ordered number of the magnitude, but for a gap at each power of two.
+    let magnitude = |value: u128| (value >> 64 & 0x7fff) << 63 | value & 0x7fff_ffff_ffff_ffff;
+    a >> 79 == b >> 79 && magnitude(a).abs_diff(magnitude(b)) <= TRANSCENDENTAL_ULPS
+}

@@ -1,0 +1,164 @@
+//! Which instruction forms exist, and which of them are not compared, with the reason.
+
+use super::state::Width;
+use iced_x86::{Code, EncodingKind, Mnemonic};
+
+/// Forms with one of these mnemonics are not compared.
+static EXCLUDED_MNEMONICS: &[(&str, &[Mnemonic])] = &[
+    (
+        "answers with the clock, a random number or the identity of the processor",
+        &[
+            Mnemonic::Rdtsc,
+            Mnemonic::Rdtscp,
+            Mnemonic::Rdpid,
+            Mnemonic::Rdrand,
+            Mnemonic::Rdseed,
+            Mnemonic::Cpuid,
+            Mnemonic::Rdpmc,
+        ],
+    ),
+    (
+        "enters the host's kernel",
+        &[Mnemonic::Syscall, Mnemonic::Sysenter, Mnemonic::Int, Mnemonic::Int1, Mnemonic::Int3, Mnemonic::Into],
+    ),
+    (
+        "shows descriptors or system registers of the host's kernel",
+        &[
+            Mnemonic::Sgdt,
+            Mnemonic::Sidt,
+            Mnemonic::Sldt,
+            Mnemonic::Str,
+            Mnemonic::Smsw,
+            Mnemonic::Lar,
+            Mnemonic::Lsl,
+            Mnemonic::Verr,
+            Mnemonic::Verw,
+            Mnemonic::Arpl,
+        ],
+    ),
+    (
+        "far transfer through descriptors of the host's kernel",
+        &[Mnemonic::Retf, Mnemonic::Iret, Mnemonic::Iretd, Mnemonic::Iretq],
+    ),
+    (
+        "loads a segment register with a descriptor of the host's kernel",
+        &[Mnemonic::Lds, Mnemonic::Les, Mnemonic::Lfs, Mnemonic::Lgs, Mnemonic::Lss],
+    ),
+    ("shadow-stack state of the host's kernel", &[Mnemonic::Rdsspd, Mnemonic::Rdsspq]),
+];
+
+/// Single forms that are not compared.
+static EXCLUDED_CODES: &[(&str, &[Code])] = &[
+    (
+        "far transfer through descriptors of the host's kernel",
+        &[
+            Code::Jmp_m1616,
+            Code::Jmp_m1632,
+            Code::Jmp_m1664,
+            Code::Call_m1616,
+            Code::Call_m1632,
+            Code::Call_m1664,
+            Code::Jmp_ptr1616,
+            Code::Jmp_ptr1632,
+            Code::Call_ptr1616,
+            Code::Call_ptr1632,
+        ],
+    ),
+    (
+        "loads a segment register with a descriptor of the host's kernel",
+        &[
+            Code::Mov_Sreg_rm16,
+            Code::Mov_Sreg_r32m16,
+            Code::Mov_Sreg_r64m16,
+            Code::Popw_ES,
+            Code::Popw_SS,
+            Code::Popw_DS,
+            Code::Popd_ES,
+            Code::Popd_SS,
+            Code::Popd_DS,
+            Code::Popw_FS,
+            Code::Popd_FS,
+            Code::Popq_FS,
+            Code::Popw_GS,
+            Code::Popd_GS,
+            Code::Popq_GS,
+        ],
+    ),
+];
+
+/// All forms that the interpreter advertises for code of `width`.
+pub fn advertised(width: Width) -> impl Iterator<Item = Code> {
+    Code::values().filter(move |code| {
+        let info = code.op_code();
+        let in_width = match width {
+            Width::Bits64 => info.mode64(),
+            Width::Bits32 => info.mode32(),
+        };
+        info.is_instruction() && in_width && info.encoding() == EncodingKind::Legacy && x86_cpu::advertises(*code)
+    })
+}
+
+/// Why `code` is not compared, if it is not.
+pub fn exclusion(code: Code, width: Width) -> Option<&'static str> {
+    let info = code.op_code();
+    let decoded = match width {
+        Width::Bits64 => info.intel_decoder64(),
+        Width::Bits32 => info.intel_decoder32(),
+    };
+    if !decoded {
+        return Some("not decoded by processors of the advertised vendor");
+    }
+    let by_mnemonic = EXCLUDED_MNEMONICS.iter().find(|(_, list)| list.contains(&code.mnemonic()));
+    let by_code = EXCLUDED_CODES.iter().find(|(_, list)| list.contains(&code));
+    by_mnemonic
+        .map(|(reason, _)| *reason)
+        .or(by_code.map(|(reason, _)| *reason))
+        .or_else(|| host_lacks(code).then_some("this host's processor does not have it"))
+}
+
+/// Whether the form always faults in user mode, so that comparing the fault is all there is to do.
+pub fn only_faults(code: Code) -> bool {
+    let privileged = matches!(
+        code.mnemonic(),
+        Mnemonic::Cli | Mnemonic::Sti | Mnemonic::In | Mnemonic::Out | Mnemonic::Hlt
+    ) || matches!(
+        code.mnemonic(),
+        Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd | Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd
+    );
+    let undefined = matches!(code.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2);
+    privileged || undefined || !code.op_code().cpl3()
+}
+
+/// Features that a host of the baseline (x86-64-v2) may lack: whether it does.
+fn host_lacks(code: Code) -> bool {
+    use iced_x86::CpuidFeature as F;
+    use std::arch::x86_64::__cpuid_count;
+    let bit = |leaf: u32, register: usize, bit: u32| {
+        let maximum = __cpuid_count(leaf & 0x8000_0000, 0).eax;
+        let answer = __cpuid_count(leaf, 0);
+        let words = [answer.eax, answer.ebx, answer.ecx, answer.edx];
+        leaf <= maximum && words[register] >> bit & 1 != 0
+    };
+    let has = |feature: &F| match feature {
+        F::MOVBE => bit(1, 2, 22),
+        F::AES => bit(1, 2, 25),
+        F::PCLMULQDQ => bit(1, 2, 1),
+        F::XSAVE => bit(1, 2, 27),
+        F::FSGSBASE => user_may_set_bases(),
+        F::BMI1 => bit(7, 1, 3),
+        F::BMI2 => bit(7, 1, 8),
+        F::ADX => bit(7, 1, 19),
+        F::CLFLUSHOPT => bit(7, 1, 23),
+        F::CLWB => bit(7, 1, 24),
+        F::SHA => bit(7, 1, 29),
+        F::LZCNT => bit(0x8000_0001, 2, 5),
+        F::PREFETCHW => bit(0x8000_0001, 2, 8),
+        _ => true,
+    };
+    !code.cpuid_features().iter().all(has)
+}
+
+/// Whether the host's kernel lets user code change the bases of FS and GS.
+fn user_may_set_bases() -> bool {
+    super::native::auxiliary_capabilities() & 2 != 0
+}

@@ -1,0 +1,76 @@
+//! Both sides side by side.
+
+use super::compare::{Observed, Undefined, differences, memory_differences};
+use super::generate::Case;
+use super::interp::Interpreter;
+use super::native::Native;
+use super::rng::Rng;
+use super::state::{CODE, Outcome, PAGE, PAGES, State, locate};
+use super::values::Flavour;
+use std::io;
+
+const INT3: u8 = 0xcc;
+
+pub struct Lab {
+    native: Native,
+    interpreter: Interpreter,
+    /// Memory before the edits of a case.
+    base: Vec<u8>,
+}
+
+/// What came of a case.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The host executed all instructions.
+    pub completed: bool,
+    /// Empty if both sides agree.
+    pub differences: Vec<String>,
+}
+
+impl Lab {
+    /// # Errors
+    /// The native child could not be started.
+    pub fn new() -> io::Result<Self> {
+        let rng = Rng::new(0x6c61_6221);
+        let mut base = vec![0; PAGES * PAGE];
+        for chunk in base.chunks_mut(256) {
+            Flavour::any(&rng).fill(&rng, chunk);
+        }
+        base[CODE.first * PAGE..(CODE.first + CODE.pages) * PAGE].fill(INT3);
+        Ok(Self { native: Native::start()?, interpreter: Interpreter::new(), base })
+    }
+
+    /// Runs `case` on both sides. `undefined` says what may differ, from the state in which the last instruction started
+    /// or, if that is not known, the first.
+    ///
+    /// # Errors
+    /// The native child failed.
+    pub fn compare(&mut self, case: &Case, undefined: &Undefined) -> io::Result<Verdict> {
+        let mut image = self.base.clone();
+        for (address, data) in &case.edits {
+            if let Some(range) = locate(*address, data.len()) {
+                image[range].copy_from_slice(data);
+            }
+        }
+        self.native.image().copy_from_slice(&image);
+        let (outcome, state) = self.native.run(case.width, &case.state)?;
+        let want = Observed { outcome, state: &state };
+        let completed = outcome == Outcome::Completed;
+        let count = case.instructions.len() as u64;
+        let got: Result<(Outcome, State), String> =
+            self.interpreter.run(case.width, &case.state, &image, count);
+        let mut lines = match &got {
+            Err(error) => vec![format!("interpreter: {error}; expected {outcome:x?}")],
+            Ok((outcome, state)) => {
+                differences(case, undefined, &want, &Observed { outcome: *outcome, state })
+            }
+        };
+        for (page, native) in self.native.image().chunks_exact(PAGE).enumerate() {
+            let interpreted = self.interpreter.image(page);
+            if native != interpreted {
+                lines.extend(memory_differences(undefined, page * PAGE, native, interpreted));
+            }
+        }
+        Ok(Verdict { completed, differences: lines })
+    }
+}

@@ -1,0 +1,377 @@
+//! The host as oracle: a traced child process that holds nothing but the test's pages.
+//!
+//! The child is a program of a few bytes. It maps the pages of a memory file that the test shares, unmaps everything else
+//! and from then on executes what the test puts into its code pages, with the registers the test gives it, until it
+//! meets an INT3 or a fault. Faults are seen as the signals they would become; none is ever delivered.
+
+use super::state::{CODE, Outcome, PAGE, PAGES, REGIONS, State, Width};
+use std::fs::{self, Permissions};
+use std::io::{self, Error};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::ptr::{NonNull, null_mut};
+use std::sync::Mutex;
+
+/// One thread at a time writes and starts the stub: a descriptor open for writing in a sibling's child would make the
+/// kernel refuse to execute it.
+static STARTING: Mutex<()> = Mutex::new(());
+
+const INT3: u8 = 0xcc;
+const SYSCALL_INT3: [u8; 3] = [0x0f, 0x05, INT3];
+/// POPFQ; INT3.
+const POPF_INT3: [u8; 2] = [0x9d, INT3];
+const STUB: u64 = 0x10_0000;
+/// End of the user half of the address space, less the guard page that Linux keeps.
+const USER_END: u64 = 0x7fff_ffff_f000;
+const IMAGE: usize = PAGES * PAGE;
+/// `si_code` of a signal that the kernel raised without further detail.
+const SI_KERNEL: i32 = 0x80;
+const FPE_INTDIV: i32 = 1;
+const SEGV_MAPERR: i32 = 1;
+const SEGV_ACCERR: i32 = 2;
+const BUS_ADRALN: i32 = 1;
+/// NT and ID: changed by POPF, not by the tracer.
+const STICKY_FLAGS: u64 = 1 << 14 | 1 << 21;
+const USER_CS32: u64 = 0x23;
+const USER_CS64: u64 = 0x33;
+const USER_DS: u64 = 0x2b;
+
+/// The traced child and the memory shared with it.
+#[derive(Debug)]
+pub struct Native {
+    child: Child,
+    pid: libc::pid_t,
+    image: NonNull<u8>,
+    _memory: OwnedFd,
+}
+
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result == -1 { Err(Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A static 64-bit ELF program whose one segment is `SYSCALL; INT3`.
+fn stub_program() -> Vec<u8> {
+    let code_at = 64 + 56;
+    let mut elf = Vec::new();
+    elf.extend_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let half = |elf: &mut Vec<u8>, value: u16| elf.extend_from_slice(&value.to_le_bytes());
+    let word = |elf: &mut Vec<u8>, value: u32| elf.extend_from_slice(&value.to_le_bytes());
+    let long = |elf: &mut Vec<u8>, value: u64| elf.extend_from_slice(&value.to_le_bytes());
+    half(&mut elf, 2); // ET_EXEC
+    half(&mut elf, 62); // EM_X86_64
+    word(&mut elf, 1);
+    long(&mut elf, STUB + code_at); // entry
+    long(&mut elf, 64); // program headers
+    long(&mut elf, 0);
+    word(&mut elf, 0);
+    for value in [64, 56, 1, 0, 0, 0] {
+        half(&mut elf, value);
+    }
+    word(&mut elf, 1); // PT_LOAD
+    word(&mut elf, 5); // read and execute
+    long(&mut elf, 0);
+    long(&mut elf, STUB);
+    long(&mut elf, STUB);
+    let size = code_at + SYSCALL_INT3.len() as u64;
+    long(&mut elf, size);
+    long(&mut elf, size);
+    long(&mut elf, 4096);
+    elf.extend_from_slice(&SYSCALL_INT3);
+    elf
+}
+
+fn spawn_stub() -> io::Result<Child> {
+    let _guard = STARTING.lock().map_err(|_| Error::other("another thread failed to start its child"))?;
+    let name = format!("native-stub-{}-{:?}", std::process::id(), std::thread::current().id());
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, stub_program())?;
+    fs::set_permissions(&path, Permissions::from_mode(0o700))?;
+    let mut command = Command::new(&path);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).env_clear();
+    // SAFETY: the closure makes two system calls and touches no memory but its own.
+    unsafe {
+        command.pre_exec(|| {
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL).into())?;
+            check(libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0)).map(|_| ())
+        });
+    }
+    let child = command.spawn();
+    fs::remove_file(&path)?;
+    child
+}
+
+/// Keeps this thread, and with it its child, on one processor: a switch between them then needs no interrupt.
+fn stay_on_one_processor() {
+    // SAFETY: `cpu_set_t` is plain data, and the kernel reads it within the call. Failure only costs speed.
+    unsafe {
+        let cpu = libc::sched_getcpu();
+        if cpu >= 0 {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            libc::CPU_SET(cpu as usize, &mut set);
+            libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+        }
+    }
+}
+
+impl Native {
+    /// Starts the child.
+    ///
+    /// # Errors
+    /// What the operating system says: usually that tracing is not permitted.
+    pub fn start() -> io::Result<Self> {
+        stay_on_one_processor();
+        // SAFETY: plain system calls; the descriptor is new and owned here. It is inherited by the child on purpose.
+        let memory = unsafe {
+            let fd = check(libc::memfd_create(c"differential".as_ptr(), 0).into())?;
+            OwnedFd::from_raw_fd(fd as i32)
+        };
+        let fd = memory.as_raw_fd();
+        // SAFETY: a new shared mapping of a file just sized to hold it.
+        let image = unsafe {
+            check(libc::ftruncate(fd, IMAGE as i64).into())?;
+            let at =
+                libc::mmap(null_mut(), IMAGE, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, fd, 0);
+            if at == libc::MAP_FAILED {
+                return Err(Error::last_os_error());
+            }
+            NonNull::new(at.cast()).ok_or_else(|| Error::other("mapped at 0"))?
+        };
+        let child = spawn_stub()?;
+        let mut native = Self { pid: child.id() as i32, child, image, _memory: memory };
+        native.wait()?;
+        let options = libc::PTRACE_O_EXITKILL as u64;
+        // SAFETY: no memory is touched.
+        check(unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, native.pid, 0, options) })?;
+        native.arrange_memory(fd)?;
+        Ok(native)
+    }
+
+    /// Maps the regions in the child and unmaps all else.
+    fn arrange_memory(&mut self, fd: i32) -> io::Result<()> {
+        let stub = STUB + 64 + 56;
+        for region in REGIONS {
+            let mut protection = libc::PROT_READ;
+            protection |= if region.write { libc::PROT_WRITE } else { 0 };
+            protection |= if region.execute { libc::PROT_EXEC } else { 0 };
+            let arguments = [
+                region.base,
+                (region.pages * PAGE) as u64,
+                protection as u64,
+                (libc::MAP_SHARED | libc::MAP_FIXED) as u64,
+                fd as u64,
+                (region.first * PAGE) as u64,
+            ];
+            self.system_call(stub, libc::SYS_mmap, arguments)?;
+        }
+        self.image()[..SYSCALL_INT3.len()].copy_from_slice(&SYSCALL_INT3);
+        let mut start = PAGE as u64;
+        for region in REGIONS {
+            self.system_call(CODE.base, libc::SYS_munmap, [start, region.base - start, 0, 0, 0, 0])?;
+            start = region.end();
+        }
+        self.system_call(CODE.base, libc::SYS_munmap, [start, USER_END - start, 0, 0, 0, 0])
+    }
+
+    /// Has the child make a system call through the `SYSCALL; INT3` at `stub`.
+    fn system_call(&mut self, stub: u64, number: i64, arguments: [u64; 6]) -> io::Result<()> {
+        let mut registers = self.registers()?;
+        registers.rip = stub;
+        registers.rax = number as u64;
+        registers.orig_rax = u64::MAX;
+        registers.rdi = arguments[0];
+        registers.rsi = arguments[1];
+        registers.rdx = arguments[2];
+        registers.r10 = arguments[3];
+        registers.r8 = arguments[4];
+        registers.r9 = arguments[5];
+        self.set_registers(&registers)?;
+        self.resume()?;
+        let result = self.registers()?.rax as i64;
+        if (-4095..0).contains(&result) {
+            return Err(Error::from_raw_os_error(-result as i32));
+        }
+        Ok(())
+    }
+
+    /// The memory of all regions, shared with the child, which is stopped while this is borrowed.
+    pub fn image(&mut self) -> &mut [u8] {
+        // SAFETY: the mapping is `IMAGE` bytes long and lives as long as `self`; the child runs only within `run`.
+        unsafe { std::slice::from_raw_parts_mut(self.image.as_ptr(), IMAGE) }
+    }
+
+    /// Executes from `state` until an INT3 or a fault. Returns how it ended and the state then.
+    ///
+    /// # Errors
+    /// The child is gone, or met a signal that no instruction under test raises.
+    pub fn run(&mut self, width: Width, state: &State) -> io::Result<(Outcome, State)> {
+        let mut registers = self.registers()?;
+        put_registers(&mut registers, width, state);
+        self.set_registers(&registers)?;
+        let fxsave = state.to_fxsave();
+        // SAFETY: the kernel reads the 512 bytes of `fxsave`.
+        check(unsafe { libc::ptrace(libc::PTRACE_SETFPREGS, self.pid, 0, fxsave.as_ptr()) })?;
+        let (signal, code, address) = self.resume()?;
+        let mut after = state.clone();
+        take_registers(&self.registers()?, &mut after);
+        let mut fxsave = [0; 512];
+        // SAFETY: the kernel writes the 512 bytes of `fxsave`.
+        check(unsafe { libc::ptrace(libc::PTRACE_GETFPREGS, self.pid, 0, fxsave.as_mut_ptr()) })?;
+        after.set_fxsave(&fxsave);
+        let outcome = match (signal, code) {
+            (libc::SIGTRAP, _) => {
+                after.rip = after.rip.wrapping_sub(1);
+                Outcome::Completed
+            }
+            // Only an instruction fetch faults at its own address: a branch to `rip` was executed.
+            (libc::SIGSEGV, SEGV_MAPERR | SEGV_ACCERR) if address == after.rip && address != state.rip => {
+                Outcome::Completed
+            }
+            (libc::SIGSEGV, SEGV_MAPERR | SEGV_ACCERR) => Outcome::Fault { vector: 14, address: Some(address) },
+            (libc::SIGSEGV, SI_KERNEL) => Outcome::Fault { vector: 13, address: None },
+            (libc::SIGBUS, BUS_ADRALN) => Outcome::Fault { vector: 17, address: None },
+            (libc::SIGBUS, SI_KERNEL) => Outcome::Fault { vector: 12, address: None },
+            (libc::SIGILL, _) => Outcome::Fault { vector: 6, address: None },
+            (libc::SIGFPE, FPE_INTDIV) => Outcome::Fault { vector: 0, address: None },
+            // #MF and #XM become the same signal; which one follows from whose exception is pending.
+            (libc::SIGFPE, _) if after.fpu.status & 0x80 != 0 => Outcome::Fault { vector: 16, address: None },
+            (libc::SIGFPE, _) => Outcome::Fault { vector: 19, address: None },
+            _ => return Err(Error::other(format!("signal {signal}, code {code}"))),
+        };
+        if after.rflags & STICKY_FLAGS != 0 {
+            self.clear_sticky_flags()?;
+        }
+        Ok((outcome, after))
+    }
+
+    /// Has the child execute POPFQ, which alone can clear NT and ID.
+    fn clear_sticky_flags(&mut self) -> io::Result<()> {
+        let stack = super::state::STACK;
+        let slot = stack.first * PAGE;
+        let image = self.image();
+        let mut saved = ([0; 2], [0; 8]);
+        saved.0.copy_from_slice(&image[..2]);
+        saved.1.copy_from_slice(&image[slot..slot + 8]);
+        image[..2].copy_from_slice(&POPF_INT3);
+        image[slot..slot + 8].copy_from_slice(&0x202_u64.to_le_bytes());
+        let mut registers = self.registers()?;
+        registers.rip = CODE.base;
+        registers.cs = USER_CS64;
+        registers.rsp = stack.base;
+        registers.eflags = 0x202;
+        registers.orig_rax = u64::MAX;
+        self.set_registers(&registers)?;
+        self.resume()?;
+        let image = self.image();
+        image[..2].copy_from_slice(&saved.0);
+        image[slot..slot + 8].copy_from_slice(&saved.1);
+        Ok(())
+    }
+
+    fn registers(&self) -> io::Result<libc::user_regs_struct> {
+        // SAFETY: the structure is plain data, which the kernel fills.
+        unsafe {
+            let mut registers: libc::user_regs_struct = std::mem::zeroed();
+            check(libc::ptrace(libc::PTRACE_GETREGS, self.pid, 0, &raw mut registers))?;
+            Ok(registers)
+        }
+    }
+
+    fn set_registers(&self, registers: &libc::user_regs_struct) -> io::Result<()> {
+        // SAFETY: the kernel reads the structure within the call.
+        check(unsafe { libc::ptrace(libc::PTRACE_SETREGS, self.pid, 0, &raw const *registers) }).map(|_| ())
+    }
+
+    /// Lets the child run to its next fault or trap: signal, its code and its address.
+    fn resume(&mut self) -> io::Result<(i32, i32, u64)> {
+        loop {
+            // SAFETY: no memory of ours is touched but the shared image, which is not borrowed here.
+            check(unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, 0) })?;
+            let signal = self.wait()?;
+            let raised_here = matches!(
+                signal,
+                libc::SIGTRAP | libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE
+            );
+            // Anything else came from outside (a terminal, a debugger): drop it.
+            if !raised_here {
+                continue;
+            }
+            if signal == libc::SIGTRAP {
+                return Ok((signal, 0, 0));
+            }
+            // SAFETY: the structure is plain data, which the kernel fills; these signals carry an address.
+            let (code, address) = unsafe {
+                let mut info: libc::siginfo_t = std::mem::zeroed();
+                check(libc::ptrace(libc::PTRACE_GETSIGINFO, self.pid, 0, &raw mut info))?;
+                (info.si_code, info.si_addr() as u64)
+            };
+            return Ok((signal, code, address));
+        }
+    }
+
+    /// Waits for the child to stop, and says at which signal.
+    fn wait(&mut self) -> io::Result<i32> {
+        let mut status = 0;
+        loop {
+            // SAFETY: the kernel writes `status`.
+            match check(unsafe { libc::waitpid(self.pid, &raw mut status, libc::__WALL) }.into()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(_) if libc::WIFSTOPPED(status) => return Ok(libc::WSTOPSIG(status)),
+                Ok(_) => return Err(Error::other(format!("the native child ended, status {status:#x}"))),
+            }
+        }
+    }
+}
+
+impl Drop for Native {
+    fn drop(&mut self) {
+        // The child may be gone already: there is nothing more to do then.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // SAFETY: the mapping was made in `start`, and no borrow of it outlives `self`.
+        unsafe {
+            libc::munmap(self.image.as_ptr().cast(), IMAGE);
+        }
+    }
+}
+
+fn put_registers(to: &mut libc::user_regs_struct, width: Width, state: &State) {
+    let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = state.gpr;
+    (to.rax, to.rcx, to.rdx, to.rbx) = (rax, rcx, rdx, rbx);
+    (to.rsp, to.rbp, to.rsi, to.rdi) = (rsp, rbp, rsi, rdi);
+    (to.r8, to.r9, to.r10, to.r11) = (r8, r9, r10, r11);
+    (to.r12, to.r13, to.r14, to.r15) = (r12, r13, r14, r15);
+    to.rip = state.rip;
+    to.eflags = state.rflags;
+    to.fs_base = state.fs_base;
+    to.gs_base = state.gs_base;
+    // Not in a system call: nothing is to be restarted.
+    to.orig_rax = u64::MAX;
+    (to.fs, to.gs) = (0, 0);
+    to.ss = USER_DS;
+    (to.cs, to.ds, to.es) = match width {
+        Width::Bits64 => (USER_CS64, 0, 0),
+        Width::Bits32 => (USER_CS32, USER_DS, USER_DS),
+    };
+}
+
+fn take_registers(from: &libc::user_regs_struct, state: &mut State) {
+    let f = from;
+    state.gpr = [
+        f.rax, f.rcx, f.rdx, f.rbx, f.rsp, f.rbp, f.rsi, f.rdi, f.r8, f.r9, f.r10, f.r11, f.r12, f.r13, f.r14,
+        f.r15,
+    ];
+    state.rip = f.rip;
+    state.rflags = f.eflags;
+    state.fs_base = f.fs_base;
+    state.gs_base = f.gs_base;
+}
+
+/// The second word of capabilities that Linux tells a program about (`AT_HWCAP2`).
+pub fn auxiliary_capabilities() -> u64 {
+    // SAFETY: it reads the auxiliary vector of this process.
+    unsafe { libc::getauxval(libc::AT_HWCAP2) }
+}

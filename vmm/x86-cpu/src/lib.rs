@@ -34,3 +34,11 @@ pub use msr::{Msrs, Mtrrs};
 pub use run::{CodeCache, Exit, run};
 pub use state::*;
 pub use world::{CacheOp, World};
+
+/// Whether CPUID advertises the instruction form `code`. Forms that it does not raise #UD.
+#[must_use]
+pub fn advertises(code: iced_x86::Code) -> bool {
+    let mut instruction = iced_x86::Instruction::default();
+    instruction.set_code(code);
+    cpuid::implements(&instruction)
+}

@@ -10,6 +10,8 @@ mod port;
 mod segment;
 mod syscall;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod traps;
 
 use crate::block::Op;

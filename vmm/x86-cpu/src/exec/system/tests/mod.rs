@@ -1,0 +1,11 @@
+//! Tests of system instructions and event delivery, by small guest programs.
+
+mod boot;
+mod delivery;
+mod machine;
+mod paging;
+mod port;
+mod privilege;
+mod program;
+mod protected;
+mod stepping;

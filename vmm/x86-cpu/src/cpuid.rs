@@ -35,6 +35,7 @@ enum Word {
     Leaf7Ebx,
     Leaf7Ecx,
     Leaf7Edx,
+    Leaf7Subleaf2Edx,
     Extended1Ecx,
     Extended1Edx,
     Extended7Edx,
@@ -101,10 +102,11 @@ static FEATURES: &[Feature] = &[
     group(Word::Leaf7Ebx, 24, &[CpuidFeature::CLWB]),
     bit(Word::Leaf7Ecx, 2), // UMIP
     group(Word::Leaf7Ecx, 22, &[CpuidFeature::RDPID]),
-    bit(Word::Leaf7Edx, 4),     // FSRM
-    bit(Word::Leaf7Edx, 26),    // IBRS and IBPB
-    bit(Word::Leaf7Edx, 29),    // IA32_ARCH_CAPABILITIES
-    bit(Word::Extended1Ecx, 0), // LAHF and SAHF in 64-bit mode
+    bit(Word::Leaf7Edx, 4),         // FSRM
+    bit(Word::Leaf7Edx, 26),        // IBRS and IBPB
+    bit(Word::Leaf7Edx, 29),        // IA32_ARCH_CAPABILITIES
+    bit(Word::Leaf7Subleaf2Edx, 4), // BHI_DIS_S: kernels then clear no branch history in software
+    bit(Word::Extended1Ecx, 0),     // LAHF and SAHF in 64-bit mode
     group(Word::Extended1Ecx, 5, &[CpuidFeature::LZCNT]),
     group(Word::Extended1Ecx, 8, &[CpuidFeature::PREFETCHW]),
     group(Word::Extended1Edx, 11, &[CpuidFeature::SYSCALL]),
@@ -219,7 +221,7 @@ impl Vcpu {
                 let multiple = u32::from(self.count > 1);
                 [
                     SIGNATURE,
-                    self.id << 24 | ids << 16 | LINE / 8 << 8,
+                    self.id << 24 | ids << 16 | (LINE / 8) << 8,
                     features(Word::Leaf1Ecx),
                     features(Word::Leaf1Edx) | multiple << 28,
                 ]
@@ -229,8 +231,9 @@ impl Vcpu {
             4 => cache_leaf(subleaf, self.count),
             6 => [features(Word::Leaf6Eax), 0, 0, 0],
             7 if subleaf == 0 => {
-                [0, features(Word::Leaf7Ebx), features(Word::Leaf7Ecx), features(Word::Leaf7Edx)]
+                [2, features(Word::Leaf7Ebx), features(Word::Leaf7Ecx), features(Word::Leaf7Edx)]
             }
+            7 if subleaf == 2 => [0, 0, 0, features(Word::Leaf7Subleaf2Edx)],
             0xb | 0x1f => topology_leaf(subleaf, self.id, self.count),
             0x15 => [1, TSC_PER_CRYSTAL, CRYSTAL_HZ, 0],
             0x16 => [1000, 1000, 100, 0],

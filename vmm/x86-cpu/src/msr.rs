@@ -326,8 +326,8 @@ impl Vcpu {
                 }
                 self.msr.pat = value;
             }
-            // IBRS is the only control that CPUID advertises.
-            index::SPEC_CTRL => self.msr.spec_ctrl = within(1)?,
+            // IBRS and BHI_DIS_S are the controls that CPUID advertises.
+            index::SPEC_CTRL => self.msr.spec_ctrl = within(1 << 10 | 1)?,
             index::PRED_CMD => {
                 within(1)?;
             }

@@ -92,10 +92,9 @@ impl Build<'_> {
                 return Err(cannot(format!("this machine has no {program}")));
             }
         }
-        let codename = self.host.os_release("VERSION_CODENAME").unwrap_or_default();
-        let debian = self.host.os_release("ID").is_some_and(|id| id == "debian");
-        let mirrors = Mirrors::find(&self.host.package_sources(), &codename)
-            .filter(|_| debian)
+        let mirrors = self
+            .host
+            .debian_mirrors()
             .ok_or_else(|| cannot("this machine's apt sources name no Debian mirror".into()))?;
         self.host.require("cc", "to compile the guest's programs")?;
         if matches!(self.recipe.kernel, KernelRecipe::Source(_)) {

@@ -1,14 +1,15 @@
 //! What the machine that builds has: programs on its search path, its release, free disk space.
 
 use crate::error::{Error, Result};
-use crate::sources_list::{self, Source};
+use crate::sources_list::{self, Mirrors, Source};
 use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// The machine, as far as builds see it.
 #[derive(Clone, Debug)]
-pub(crate) struct Host {
+pub struct Host {
     /// The search path for programs.
     pub path: OsString,
     /// `/`, or a folder that stands for it in tests.
@@ -16,6 +17,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// This machine: the search path of the environment and the sbin folders, the real file system.
     pub fn this_machine() -> Self {
         let mut path = std::env::var_os("PATH").unwrap_or_default();
         // Non-root users often lack the sbin folders, where some packages put tools that need no root.
@@ -35,7 +37,7 @@ impl Host {
         })
     }
 
-    pub fn require(&self, tool: &'static str, purpose: &'static str) -> Result<()> {
+    pub(crate) fn require(&self, tool: &'static str, purpose: &'static str) -> Result<()> {
         self.find(tool).map(|_| ()).ok_or(Error::MissingTool { tool, purpose })
     }
 
@@ -67,6 +69,14 @@ impl Host {
             })
             .flatten()
             .collect()
+    }
+
+    /// The machine's Debian archives; `None` if it is no Debian or its package sources name none.
+    pub fn debian_mirrors(&self) -> Option<Mirrors> {
+        if self.os_release("ID").is_none_or(|id| id != "debian") {
+            return None;
+        }
+        Mirrors::find(&self.package_sources(), &self.os_release("VERSION_CODENAME").unwrap_or_default())
     }
 
     /// MiB that an ordinary user may still write in `folder`'s file system; `None` if `df` does not say.

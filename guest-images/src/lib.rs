@@ -26,6 +26,8 @@ mod tools;
 
 pub use command::{append_archive, command_archive, init_binary};
 pub use error::{Error, Result};
+pub use host::Host;
 pub use image::{Image, Manifest, PackageVersion};
-pub use recipe::Recipe;
+pub use recipe::{HostTool, Recipe, host_tools};
+pub use sources_list::{Mirrors, Source};
 pub use store::Store;

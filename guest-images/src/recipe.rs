@@ -133,7 +133,7 @@ pub(crate) struct TextFile {
 /// A program or library of the host that a kernel build needs.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct HostTool {
+pub struct HostTool {
     pub name: String,
     pub command: Option<String>,
     pub header: Option<String>,
@@ -164,7 +164,8 @@ pub(crate) fn all() -> Result<Vec<Recipe>> {
     RECIPES.iter().map(|(file, text)| parse(file, text)).collect()
 }
 
-pub(crate) fn host_tools() -> Result<Vec<HostTool>> {
+/// Everything that compiling a kernel needs beside a C compiler and make. Absent ones are unpacked into the cache.
+pub fn host_tools() -> Result<Vec<HostTool>> {
     parse::<HostTools>("host-tools.toml", HOST_TOOLS).map(|tools| tools.tool)
 }
 

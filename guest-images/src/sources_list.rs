@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 /// One deb822 stanza, or one line of the old style. Only binary (`deb`), enabled entries are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Source {
+pub struct Source {
     pub uris: Vec<String>,
     pub suites: Vec<String>,
     pub components: Vec<String>,
@@ -109,7 +109,7 @@ impl Source {
 
 /// The machine's Debian archives: the main one and, if configured, the security archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mirrors {
+pub struct Mirrors {
     pub main: Source,
     pub security: Option<Source>,
 }

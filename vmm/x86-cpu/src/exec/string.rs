@@ -154,6 +154,16 @@ fn low(value: u64, bits: u8) -> u64 {
 
 /// Executes a string instruction: `aux` is the address size in bits, `dst` the repeat kind, `seg` the source segment.
 fn string<K: Kind, T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    let flags = cpu.flags;
+    let result = elements::<K, T, W>(cpu, world, op);
+    // A fault on a later element restores the flags from before the instruction (SDM volume 2, REP).
+    if K::COMPARES && result.is_err() {
+        cpu.flags = flags;
+    }
+    result
+}
+
+fn elements<K: Kind, T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let address_bits = op.aux;
     let size = T::SIZE as u64;
     let backwards = cpu.system_flags & bits::DF != 0;

@@ -71,6 +71,7 @@ impl Vcpu {
                 return Ok(unsafe { host::read(linear.wrapping_add(entry.addend)) });
             }
         }
+        self.check_alignment::<T>(linear)?;
         self.check_write(world, linear, T::SIZE)?;
         self.load_slow(world, linear)
     }
@@ -151,6 +152,7 @@ impl Vcpu {
     pub(crate) fn fetch_address<W: World>(&mut self, world: &mut W, linear: u64) -> Result<u64, Fault> {
         let page = linear & PAGE_MASK;
         let user = self.cpl == 3;
+        self.tlb.note_fetch(page);
         if let Some(phys) = self.tlb.fetch(page, user) {
             return Ok(phys | linear & !PAGE_MASK);
         }
@@ -159,6 +161,7 @@ impl Vcpu {
         }
         let context = if user { Context::User } else { Context::Supervisor };
         let walked = self.walk(world, linear, Access::Fetch, context)?;
+        self.tlb.note_size(linear, walked.size_class);
         self.tlb.put_fetch(page, user, walked.frame);
         Ok(walked.frame | linear & !PAGE_MASK)
     }
@@ -228,9 +231,10 @@ impl Vcpu {
         Ok(())
     }
 
-    /// #AC on a misaligned access at CPL 3 with CR0.AM and EFLAGS.AC (SDM volume 3, 6.15, interrupt 17).
+    /// #AC on a misaligned access at CPL 3 with CR0.AM and EFLAGS.AC (SDM volume 3, 6.15, interrupt 17). Operands of 16
+    /// bytes are exempt: those that must be aligned raise #GP (SDM volume 2, 2.4).
     fn check_alignment<T: Word>(&self, linear: u64) -> Result<(), Fault> {
-        if self.tlb.context == Context::UserAligned && linear & (T::SIZE as u64 - 1) != 0 {
+        if self.tlb.context == Context::UserAligned && T::SIZE <= 8 && linear & (T::SIZE as u64 - 1) != 0 {
             return Err(Fault::AC);
         }
         Ok(())
@@ -305,6 +309,7 @@ impl Vcpu {
         let is_code = world.code_pages().is_code_page(walked.frame);
         let page = linear & PAGE_MASK;
         let slow = if W::HOOKED || frame.is_none() || context == Context::UserAligned { SLOW } else { 0 };
+        self.tlb.note_size(linear, walked.size_class);
         let entry = self.tlb.entry_in(context, linear);
         entry.read = page | slow;
         entry.write = if walked.writable { page | slow | if is_code { SLOW } else { 0 } } else { INVALID };

@@ -58,6 +58,15 @@ impl Generator {
         let flavour = Flavour::of(code.op_code().memory_size());
         let mmx = code.op_code().op_kinds().iter().any(|kind| matches!(kind, Kind::mm_or_mem | Kind::mm_reg));
         self.state = random_state(&self.rng, self.width, flavour, mmx);
+        if self.state.fpu.status & 0x80 != 0 {
+            // Two exceptions of which the host reports only that it was one of them.
+            self.state.mxcsr |= 0x1f80;
+        }
+        // Whether the alignment of larger operands is checked is left to the implementation (SDM volume 2, FXSAVE).
+        let masked = matches!(code.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
+        if code.op_code().memory_size().size() > 8 || masked {
+            self.state.rflags &= !ALIGNMENT;
+        }
     }
 
     pub fn finish(self, instructions: Vec<Instruction>, bytes: Vec<u8>) -> Case {

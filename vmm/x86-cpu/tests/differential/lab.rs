@@ -68,7 +68,7 @@ impl Lab {
         for (page, native) in self.native.image().chunks_exact(PAGE).enumerate() {
             let interpreted = self.interpreter.image(page);
             if native != interpreted {
-                lines.extend(memory_differences(undefined, page * PAGE, native, interpreted));
+                lines.extend(memory_differences(undefined, completed, page * PAGE, native, interpreted));
             }
         }
         Ok(Verdict { completed, differences: lines })

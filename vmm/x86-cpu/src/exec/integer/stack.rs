@@ -118,7 +118,7 @@ fn enter_frame<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> R
     let sp = cpu.stack_pointer().wrapping_sub(op.imm) & mask;
     // The frame's end must be writable, though nothing is stored there.
     let linear = cpu.linear(seg::SS, sp, T::SIZE as u32, true)?;
-    cpu.check_write(world, linear, T::SIZE).map_err(|fault| fault.resolve(true))?;
+    cpu.load_for_store::<T, W>(world, linear).map_err(|fault| fault.resolve(true))?;
     cpu.set_reg(BP, T::low(frame));
     cpu.set_stack_pointer(sp);
     Ok(())

@@ -73,6 +73,8 @@ pub struct CodeCache<W: World> {
     index: Index,
     by_page: HashMap<u64, Vec<u32>, BuildHasherDefault<KeyHasher>>,
     lookup: Box<[Lookup; LOOKUP_ENTRIES]>,
+    /// Counts discards: links and lookups of a vCPU that has seen fewer may lead to blocks that are gone.
+    version: u64,
 }
 
 impl<W: World> fmt::Debug for CodeCache<W> {
@@ -89,6 +91,7 @@ impl<W: World> Default for CodeCache<W> {
             index: Index::default(),
             by_page: HashMap::default(),
             lookup: Box::new([none; LOOKUP_ENTRIES]),
+            version: 0,
         }
     }
 }
@@ -118,6 +121,7 @@ impl<W: World> CodeCache<W> {
 
     /// Discards the blocks of pages that were written.
     fn discard(&mut self, pages: Vec<u64>) {
+        self.version += 1;
         for page in pages {
             for number in self.by_page.remove(&page).unwrap_or_default() {
                 let block = &mut self.blocks[number as usize];
@@ -131,6 +135,7 @@ impl<W: World> CodeCache<W> {
     }
 
     fn clear(&mut self) {
+        self.version += 1;
         self.blocks.clear();
         self.index.clear();
         self.by_page.clear();
@@ -152,6 +157,7 @@ impl Vcpu {
     /// Starts a new translation context: block links and lookups of the old one no longer count.
     pub(crate) fn new_epoch<W: World>(&mut self, world: &mut W) {
         self.epoch = world.code_pages().next_epoch();
+        self.tlb.forget_fetched();
     }
 }
 
@@ -164,6 +170,13 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
     }
     let phys = cpu.fetch_address(world, cpu.linear_ip())?;
     let mut found = code.index.get(&(phys, cpu.mode)).copied();
+    if let Some(number) = found
+        && !cpu.mode.is_64()
+        && cpu.rip + u64::from(code.blocks[number as usize].len) - 1 > u64::from(cpu.segs[seg::CS].limit)
+    {
+        // Decoded under another code segment's limit.
+        found = None;
+    }
     if let Some(number) = found
         && let Some(second) = code.blocks[number as usize].crosses
     {
@@ -180,6 +193,7 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
                 code.clear();
                 world.code_pages().clear();
                 cpu.new_epoch(world);
+                cpu.tlb.code_version = code.version;
             }
             let block = decode_block(cpu, world, phys)?;
             code.add(block)
@@ -252,7 +266,7 @@ pub fn run<W: World>(
     now: u64,
     until: u64,
 ) -> (Exit, u64) {
-    enter(cpu, world, now);
+    enter(cpu, world, code.version, now);
     let mut barren = 0;
     // The block and the link through which the next one is entered, if the last one ended plainly.
     let mut from: Option<(u32, usize)> = None;
@@ -261,6 +275,7 @@ pub fn run<W: World>(
             let pages = world.code_pages().take_stale();
             code.discard(pages);
             cpu.new_epoch(world);
+            cpu.tlb.code_version = code.version;
             from = None;
         }
         let mut single = cpu.system_flags & bits::TF != 0;
@@ -350,7 +365,7 @@ pub fn run<W: World>(
 }
 
 /// Prepares a run: everything outside may have changed since the last one.
-fn enter<W: World>(cpu: &mut Vcpu, world: &mut W, now: u64) {
+fn enter<W: World>(cpu: &mut Vcpu, world: &mut W, code_version: u64, now: u64) {
     // The shadow of STI or MOV SS lasts until this vCPU's next instruction, whatever the others did meanwhile.
     for shadow in [&mut cpu.inhibit_at, &mut cpu.trap_inhibit_at] {
         if *shadow == cpu.block_clock {
@@ -366,7 +381,8 @@ fn enter<W: World>(cpu: &mut Vcpu, world: &mut W, now: u64) {
         cpu.tlb.code_generation = generation;
         cpu.tlb.guard_all();
     }
-    if cpu.epoch == 0 {
+    if cpu.epoch == 0 || cpu.tlb.code_version != code_version {
+        cpu.tlb.code_version = code_version;
         cpu.new_epoch(world);
     }
 }

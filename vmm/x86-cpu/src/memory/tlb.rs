@@ -55,15 +55,43 @@ pub(crate) enum Context {
     UserAligned = 3,
 }
 
+/// A set of page numbers that may hold more than was put in, never less.
+#[derive(Clone)]
+struct Filter([u64; FILTER_WORDS]);
+
+const FILTER_WORDS: usize = 64;
+
+impl Filter {
+    const EMPTY: Self = Self([0; FILTER_WORDS]);
+
+    fn place(number: u64) -> (usize, u64) {
+        ((number >> 6) as usize & (FILTER_WORDS - 1), 1 << (number & 63))
+    }
+    fn insert(&mut self, number: u64) {
+        let (word, bit) = Self::place(number);
+        self.0[word] |= bit;
+    }
+    fn contains(&self, number: u64) -> bool {
+        let (word, bit) = Self::place(number);
+        self.0[word] & bit != 0
+    }
+}
+
 /// Direct-mapped translations of all contexts.
 #[derive(Clone)]
 pub struct Tlb {
     entries: [Entry; ENTRIES],
     fetch: [FetchEntry; FETCH_ENTRIES],
     base: usize,
+    /// Regions of 4 MiB and of 1 GiB in which large pages were seen: translations of one page lie in many entries there.
+    large: [Filter; 2],
+    /// Pages that code was fetched from in this epoch.
+    fetched: Filter,
     pub(crate) context: Context,
     /// Generation of the code pages that write entries are known to honour.
     pub(crate) code_generation: u64,
+    /// Version of the code cache that this vCPU's epoch belongs to.
+    pub(crate) code_version: u64,
 }
 
 impl std::fmt::Debug for Tlb {
@@ -78,8 +106,11 @@ impl Default for Tlb {
             entries: [EMPTY; ENTRIES],
             fetch: [NO_FETCH; FETCH_ENTRIES],
             base: 0,
+            large: [Filter::EMPTY; 2],
+            fetched: Filter::EMPTY,
             context: Context::Supervisor,
             code_generation: 0,
+            code_version: 0,
         }
     }
 }
@@ -106,6 +137,22 @@ impl Tlb {
         self.fetch[(page >> 12) as usize & (FETCH_ENTRIES - 1)] =
             FetchEntry { page: page | u64::from(user) << 1, phys };
     }
+    /// Records that blocks of this epoch lie in linear page `page`.
+    pub(super) fn note_fetch(&mut self, page: u64) {
+        self.fetched.insert(page >> 12);
+    }
+    /// A new epoch begins: no block of it has been looked up yet.
+    pub(crate) fn forget_fetched(&mut self) {
+        self.fetched = Filter::EMPTY;
+    }
+    /// Records the size of a page that is about to be cached.
+    pub(super) fn note_size(&mut self, linear: u64, size_class: u64) {
+        match size_class {
+            0 => {}
+            1 => self.large[0].insert(linear >> 22),
+            _ => self.large[1].insert(linear >> 30),
+        }
+    }
     /// Forgets every translation; with `keep_global`, all but those of global pages.
     pub(crate) fn flush(&mut self, keep_global: bool) {
         self.fetch = [NO_FETCH; FETCH_ENTRIES];
@@ -117,10 +164,28 @@ impl Tlb {
             }
         } else {
             self.entries = [EMPTY; ENTRIES];
+            self.large = [Filter::EMPTY; 2];
         }
     }
-    /// Forgets the translations of the page that holds `linear`, whatever its size.
-    pub(crate) fn flush_page(&mut self, linear: u64) {
+    /// Forgets the translations of the page that holds `linear`, whatever its size. Returns whether code may have been
+    /// fetched from it in this epoch.
+    pub(crate) fn flush_page(&mut self, linear: u64) -> bool {
+        if self.large[0].contains(linear >> 22) || self.large[1].contains(linear >> 30) {
+            self.flush_large_page(linear);
+            return true;
+        }
+        for context in [Context::Supervisor, Context::User, Context::SupervisorSmap, Context::UserAligned] {
+            let entry = self.entry_in(context, linear);
+            let tag = if entry.read & INVALID == 0 { entry.read } else { entry.write };
+            if (tag ^ linear) & PAGE_MASK == 0 {
+                *entry = EMPTY;
+            }
+        }
+        self.fetch[(linear >> 12) as usize & (FETCH_ENTRIES - 1)] = NO_FETCH;
+        self.fetched.contains(linear >> 12)
+    }
+
+    fn flush_large_page(&mut self, linear: u64) {
         self.fetch = [NO_FETCH; FETCH_ENTRIES];
         for entry in &mut self.entries {
             let shift = match entry.phys >> SIZE_SHIFT & 3 {

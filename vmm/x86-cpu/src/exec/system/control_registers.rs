@@ -305,7 +305,8 @@ fn invalidate_page<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Resul
     } else {
         cpu.segs[usize::from(op.seg & 7)].base.wrapping_add(offset) & 0xffff_ffff
     };
-    cpu.tlb.flush_page(linear);
-    cpu.new_epoch(world);
+    if cpu.tlb.flush_page(linear) {
+        cpu.new_epoch(world);
+    }
     Ok(())
 }

@@ -114,3 +114,37 @@ fn accessed_and_dirty_bits_follow_accesses() {
     assert_eq!(machine.peek64(0x13000 + 0x41 * 8) & 0x60, 0x60);
     assert_eq!(machine.peek64(0x13000 + (DATA >> 12) * 8) & 0x60, 0);
 }
+
+#[test]
+fn invlpg_reaches_code_and_every_part_of_a_large_page() {
+    // Code on page 0x40000 is called, remapped to 0x41000 and called again.
+    let program = assemble!(
+        "mov rax, 0x40000",
+        "call rax",
+        "mov qword ptr [0x13200], 0x41003",
+        "call rax",
+        "invlpg [0x40000]",
+        "call rax",
+        "hlt",
+    );
+    let mut machine = Machine::long(program);
+    machine.world.poke(0x40000, assemble!("inc ecx", "ret"));
+    machine.world.poke(0x41000, assemble!("inc edx", "ret"));
+    machine.cpu.gpr[reg::RDX] = 0;
+    machine.run();
+    assert_eq!((machine.cpu.gpr[reg::RCX], machine.cpu.gpr[reg::RDX]), (2, 1));
+
+    // A 2 MiB page at 2 MiB maps to 0; two parts of it are read, and one INVLPG after it was unmapped ends both.
+    let program = assemble!(
+        "mov eax, [0x241000]",
+        "mov eax, [0x242000]",
+        "mov qword ptr [0x12008], 0",
+        "invlpg [0x241000]",
+        "mov eax, [0x242000]",
+    );
+    let mut machine = Machine::long(program);
+    machine.poke64(0x12008, 0x83);
+    machine.world.poke(0x42000, &[7]);
+    assert_eq!(machine.run_into(14)[0], 0);
+    assert_eq!((machine.cpu.cr2, machine.cpu.gpr[reg::RAX]), (0x242000, 7));
+}

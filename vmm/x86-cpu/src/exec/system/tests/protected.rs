@@ -132,3 +132,24 @@ fn lmsw_cannot_clear_pe() {
     assert_eq!(machine.cpu.gpr[reg::RBX] & 0xf, 0xb);
     assert_eq!(machine.cpu.gpr[reg::RSP], STACK);
 }
+
+#[test]
+fn a_block_does_not_outlive_its_segments_limit() {
+    // The same code through CODE32 (4 GiB) and through a descriptor whose limit ends inside it.
+    let program = assemble!(
+        ".code32",
+        "call 22f",
+        "ljmp 0x58, 0x1010",
+        ".org 0x10 + 88b",
+        "22:",
+        "inc eax",
+        "inc eax",
+        "ret"
+    );
+    let mut machine = Machine::protected(program);
+    machine.world.poke(0x8058, &0x0040_9b00_0000_1010_u64.to_le_bytes());
+    machine.cpu.gpr[reg::RAX] = 0;
+    run_into(&mut machine, 13);
+    assert_eq!(machine.cpu.gpr[reg::RAX], 3);
+    assert_eq!(words(&mut machine, 3), [0, 0x1011, 0x58]);
+}

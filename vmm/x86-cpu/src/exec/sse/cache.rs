@@ -56,7 +56,10 @@ pub(super) fn lower<W: World>(instruction: &Instruction, _: bool) -> Choice<W> {
             | Mnemonic::Prefetchnta
             | Mnemonic::Prefetcht0
             | Mnemonic::Prefetcht1
-            | Mnemonic::Prefetcht2 => nothing,
+            | Mnemonic::Prefetcht2
+            | Mnemonic::Prefetchit0
+            | Mnemonic::Prefetchit1
+            | Mnemonic::Cldemote => nothing,
             _ => return None,
         },
     };

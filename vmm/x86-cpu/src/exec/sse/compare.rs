@@ -1,7 +1,7 @@
 //! Comparisons: CMPxx to masks, COMISx, UCOMISx and PTEST to flags.
 
 use super::float::{compute, pick};
-use super::host::{Cmppd, Cmpps, Cmpsd, Cmpss, Comisd, Comiss, Float, Order, Ucomisd, Ucomiss};
+use super::host::{Cmppd, Cmpps, Cmpsd, Cmpss, Comisd, Comiss, Float, Lanes, Order, Ucomisd, Ucomiss, pack};
 use super::operand::{M32, M64, M128, Source, Xmm};
 use super::{Choice, Gate};
 use crate::block::{Op, OpFn};
@@ -14,11 +14,11 @@ use iced_x86::{Code, Instruction};
 /// COMISx and UCOMISx: ZF, PF and CF from the order, OF, SF and AF cleared.
 fn order<W: World, F, S>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault>
 where
-    F: Float<Left = u128, Right = u128, Out = Order>,
+    F: Float<Left = Lanes, Right = Lanes, Out = Order>,
     S: Source,
 {
     let src = S::get(cpu, world, op)?;
-    let order = compute::<F>(cpu, cpu.xmm[usize::from(op.dst & 15)], src)?;
+    let order = compute::<F>(cpu, pack(cpu.xmm[usize::from(op.dst & 15)]), pack(src))?;
     let flag = |on, bit| if on { bit } else { 0 };
     cpu.flags.set_bits(flag(order.zf, bits::ZF) | flag(order.pf, bits::PF) | flag(order.cf, bits::CF));
     Ok(())

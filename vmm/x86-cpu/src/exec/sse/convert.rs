@@ -19,29 +19,30 @@ plain! {
 /// Scalar in `xmm[dst]` from an integer.
 fn from_integer<W: World, F, S>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault>
 where
-    F: Float<Left = u128, Right = u64, Out = u128>,
+    F: Float<Left = Lanes, Right = u64, Out = Lanes>,
     S: Source,
 {
     let src = S::get(cpu, world, op)? as u64;
     let index = usize::from(op.dst & 15);
-    cpu.xmm[index] = compute::<F>(cpu, cpu.xmm[index], src)?;
+    let out = compute::<F>(cpu, pack(cpu.xmm[index]), src)?;
+    put(&mut cpu.xmm[index], out);
     Ok(())
 }
 
 /// Integer in `gpr[dst]`, zero-extended, from a scalar.
 fn to_integer<W: World, F, S>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault>
 where
-    F: Float<Left = (), Right = u128, Out = u64>,
+    F: Float<Left = (), Right = Lanes, Out = u64>,
     S: Source,
 {
     let src = S::get(cpu, world, op)?;
-    cpu.gpr[usize::from(op.dst & 15)] = compute::<F>(cpu, (), src)?;
+    cpu.gpr[usize::from(op.dst & 15)] = compute::<F>(cpu, (), pack(src))?;
     Ok(())
 }
 
 fn pick_from<W: World, F, R, M>(memory: bool) -> OpFn<W>
 where
-    F: Float<Left = u128, Right = u64, Out = u128>,
+    F: Float<Left = Lanes, Right = u64, Out = Lanes>,
     R: Source,
     M: Source,
 {
@@ -50,7 +51,7 @@ where
 
 fn pick_to<W: World, F, M>(memory: bool) -> OpFn<W>
 where
-    F: Float<Left = (), Right = u128, Out = u64>,
+    F: Float<Left = (), Right = Lanes, Out = u64>,
     M: Source,
 {
     if memory { to_integer::<W, F, M> } else { to_integer::<W, F, Xmm> }

@@ -43,6 +43,9 @@ pub(super) fn compute<F: Float>(cpu: &mut Vcpu, left: F::Left, right: F::Right) 
 }
 
 /// [`compute`] where the guest wants to be told of some exceptions: executes with all masked, then decides.
+///
+/// One difference remains: where an unmasked overflow or underflow is reported, a processor sets PE only if the result
+/// would be inexact without bounds on its exponent; here PE follows the masked result.
 #[cold]
 #[inline(never)]
 fn compute_unmasked<F: Float>(cpu: &mut Vcpu, left: F::Left, right: F::Right) -> Result<F::Out, Fault> {
@@ -75,19 +78,20 @@ fn compute_unmasked<F: Float>(cpu: &mut Vcpu, left: F::Left, right: F::Right) ->
 #[inline(always)]
 pub(super) fn arithmetic<W: World, F, S>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault>
 where
-    F: Float<Left = u128, Right = u128, Out = u128>,
+    F: Float<Left = Lanes, Right = Lanes, Out = Lanes>,
     S: Source,
 {
-    let src = S::get(cpu, world, op)?;
+    let src = pack(S::get(cpu, world, op)?);
     let index = usize::from(op.dst & 15);
-    cpu.xmm[index] = compute::<F>(cpu, cpu.xmm[index], src)?;
+    let out = compute::<F>(cpu, pack(cpu.xmm[index]), src)?;
+    put(&mut cpu.xmm[index], out);
     Ok(())
 }
 
 /// [`arithmetic`] with an XMM register, or memory of kind `M`.
 pub(super) fn pick<W: World, F, M>(memory: bool) -> OpFn<W>
 where
-    F: Float<Left = u128, Right = u128, Out = u128>,
+    F: Float<Left = Lanes, Right = Lanes, Out = Lanes>,
     M: Source,
 {
     if memory { arithmetic::<W, F, M> } else { arithmetic::<W, F, Xmm> }
@@ -96,13 +100,13 @@ where
 /// ROUNDPS and its kin: `Loud` raises the precision exception, `Quiet` does not.
 fn round<W: World, Loud, Quiet, S>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault>
 where
-    Loud: Float<Left = u128, Right = u128, Out = u128>,
-    Quiet: Float<Left = u128, Right = u128, Out = u128>,
+    Loud: Float<Left = Lanes, Right = Lanes, Out = Lanes>,
+    Quiet: Float<Left = Lanes, Right = Lanes, Out = Lanes>,
     S: Source,
 {
-    let src = S::get(cpu, world, op)?;
+    let src = pack(S::get(cpu, world, op)?);
     let index = usize::from(op.dst & 15);
-    let dst = cpu.xmm[index];
+    let dst = pack(cpu.xmm[index]);
     let imm = op.imm as u32;
     let saved = cpu.mxcsr & mxcsr::ROUNDING;
     if imm & 4 == 0 {
@@ -110,14 +114,14 @@ where
     }
     let out = if imm & 8 == 0 { compute::<Loud>(cpu, dst, src) } else { compute::<Quiet>(cpu, dst, src) };
     cpu.mxcsr = cpu.mxcsr & !mxcsr::ROUNDING | saved;
-    cpu.xmm[index] = out?;
+    put(&mut cpu.xmm[index], out?);
     Ok(())
 }
 
 fn pick_round<W: World, Loud, Quiet, M>(memory: bool) -> OpFn<W>
 where
-    Loud: Float<Left = u128, Right = u128, Out = u128>,
-    Quiet: Float<Left = u128, Right = u128, Out = u128>,
+    Loud: Float<Left = Lanes, Right = Lanes, Out = Lanes>,
+    Quiet: Float<Left = Lanes, Right = Lanes, Out = Lanes>,
     M: Source,
 {
     if memory { round::<W, Loud, Quiet, M> } else { round::<W, Loud, Quiet, Xmm> }
@@ -136,9 +140,10 @@ fn dot_ps<W: World, S: Source>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Res
     let src = S::get(cpu, world, op)?;
     let index = usize::from(op.dst & 15);
     let taken = select(op.imm as u8 >> 4, 4);
-    let products = compute::<Mulps>(cpu, cpu.xmm[index] & taken, src & taken)?;
-    let pairs = compute::<Addps>(cpu, Pshufd::apply(0, products, 0b10_11_00_01), products)?;
-    let sum = compute::<Addps>(cpu, pairs, pairs.rotate_left(64))?;
+    let products = unpack(compute::<Mulps>(cpu, pack(cpu.xmm[index] & taken), pack(src & taken))?);
+    let pairs =
+        unpack(compute::<Addps>(cpu, pack(Pshufd::apply(0, products, 0b10_11_00_01)), pack(products))?);
+    let sum = unpack(compute::<Addps>(cpu, pack(pairs), pack(pairs.rotate_left(64)))?);
     cpu.xmm[index] = sum & select(op.imm as u8, 4);
     Ok(())
 }
@@ -148,8 +153,8 @@ fn dot_pd<W: World, S: Source>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Res
     let src = S::get(cpu, world, op)?;
     let index = usize::from(op.dst & 15);
     let taken = select(op.imm as u8 >> 4, 2);
-    let products = compute::<Mulpd>(cpu, cpu.xmm[index] & taken, src & taken)?;
-    let sum = compute::<Addpd>(cpu, products, products.rotate_left(64))?;
+    let products = unpack(compute::<Mulpd>(cpu, pack(cpu.xmm[index] & taken), pack(src & taken))?);
+    let sum = unpack(compute::<Addpd>(cpu, pack(products), pack(products.rotate_left(64)))?);
     cpu.xmm[index] = sum & select(op.imm as u8, 2);
     Ok(())
 }

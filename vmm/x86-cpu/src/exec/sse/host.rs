@@ -1,13 +1,17 @@
 //! The host's SIMD instructions, one type each. The only `unsafe` of this family.
 //!
 //! Requires x86-64-v2 (SSE4.2) of the host. Floating point runs with the guest's MXCSR, which is loaded, used and replaced
-//! by Rust's within one `asm!` block: compiled code never sees it.
+//! by Rust's within one `asm!` block: compiled code never sees its control bits. Its exception flags, which compiled code
+//! neither reads nor needs preserved, may stay behind: LDMXCSR is slow when it changes anything, so it is left out where
+//! the host's MXCSR holds the guest's value already.
 
 use std::arch::asm;
 use std::arch::x86_64::__m128i;
 
 /// MXCSR as Rust code requires it: exceptions masked, round to nearest, no flushing.
 static RUST_MXCSR: u32 = 0x1f80;
+/// The exception flags of MXCSR, which are not control bits.
+const FLAGS: u32 = 0x3f;
 
 /// An operation without flags or exceptions: the new destination from the old one, the source and the immediate.
 pub(super) trait Combine {
@@ -23,16 +27,27 @@ pub(super) trait Float {
     fn run(left: Self::Left, right: Self::Right, mxcsr: &mut u32) -> Self::Out;
 }
 
+/// A value in an XMM register of the host. Arithmetic passes operands as such, so that they never go through general
+/// registers.
+pub(super) type Lanes = __m128i;
+
 #[inline(always)]
-fn pack(value: u128) -> __m128i {
+pub(super) fn pack(value: u128) -> Lanes {
     // SAFETY: both are 16 bytes of which every pattern is valid.
     unsafe { std::mem::transmute(value) }
 }
 
 #[inline(always)]
-fn unpack(value: __m128i) -> u128 {
+pub(super) fn unpack(value: Lanes) -> u128 {
     // SAFETY: as in `pack`.
     unsafe { std::mem::transmute(value) }
+}
+
+/// `*register = unpack(value)`, by one store: two halves would delay the next load of the whole.
+#[inline(always)]
+pub(super) fn put(register: &mut u128, value: Lanes) {
+    // SAFETY: both are 16 bytes, aligned to 16, of which every pattern is valid.
+    unsafe { (&raw mut *register).cast::<Lanes>().write(value) }
 }
 
 macro_rules! combine {
@@ -82,6 +97,7 @@ combine! {
     Pmovzxbw "pmovzxbw"; Pmovzxbd "pmovzxbd"; Pmovzxbq "pmovzxbq";
     Pmovzxwd "pmovzxwd"; Pmovzxwq "pmovzxwq"; Pmovzxdq "pmovzxdq";
     Unpcklps "unpcklps"; Unpckhps "unpckhps"; Unpcklpd "unpcklpd"; Unpckhpd "unpckhpd";
+    Movss "movss"; Movsd "movsd"; Movlhps "movlhps"; Movhlps "movhlps";
     Movsldup "movsldup"; Movshdup "movshdup"; Movddup "movddup";
     Cvtdq2pd "cvtdq2pd";
 }
@@ -129,32 +145,66 @@ crc32! {
     crc32_u64 u64 reg "crc32 {crc:r}, {value:r}";
 }
 
+/// Executes `$text` on `$operands` under the MXCSR at `$mxcsr`.
+macro_rules! execute {
+    ($mxcsr:ident, $text:expr, $($operands:tt)*) => {
+        if *$mxcsr & !FLAGS == RUST_MXCSR {
+            let mut host = 0_u32;
+            // SAFETY: both pointers are valid for 4 bytes. The value loaded differs from the host's in exception flags at
+            // most, so that every exception is masked and nothing needs to be restored.
+            unsafe {
+                asm!(
+                    "stmxcsr [{host}]",
+                    "mov {value:e}, [{mxcsr}]",
+                    "cmp {value:e}, [{host}]",
+                    "je 2f",
+                    "ldmxcsr [{mxcsr}]",
+                    "2:",
+                    $text,
+                    "stmxcsr [{mxcsr}]",
+                    host = in(reg) &raw mut host,
+                    value = out(reg) _,
+                    mxcsr = in(reg) &raw mut *$mxcsr,
+                    $($operands)*,
+                    options(nostack)
+                );
+            }
+        } else {
+            // SAFETY: `mxcsr` is valid for 4 bytes and has every exception masked and no reserved bit set, so that neither
+            // LDMXCSR nor the instruction can trap; the last instruction restores what Rust requires.
+            unsafe {
+                asm!(
+                    "ldmxcsr [{mxcsr}]",
+                    $text,
+                    "stmxcsr [{mxcsr}]",
+                    "ldmxcsr [rip + {rust}]",
+                    mxcsr = in(reg) &raw mut *$mxcsr,
+                    rust = sym RUST_MXCSR,
+                    $($operands)*,
+                    options(nostack)
+                );
+            }
+        }
+    };
+}
+
 macro_rules! float {
     ($($name:ident $mnemonic:literal;)*) => {$(
         pub(super) enum $name {}
         impl Float for $name {
-            type Left = u128;
-            type Right = u128;
-            type Out = u128;
+            type Left = Lanes;
+            type Right = Lanes;
+            type Out = Lanes;
             #[inline(always)]
-            fn run(dst: u128, src: u128, mxcsr: &mut u32) -> u128 {
-                let out: __m128i;
-                // SAFETY: `mxcsr` is valid for 4 bytes and has every exception masked and no reserved bit set, so that
-                // neither LDMXCSR nor the instruction can trap; the last instruction restores Rust's MXCSR.
-                unsafe {
-                    asm!(
-                        "ldmxcsr [{mxcsr}]",
-                        concat!($mnemonic, " {dst}, {src}"),
-                        "stmxcsr [{mxcsr}]",
-                        "ldmxcsr [rip + {rust}]",
-                        mxcsr = in(reg) mxcsr,
-                        rust = sym RUST_MXCSR,
-                        dst = inout(xmm_reg) pack(dst) => out,
-                        src = in(xmm_reg) pack(src),
-                        options(nostack, preserves_flags)
-                    );
-                }
-                unpack(out)
+            fn run(dst: Lanes, src: Lanes, mxcsr: &mut u32) -> Lanes {
+                let out: Lanes;
+                execute!(
+                    mxcsr,
+                    concat!($mnemonic, " {dst}, {src}"),
+                    dst = inout(xmm_reg) dst => out,
+                    src = in(xmm_reg) src
+                );
+                out
             }
         }
     )*};
@@ -179,28 +229,20 @@ macro_rules! predicate {
         /// With predicate `P`, 0-7.
         pub(super) enum $name<const P: u8> {}
         impl<const P: u8> Float for $name<P> {
-            type Left = u128;
-            type Right = u128;
-            type Out = u128;
+            type Left = Lanes;
+            type Right = Lanes;
+            type Out = Lanes;
             #[inline(always)]
-            fn run(dst: u128, src: u128, mxcsr: &mut u32) -> u128 {
-                let out: __m128i;
-                // SAFETY: as for the arithmetic above.
-                unsafe {
-                    asm!(
-                        "ldmxcsr [{mxcsr}]",
-                        concat!($mnemonic, " {dst}, {src}, {predicate}"),
-                        "stmxcsr [{mxcsr}]",
-                        "ldmxcsr [rip + {rust}]",
-                        mxcsr = in(reg) mxcsr,
-                        rust = sym RUST_MXCSR,
-                        predicate = const P,
-                        dst = inout(xmm_reg) pack(dst) => out,
-                        src = in(xmm_reg) pack(src),
-                        options(nostack, preserves_flags)
-                    );
-                }
-                unpack(out)
+            fn run(dst: Lanes, src: Lanes, mxcsr: &mut u32) -> Lanes {
+                let out: Lanes;
+                execute!(
+                    mxcsr,
+                    concat!($mnemonic, " {dst}, {src}, {predicate}"),
+                    predicate = const P,
+                    dst = inout(xmm_reg) dst => out,
+                    src = in(xmm_reg) src
+                );
+                out
             }
         }
     )*};
@@ -213,28 +255,20 @@ macro_rules! round {
         /// Rounds as MXCSR says; raises the precision exception unless `QUIET` is 8.
         pub(super) enum $name<const QUIET: u8> {}
         impl<const QUIET: u8> Float for $name<QUIET> {
-            type Left = u128;
-            type Right = u128;
-            type Out = u128;
+            type Left = Lanes;
+            type Right = Lanes;
+            type Out = Lanes;
             #[inline(always)]
-            fn run(dst: u128, src: u128, mxcsr: &mut u32) -> u128 {
-                let out: __m128i;
-                // SAFETY: as for the arithmetic above.
-                unsafe {
-                    asm!(
-                        "ldmxcsr [{mxcsr}]",
-                        concat!($mnemonic, " {dst}, {src}, {control}"),
-                        "stmxcsr [{mxcsr}]",
-                        "ldmxcsr [rip + {rust}]",
-                        mxcsr = in(reg) mxcsr,
-                        rust = sym RUST_MXCSR,
-                        control = const QUIET | 4,
-                        dst = inout(xmm_reg) pack(dst) => out,
-                        src = in(xmm_reg) pack(src),
-                        options(nostack, preserves_flags)
-                    );
-                }
-                unpack(out)
+            fn run(dst: Lanes, src: Lanes, mxcsr: &mut u32) -> Lanes {
+                let out: Lanes;
+                execute!(
+                    mxcsr,
+                    concat!($mnemonic, " {dst}, {src}, {control}"),
+                    control = const QUIET | 4,
+                    dst = inout(xmm_reg) dst => out,
+                    src = in(xmm_reg) src
+                );
+                out
             }
         }
     )*};
@@ -246,27 +280,19 @@ macro_rules! from_integer {
     ($($name:ident $text:literal;)*) => {$(
         pub(super) enum $name {}
         impl Float for $name {
-            type Left = u128;
+            type Left = Lanes;
             type Right = u64;
-            type Out = u128;
+            type Out = Lanes;
             #[inline(always)]
-            fn run(dst: u128, src: u64, mxcsr: &mut u32) -> u128 {
-                let out: __m128i;
-                // SAFETY: as for the arithmetic above.
-                unsafe {
-                    asm!(
-                        "ldmxcsr [{mxcsr}]",
-                        $text,
-                        "stmxcsr [{mxcsr}]",
-                        "ldmxcsr [rip + {rust}]",
-                        mxcsr = in(reg) mxcsr,
-                        rust = sym RUST_MXCSR,
-                        dst = inout(xmm_reg) pack(dst) => out,
-                        src = in(reg) src,
-                        options(nostack, preserves_flags)
-                    );
-                }
-                unpack(out)
+            fn run(dst: Lanes, src: u64, mxcsr: &mut u32) -> Lanes {
+                let out: Lanes;
+                execute!(
+                    mxcsr,
+                    $text,
+                    dst = inout(xmm_reg) dst => out,
+                    src = in(reg) src
+                );
+                out
             }
         }
     )*};
@@ -283,25 +309,17 @@ macro_rules! to_integer {
         pub(super) enum $name {}
         impl Float for $name {
             type Left = ();
-            type Right = u128;
+            type Right = Lanes;
             type Out = u64;
             #[inline(always)]
-            fn run((): (), src: u128, mxcsr: &mut u32) -> u64 {
+            fn run((): (), src: Lanes, mxcsr: &mut u32) -> u64 {
                 let out: u64;
-                // SAFETY: as for the arithmetic above.
-                unsafe {
-                    asm!(
-                        "ldmxcsr [{mxcsr}]",
-                        $text,
-                        "stmxcsr [{mxcsr}]",
-                        "ldmxcsr [rip + {rust}]",
-                        mxcsr = in(reg) mxcsr,
-                        rust = sym RUST_MXCSR,
-                        dst = out(reg) out,
-                        src = in(xmm_reg) pack(src),
-                        options(nostack, preserves_flags)
-                    );
-                }
+                execute!(
+                    mxcsr,
+                    $text,
+                    dst = out(reg) out,
+                    src = in(xmm_reg) src
+                );
                 out
             }
         }
@@ -327,32 +345,21 @@ macro_rules! order {
     ($($name:ident $mnemonic:literal;)*) => {$(
         pub(super) enum $name {}
         impl Float for $name {
-            type Left = u128;
-            type Right = u128;
+            type Left = Lanes;
+            type Right = Lanes;
             type Out = Order;
             #[inline(always)]
-            fn run(dst: u128, src: u128, mxcsr: &mut u32) -> Order {
+            fn run(dst: Lanes, src: Lanes, mxcsr: &mut u32) -> Order {
                 let (zf, pf, cf): (u8, u8, u8);
-                // SAFETY: as for the arithmetic above; EFLAGS are clobbered.
-                unsafe {
-                    asm!(
-                        "ldmxcsr [{mxcsr}]",
-                        concat!($mnemonic, " {dst}, {src}"),
-                        "setz {zf}",
-                        "setp {pf}",
-                        "setc {cf}",
-                        "stmxcsr [{mxcsr}]",
-                        "ldmxcsr [rip + {rust}]",
-                        mxcsr = in(reg) mxcsr,
-                        rust = sym RUST_MXCSR,
-                        dst = in(xmm_reg) pack(dst),
-                        src = in(xmm_reg) pack(src),
-                        zf = out(reg_byte) zf,
-                        pf = out(reg_byte) pf,
-                        cf = out(reg_byte) cf,
-                        options(nostack)
-                    );
-                }
+                execute!(
+                    mxcsr,
+                    concat!($mnemonic, " {dst}, {src}", "\n", "setz {zf}", "\n", "setp {pf}", "\n", "setc {cf}"),
+                    dst = in(xmm_reg) dst,
+                    src = in(xmm_reg) src,
+                    zf = out(reg_byte) zf,
+                    pf = out(reg_byte) pf,
+                    cf = out(reg_byte) cf
+                );
                 Order { zf: zf != 0, pf: pf != 0, cf: cf != 0 }
             }
         }

@@ -154,7 +154,7 @@ fn emms<W: World>(cpu: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
 fn cvtpi2ps<W: World, const MEMORY: bool>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let src = from_packed::<W, MEMORY>(cpu, world, op)?;
     let index = usize::from(op.dst & 15);
-    let converted = compute::<Cvtdq2ps>(cpu, 0, src)?;
+    let converted = unpack(compute::<Cvtdq2ps>(cpu, pack(0), pack(src))?);
     cpu.xmm[index] = cpu.xmm[index] & !LOW64 | converted & LOW64;
     if !MEMORY {
         enter(cpu);
@@ -187,12 +187,12 @@ fn from_packed<W: World, const MEMORY: bool>(
 /// CVTPS2PI and its kin: two integers in `mm[dst]`.
 fn to_packed<W: World, F, S>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault>
 where
-    F: Float<Left = u128, Right = u128, Out = u128>,
+    F: Float<Left = Lanes, Right = Lanes, Out = Lanes>,
     S: Source,
 {
     check_pending(cpu)?;
     let src = S::get(cpu, world, op)?;
-    let converted = compute::<F>(cpu, 0, src)?;
+    let converted = unpack(compute::<F>(cpu, pack(0), pack(src))?);
     enter(cpu);
     write(cpu, op.dst, converted as u64);
     Ok(())
@@ -209,7 +209,7 @@ impl Source for XmmLow {
 
 fn pick_to_packed<W: World, F, R: Source, M: Source>(memory: bool) -> OpFn<W>
 where
-    F: Float<Left = u128, Right = u128, Out = u128>,
+    F: Float<Left = Lanes, Right = Lanes, Out = Lanes>,
 {
     if memory { to_packed::<W, F, M> } else { to_packed::<W, F, R> }
 }

@@ -1,6 +1,8 @@
 //! Moves between XMM registers, general registers and memory.
 
-use super::host::{Combine, Movddup, Movshdup, Movsldup, pmovmskb};
+use super::host::{
+    Combine, Movddup, Movhlps, Movlhps, Movsd, Movshdup, Movsldup, Movss, pack, pmovmskb, put,
+};
 use super::operand::{Gpr32, Gpr64, M32, M64, M128, M128U, Source, Xmm, aligned};
 use super::{Choice, Gate};
 use crate::block::{AddressKind, Op, OpFn};
@@ -12,7 +14,6 @@ use crate::state::{Vcpu, reg, seg, slot};
 use crate::world::World;
 use iced_x86::{Code, Instruction, OpKind};
 
-const LOW32: u128 = 0xffff_ffff;
 const LOW64: u128 = 0xffff_ffff_ffff_ffff;
 
 macro_rules! plain {
@@ -34,10 +35,6 @@ plain! {
     Second |_, s, _| s;
     /// The low half of the source, zero-extended.
     SecondLow |_, s, _| s & LOW64;
-    MergeLow32 |d, s, _| d & !LOW32 | s & LOW32;
-    MergeLow64 |d, s, _| d & !LOW64 | s & LOW64;
-    LowToHigh |d, s, _| d & LOW64 | s << 64;
-    HighToLow |d, s, _| d & !LOW64 | s >> 64;
 }
 
 /// `xmm[dst] = O(xmm[dst], source)`.
@@ -49,7 +46,7 @@ pub(super) fn combine<W: World, O: Combine, S: Source>(
 ) -> Result<(), Fault> {
     let src = S::get(cpu, world, op)?;
     let dst = &mut cpu.xmm[usize::from(op.dst & 15)];
-    *dst = O::apply(*dst, src, op.imm as u8);
+    put(dst, pack(O::apply(*dst, src, op.imm as u8)));
     Ok(())
 }
 
@@ -184,17 +181,17 @@ pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice
         Code::Movsd_xmm_xmmm64 if memory => combine::<W, Second, M64>,
         Code::Movss_xmmm32_xmm if memory => store_part::<W, u32, 0>,
         Code::Movsd_xmmm64_xmm if memory => store_part::<W, u64, 0>,
-        Code::Movss_xmm_xmmm32 | Code::Movss_xmmm32_xmm => combine::<W, MergeLow32, Xmm>,
-        Code::Movsd_xmm_xmmm64 | Code::Movsd_xmmm64_xmm => combine::<W, MergeLow64, Xmm>,
+        Code::Movss_xmm_xmmm32 | Code::Movss_xmmm32_xmm => combine::<W, Movss, Xmm>,
+        Code::Movsd_xmm_xmmm64 | Code::Movsd_xmmm64_xmm => combine::<W, Movsd, Xmm>,
         Code::Movq_xmm_xmmm64 => pick::<W, SecondLow, M64>(memory),
         Code::Movq_xmmm64_xmm if memory => store_part::<W, u64, 0>,
         Code::Movq_xmmm64_xmm => combine::<W, SecondLow, Xmm>,
-        Code::Movlps_xmm_m64 | Code::Movlpd_xmm_m64 => combine::<W, MergeLow64, M64>,
-        Code::Movhps_xmm_m64 | Code::Movhpd_xmm_m64 => combine::<W, LowToHigh, M64>,
+        Code::Movlps_xmm_m64 | Code::Movlpd_xmm_m64 => combine::<W, Movsd, M64>,
+        Code::Movhps_xmm_m64 | Code::Movhpd_xmm_m64 => combine::<W, Movlhps, M64>,
         Code::Movlps_m64_xmm | Code::Movlpd_m64_xmm => store_part::<W, u64, 0>,
         Code::Movhps_m64_xmm | Code::Movhpd_m64_xmm => store_part::<W, u64, 64>,
-        Code::Movhlps_xmm_xmm => combine::<W, HighToLow, Xmm>,
-        Code::Movlhps_xmm_xmm => combine::<W, LowToHigh, Xmm>,
+        Code::Movhlps_xmm_xmm => combine::<W, Movhlps, Xmm>,
+        Code::Movlhps_xmm_xmm => combine::<W, Movlhps, Xmm>,
         Code::Movsldup_xmm_xmmm128 => pick::<W, Movsldup, M128>(memory),
         Code::Movshdup_xmm_xmmm128 => pick::<W, Movshdup, M128>(memory),
         Code::Movddup_xmm_xmmm64 => pick::<W, Movddup, M64>(memory),

@@ -11,8 +11,17 @@ use iced_x86::{Code, Instruction};
 
 /// Lane `index` & 3 of 32 bits.
 #[inline(always)]
-fn dword(value: u128, index: u8) -> u128 {
-    value >> (u32::from(index & 3) * 32) & 0xffff_ffff
+fn dword(value: u128, index: u8) -> u64 {
+    let half = if index & 2 == 0 { value as u64 } else { (value >> 64) as u64 };
+    half >> (u32::from(index & 1) * 32) & 0xffff_ffff
+}
+
+/// Four lanes of 32 bits: two of `low` and two of `high`, chosen by two bits of `imm` each.
+#[inline(always)]
+fn shuffle_dwords(low: u128, high: u128, imm: u8) -> u128 {
+    let lower = dword(low, imm) | dword(low, imm >> 2) << 32;
+    let upper = dword(high, imm >> 4) | dword(high, imm >> 6) << 32;
+    u128::from(lower) | u128::from(upper) << 64
 }
 
 /// Lane `index` & 1 of 64 bits.
@@ -71,10 +80,10 @@ fn insert_single(dst: u128, element: u128, imm: u8) -> u128 {
 }
 
 plain! {
-    Pshufd |_, s, i| dword(s, i) | dword(s, i >> 2) << 32 | dword(s, i >> 4) << 64 | dword(s, i >> 6) << 96;
+    Pshufd |_, s, i| shuffle_dwords(s, s, i);
     Pshuflw |_, s, i| s >> 64 << 64 | u128::from(shuffle_words(s as u64, i));
     Pshufhw |_, s, i| u128::from(s as u64) | u128::from(shuffle_words((s >> 64) as u64, i)) << 64;
-    Shufps |d, s, i| dword(d, i) | dword(d, i >> 2) << 32 | dword(s, i >> 4) << 64 | dword(s, i >> 6) << 96;
+    Shufps |d, s, i| shuffle_dwords(d, s, i);
     Shufpd |d, s, i| qword(d, i) | qword(s, i >> 1) << 64;
     Palignr |d, s, i| align_right(d, s, i);
     Pblendw |d, s, i| blend(d, s, lane_mask(i, 16));
@@ -82,7 +91,7 @@ plain! {
     Blendpd |d, s, i| blend(d, s, lane_mask(i & 3, 64));
     Mpsadbw |d, s, i| sums_of_differences(d, s, i);
     /// INSERTPS from a register, whose element the immediate chooses.
-    InsertpsLane |d, s, i| insert_single(d, dword(s, i >> 6), i);
+    InsertpsLane |d, s, i| insert_single(d, u128::from(dword(s, i >> 6)), i);
     /// INSERTPS from memory.
     InsertpsMemory |d, s, i| insert_single(d, s, i);
 }

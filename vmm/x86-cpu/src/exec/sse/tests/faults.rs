@@ -2,7 +2,7 @@
 
 use super::{cpu, execute, lower};
 use crate::decode::Lowered;
-use crate::state::{cr0, cr4, reg};
+use crate::state::{Segment, cr0, cr4, reg, seg};
 use crate::test_world::TestWorld;
 use crate::{CacheOp, Fault};
 
@@ -176,4 +176,35 @@ fn other_instructions_are_left_to_other_families() {
     for code in [&[0x90][..], &[0x01, 0xc8], &[0xd9, 0xe8]] {
         assert_eq!(lower(code, cpu().mode).1, Lowered::No);
     }
+}
+
+/// SDM volume 1, tables 10-2 and 10-3.
+#[test]
+fn fxsave_keeps_pointers_by_operand_size_and_leaves_the_tail() {
+    let (mut cpu, mut world) = (cpu(), TestWorld::new(4));
+    cpu.gpr[reg::RSI] = 0x1000;
+    world.poke(0x1000, &[0xaa; 512]);
+    cpu.x87.instruction_pointer = 0x1234_5678_9abc;
+    cpu.x87.data_pointer = 0x0fed_cba9_8765;
+    (cpu.x87.instruction_selector, cpu.x87.data_selector) = (0x33, 0x2b);
+    cpu.x87.tags = 0xffff;
+    execute(&mut cpu, &mut world, &FXSAVE).unwrap();
+    assert_eq!(world.peek(0x1004, 2), [0, 0]);
+    assert_eq!(world.peek(0x1008, 8), [0xbc, 0x9a, 0x78, 0x56, 0x33, 0, 0, 0]);
+    assert_eq!(world.peek(0x1010, 8), [0x65, 0x87, 0xa9, 0xcb, 0x2b, 0, 0, 0]);
+    assert_eq!(world.peek(0x11a0, 96), [0xaa; 96]);
+    execute(&mut cpu, &mut world, &[0x48, 0x0f, 0xae, 0x06]).unwrap();
+    assert_eq!(world.peek(0x1008, 8), 0x1234_5678_9abc_u64.to_le_bytes());
+    assert_eq!(world.peek(0x1010, 8), 0x0fed_cba9_8765_u64.to_le_bytes());
+    // Outside 64-bit mode only eight XMM registers are written.
+    let mut legacy = super::cpu();
+    legacy.efer = 0;
+    let flat = Segment { selector: 8, base: 0, limit: u32::MAX, attr: 0xc09b };
+    legacy.set_segment(seg::CS, flat);
+    legacy.set_segment(seg::DS, Segment { attr: 0xc093, ..flat });
+    legacy.update_mode();
+    legacy.gpr[reg::RSI] = 0x2000;
+    world.poke(0x2000, &[0xaa; 512]);
+    execute(&mut legacy, &mut world, &FXSAVE).unwrap();
+    assert_eq!(world.peek(0x2110, 32), [[0; 16], [0xaa; 16]].concat());
 }

@@ -300,11 +300,11 @@ fn every_form_does_what_the_host_does() {
         let strings = format!("{code:?}").starts_with("Pcmp") && format!("{code:?}").contains("str");
         let has_imm = code.op_code().op_kinds().contains(&OpCodeOperandKind::imm8);
         for memory in [false, true] {
-            for trial in 0..if has_imm { 256 } else { 40 } {
-                let imm = if strings || has_imm { trial as u8 } else { 0 };
+            for trial in 0..if has_imm { 256 } else { 20 } {
+                let imm = trial as u8;
                 let Some(bytes) = encode(code, memory, imm, &mut random) else { continue };
                 page.assemble(&bytes);
-                for _ in 0..if strings { 20 } else { 8 } {
+                for _ in 0..if strings { 16 } else { 4 } {
                     let mut before = random.state(&initial);
                     if strings && random.below(2) == 0 {
                         before.gpr = before.gpr.map(|value| value % 20);
@@ -319,7 +319,7 @@ fn every_form_does_what_the_host_does() {
             }
         }
     }
-    assert!(tested > 20_000, "{tested}");
+    assert!(tested > 15_000, "{tested}");
 }
 
 fn compare(code: Code, bytes: &[u8], before: &State, host: &State, ours: &State) {

@@ -8,4 +8,5 @@ mod port;
 mod privilege;
 mod program;
 mod protected;
+mod random;
 mod stepping;

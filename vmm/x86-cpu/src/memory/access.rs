@@ -235,7 +235,8 @@ impl Vcpu {
     /// bytes are exempt: those that must be aligned raise #GP (SDM volume 2, 2.4).
     fn check_alignment<T: Word>(&self, linear: u64) -> Result<(), Fault> {
         if self.tlb.context == Context::UserAligned && T::SIZE <= 8 && linear & (T::SIZE as u64 - 1) != 0 {
-            return Err(Fault::AC);
+            let canonical = !self.long_mode() || is_canonical(linear);
+            return Err(if canonical { Fault::AC } else { Fault::NON_CANONICAL });
         }
         Ok(())
     }

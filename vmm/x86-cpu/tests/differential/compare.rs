@@ -1,7 +1,7 @@
 //! What must agree between the host and the interpreter, and what the architecture leaves open.
 
 use super::generate::{Case, RCX, RDI, RSI, RSP, linear_address};
-use super::state::{Outcome, PAGE, State, Width, address_of};
+use super::state::{Outcome, State, Width, address_of};
 use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
 use std::ops::Range;
 
@@ -14,17 +14,28 @@ const OF: u64 = 1 << 11;
 /// CF, PF, AF, ZF, SF, IF, DF, OF, NT, AC, ID. (RF differs with how the state was saved.)
 const COMPARED_FLAGS: u64 = CF | PF | AF | ZF | SF | OF | 1 << 9 | 1 << 10 | 1 << 14 | 1 << 18 | 1 << 21;
 
-/// Bits that may differ after an instruction.
+/// Registers and memory that may differ.
+#[derive(Debug, Default)]
+struct Places {
+    gpr: [u64; 16],
+    /// Memory, by address.
+    memory: Vec<Range<u64>>,
+}
+
+/// What may differ after an instruction.
 #[derive(Debug, Default)]
 pub struct Undefined {
     pub rflags: u64,
     /// Condition codes in the x87 status word.
     status: u16,
-    gpr: [u64; 16],
-    /// Memory, by address.
-    memory: Vec<Range<u64>>,
-    /// Memory, if the instruction faults.
-    memory_on_fault: Vec<Range<u64>>,
+    /// After it has completed.
+    completed: Places,
+    /// After it has faulted.
+    faulted: Places,
+    /// Any address of so many bytes may be named by a page fault.
+    fault_span: u64,
+    /// It uses MMX registers: processors differ in whether the x87 state has entered MMX mode when it faults.
+    mmx: bool,
     /// Results are approximations whose error alone is bounded.
     approximate: bool,
 }
@@ -107,16 +118,20 @@ fn undefined_after_shift(instruction: &Instruction, before: &State, undefined: &
 
 fn undefine_destination(instruction: &Instruction, before: &State, bits: u64, undefined: &mut Undefined) {
     match instruction.op0_kind() {
-        OpKind::Register => undefined.gpr[instruction.op0_register().full_register().number()] = bits,
+        OpKind::Register => undefined.completed.gpr[instruction.op0_register().full_register().number()] = bits,
         _ => {
             if let Some(address) = linear_address(instruction, before) {
-                undefined.memory.push(address..address + 8);
+                undefined.completed.memory.push(address..address + 8);
             }
         }
     }
 }
 
 impl Undefined {
+    fn places(&self, completed: bool) -> &Places {
+        if completed { &self.completed } else { &self.faulted }
+    }
+
     /// What the last of the instructions of `case` leaves open, given the state `before` it.
     pub fn after(instruction: &Instruction, before: &State) -> Self {
         let mut undefined = Self::default();
@@ -133,7 +148,7 @@ impl Undefined {
             // The processor may push before it finds the target not canonical.
             Mnemonic::Call => {
                 let sp = before.gpr[RSP];
-                undefined.memory_on_fault.push(sp.wrapping_sub(8)..sp);
+                undefined.faulted.memory.push(sp.wrapping_sub(8)..sp);
             }
             Mnemonic::Rcpps | Mnemonic::Rcpss | Mnemonic::Rsqrtps | Mnemonic::Rsqrtss => {
                 undefined.approximate = true;
@@ -149,41 +164,54 @@ impl Undefined {
             _ => {}
         }
         undefined.undefine_pointers_of_empty_string(instruction, before);
-        undefined.undefine_saved_pointers(instruction, before);
+        undefined.undefine_parts_of_operand(instruction, before);
+        undefined.mmx = (0..instruction.op_count()).any(|i| {
+            instruction.op_kind(i) == OpKind::Register && instruction.op_register(i).is_mm()
+        });
         undefined
     }
 
-    /// A repeated string instruction with 32-bit addresses and a count of 0: some processors clear the upper halves of the
-    /// count and pointers, for some of the instructions.
+    /// A repeated string instruction with 32-bit addresses: some processors clear the upper halves of the count and of
+    /// the pointers even if the count is 0 or the first element faults.
     fn undefine_pointers_of_empty_string(&mut self, instruction: &Instruction, before: &State) {
         let repeats = instruction.has_rep_prefix() || instruction.has_repne_prefix();
         let narrow = (0..instruction.op_count()).any(|i| {
             matches!(instruction.op_kind(i), OpKind::MemorySegESI | OpKind::MemoryESEDI | OpKind::MemorySegEDI)
         });
-        if repeats && narrow && before.gpr[RCX] as u32 == 0 {
-            for register in [RCX, RSI, RDI] {
-                self.gpr[register] = 0xffff_ffff_0000_0000;
+        if !repeats || !narrow {
+            return;
+        }
+        for register in [RCX, RSI, RDI] {
+            self.faulted.gpr[register] = 0xffff_ffff_0000_0000;
+            if before.gpr[RCX] as u32 == 0 {
+                self.completed.gpr[register] = 0xffff_ffff_0000_0000;
             }
         }
     }
 
-    /// The last instruction, opcode and operand of the x87, which are not modelled alike by all processors, and the parts
-    /// of save areas that no one defines.
-    fn undefine_saved_pointers(&mut self, instruction: &Instruction, before: &State) {
+    /// The last instruction, opcode and operand of the x87, which are not modelled alike by all processors, the parts of
+    /// save areas that no one defines, and what of a large operand is written before a fault.
+    fn undefine_parts_of_operand(&mut self, instruction: &Instruction, before: &State) {
+        let size = instruction.memory_size().size() as u64;
+        let mask_move = matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
         let Some(address) = linear_address(instruction, before) else {
+            self.fault_span = if mask_move { 16 } else { 0 };
             return;
         };
+        if size == 10 || size > 16 || mask_move {
+            self.fault_span = size;
+            self.faulted.memory.push(address..address.wrapping_add(size));
+        }
         let parts: &[Range<u64>] = match instruction.mnemonic() {
             Mnemonic::Fxsave | Mnemonic::Fxsave64 => &[6..24, 28..32, 416..512],
-            Mnemonic::Fnstenv | Mnemonic::Fnsave | Mnemonic::Fstenv | Mnemonic::Fsave => {
-                match instruction.memory_size().size() {
-                    14 | 94 => &[6..14],
-                    _ => &[12..28],
-                }
-            }
+            Mnemonic::Fnstenv | Mnemonic::Fnsave | Mnemonic::Fstenv | Mnemonic::Fsave => match size {
+                14 | 94 => &[6..14],
+                _ => &[12..28],
+            },
             _ => &[],
         };
-        self.memory.extend(parts.iter().map(|part| address.wrapping_add(part.start)..address.wrapping_add(part.end)));
+        let parts = parts.iter().map(|part| address.wrapping_add(part.start)..address.wrapping_add(part.end));
+        self.completed.memory.extend(parts);
     }
 }
 
@@ -197,10 +225,11 @@ pub struct Observed<'a> {
 /// The differences between what the host did (`want`) and what the interpreter did (`got`), one a line.
 pub fn differences(case: &Case, undefined: &Undefined, want: &Observed<'_>, got: &Observed<'_>) -> Vec<String> {
     let mut lines = Vec::new();
-    if !same_outcome(case, want.outcome, got.outcome) {
+    if !same_outcome(undefined, want.outcome, got.outcome) {
         lines.push(format!("outcome: expected {:x?}, got {:x?}", want.outcome, got.outcome));
     }
     let faulted = want.outcome != Outcome::Completed;
+    let places = undefined.places(!faulted);
     let mut differ = |name: &str, want: u128, got: u128, mask: u128| {
         if (want ^ got) & mask != 0 {
             let note = if mask & mask.wrapping_add(1) == 0 { String::new() } else { format!(" (bits {mask:#x})") };
@@ -216,7 +245,7 @@ pub fn differences(case: &Case, undefined: &Undefined, want: &Observed<'_>, got:
         "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
     ];
     for (i, name) in NAMES.iter().enumerate() {
-        let mask = if faulted { u64::MAX } else { !undefined.gpr[i] };
+        let mask = !places.gpr[i];
         differ(name, a.gpr[i].into(), b.gpr[i].into(), (mask & width).into());
     }
     let flags = COMPARED_FLAGS & if faulted { u64::MAX } else { !undefined.rflags };
@@ -226,12 +255,19 @@ pub fn differences(case: &Case, undefined: &Undefined, want: &Observed<'_>, got:
     differ("gs base", a.gs_base.into(), b.gs_base.into(), u128::MAX);
     differ("mxcsr", a.mxcsr.into(), b.mxcsr.into(), u128::MAX);
     differ("fcw", a.fpu.control.into(), b.fpu.control.into(), u128::MAX);
-    let status = if faulted { u16::MAX } else { !undefined.status };
+    let entering = faulted && undefined.mmx;
+    let status = match faulted {
+        true if entering => !0x3800,
+        true => u16::MAX,
+        false => !undefined.status,
+    };
     differ("fsw", a.fpu.status.into(), b.fpu.status.into(), status.into());
-    differ("ftw (one bit a register)", a.fpu.tags.into(), b.fpu.tags.into(), u128::MAX);
+    let tags = if entering { 0 } else { u128::MAX };
+    differ("ftw (one bit a register)", a.fpu.tags.into(), b.fpu.tags.into(), tags);
     for i in 0..8 {
-        if !(undefined.approximate && close_extended(a.fpu.st[i], b.fpu.st[i])) {
-            differ(&format!("st{i}"), a.fpu.st[i], b.fpu.st[i], u128::MAX);
+        let (want, got) = (a.fpu.physical(i), b.fpu.physical(i));
+        if !(undefined.approximate && close_extended(want, got)) {
+            differ(&format!("x87 register {i}"), want, got, u128::MAX);
         }
     }
     for i in 0..16 {
@@ -242,15 +278,15 @@ pub fn differences(case: &Case, undefined: &Undefined, want: &Observed<'_>, got:
     lines
 }
 
-fn same_outcome(case: &Case, want: Outcome, got: Outcome) -> bool {
+fn same_outcome(undefined: &Undefined, want: Outcome, got: Outcome) -> bool {
     match (want, got) {
         (
             Outcome::Fault { vector: a, address: Some(want) },
             Outcome::Fault { vector: b, address: Some(got) },
         ) => {
-            // Of an operand larger than a register, any byte of the page that faults may be named.
-            let large = case.instructions.iter().any(|instruction| instruction.memory_size().size() > 16);
-            a == b && if large { want / PAGE as u64 == got / PAGE as u64 } else { want == got }
+            // An address of 32 bits may have wrapped within the operand.
+            let near = (want.wrapping_sub(got) as u32).min(got.wrapping_sub(want) as u32);
+            a == b && (want == got || u64::from(near) < undefined.fault_span)
         }
         _ => want == got,
     }
@@ -265,7 +301,7 @@ pub fn memory_differences(
     got: &[u8],
 ) -> Vec<String> {
     let mut lines = Vec::new();
-    let ignored = if completed { &undefined.memory } else { &undefined.memory_on_fault };
+    let ignored = &undefined.places(completed).memory;
     for (at, (a, b)) in want.iter().zip(got).enumerate() {
         let address = address_of(first + at);
         if a != b && !ignored.iter().any(|range| range.contains(&address)) && lines.len() < 16 {

@@ -324,6 +324,7 @@ impl Generator {
         let faults = self.faults;
         // Where both operands fault, which one is reported differs between processors.
         self.faults &= !masked && !self.is_pinned(if register == RSI { RDI } else { RSI });
+        self.faults &= self.state.rflags & ALIGNMENT == 0 || instruction.op_count() == 1;
         let mut target = self.target(16, false);
         self.faults = faults;
         if self.state.rflags & DIRECTION != 0 && self.rng.chance(50) {
@@ -522,10 +523,12 @@ impl Generator {
 
     /// A code address, seldom one that faults.
     fn wild_code_target(&mut self, ip: u64) -> u64 {
+        let sp = self.state.gpr[RSP];
+        let stack_mapped = (STACK.base + 8..STACK.end() - 8).contains(&sp) && self.state.rflags & ALIGNMENT == 0;
         match self.rng.below(20) {
             0 if self.faults => self.rng.pick(&[DATA.base, 8, 0x7fff_0000_0000]),
             // Processors of another vendor load the target first and fault there.
-            1 if self.faults && host_is_intel() => 0x8000_0000_0000,
+            1 if self.faults && host_is_intel() && stack_mapped => 0x8000_0000_0000,
             _ => self.code_target(ip),
         }
     }

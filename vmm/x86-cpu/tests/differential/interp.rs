@@ -139,7 +139,7 @@ impl Interpreter {
         cpu.x87.status = fpu.status;
         cpu.x87.tags = 0;
         for register in 0..8 {
-            let value = fpu.st[(register + 8 - fpu.top()) & 7];
+            let value = fpu.physical(register);
             cpu.x87.regs[register] = value;
             let tag = if fpu.tags >> register & 1 == 0 { 3 } else { class(value) };
             cpu.x87.tags |= tag << (2 * register);

@@ -63,6 +63,10 @@ impl Fpu {
     pub fn top(&self) -> usize {
         usize::from(self.status >> 11 & 7)
     }
+    /// Physical register `number`, 0-7.
+    pub fn physical(&self, number: usize) -> u128 {
+        self.st[(number + 8 - self.top()) & 7]
+    }
 }
 
 /// Width of the code.

@@ -101,6 +101,12 @@ impl Serial {
         taken
     }
 
+    /// The guest asserts RTS: a driver has the port open and loses nothing that is sent to it from now on.
+    #[must_use]
+    pub fn requests_to_send(&self) -> bool {
+        self.mcr & MCR_RTS != 0 && !self.is_loopback()
+    }
+
     /// How many bytes [`Self::enqueue_input`] would take.
     #[must_use]
     pub fn input_room(&self) -> usize {

@@ -6,7 +6,10 @@
 compile_error!("staleline runs on Linux on x86-64 hosts only");
 
 pub mod boot;
+pub mod cli;
 pub mod clock;
 pub mod engine;
+pub mod host;
 pub mod machine;
 pub mod memory;
+pub mod session;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `staleline` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    staleline::cli::main()
+}

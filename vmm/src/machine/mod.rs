@@ -164,10 +164,12 @@ impl Machine {
         )
     }
 
-    /// Bytes of host input that a serial port can still take.
+    /// Bytes of host input that a serial port can take now: none before the guest's driver has it open, since drivers
+    /// throw away what they find in it.
     #[must_use]
     pub fn serial_room(&self, port: Port) -> usize {
-        self.ports.serial(port).input_room()
+        let serial = self.ports.serial(port);
+        if serial.requests_to_send() { serial.input_room() } else { 0 }
     }
 
     /// What the guest has sent on a serial port since the last call.

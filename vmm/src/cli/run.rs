@@ -1,0 +1,301 @@
+//! `staleline run`.
+
+use super::later::refuse;
+use super::size::{parse_seconds, parse_size};
+use super::status::Status;
+use crate::boot::{InitrdPart, cmdline};
+use crate::host::{Host, HostOptions};
+use crate::machine::{DeviceSpec, MachineConfig};
+use crate::session::{Cause, Output, Session, SessionConfig};
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use guest_images::{Image, Store};
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The image that runs when none is named.
+const DEFAULT_IMAGE: &str = "debian-cloud-6.1";
+/// Command line for kernels that come without one.
+const DEFAULT_COMMAND_LINE: &str = "console=ttyS0";
+/// Has the kernel start our init.
+const OUR_INIT: &str = "rdinit=/staleline/init";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Arch {
+    #[value(name = "x86_64")]
+    X86_64,
+    Riscv64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EngineChoice {
+    /// The best that the host has.
+    Auto,
+    /// The deterministic software engine.
+    Soft,
+    Kvm,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Dma {
+    Coherent,
+    Noncoherent,
+    Lying,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LedgerMode {
+    Auto,
+    On,
+    Off,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FailOn {
+    Manifest,
+    Latent,
+    None,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArguments {
+    /// Architecture of the guest.
+    #[arg(long, value_enum, default_value = "x86_64")]
+    arch: Arch,
+    /// Kernel: a bzImage or ELF file, or the name of an image (`staleline images list`), which is built at first use.
+    #[arg(long, value_name = "FILE|IMAGE")]
+    kernel: Option<String>,
+    /// Initial RAM file system; an image's own by default.
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line; an image's own by default, otherwise `console=ttyS0`.
+    #[arg(long, value_name = "STR")]
+    cmdline: Option<String>,
+    /// RAM, as 512M or 2G.
+    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
+    memory: u64,
+    /// Number of vCPUs.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u32,
+    /// What runs the guest.
+    #[arg(long, value_enum, default_value = "auto")]
+    engine: EngineChoice,
+    /// A PCI device behind a root port: `mlx5[,slot=N][,port=ib|eth]`. mlx5 takes slot 8 unless told otherwise.
+    #[arg(long = "device", value_name = "KIND[,slot=N][,key=value…]")]
+    devices: Vec<DeviceSpec>,
+    /// Cache model.
+    #[arg(long, value_name = "off|SPEC", default_value = "off")]
+    cache: String,
+    /// IOMMU.
+    #[arg(long, value_name = "off|bounce|window=…", default_value = "off")]
+    iommu: String,
+    /// Memory encryption that the guest is shown.
+    #[arg(long, value_name = "sev")]
+    confidential: Option<String>,
+    /// What the machine's DMA is.
+    #[arg(long, value_enum, default_value = "coherent")]
+    dma: Dma,
+    /// Source tree for file and line in reports.
+    #[arg(long, value_name = "DIR")]
+    kernel_source: Option<PathBuf>,
+    /// Save the machine at the ready mark.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Go on from a saved machine.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "initrd", "cmdline", "save"])]
+    restore: Option<PathBuf>,
+    /// Follow the guest's DMA API calls.
+    #[arg(long, value_enum, default_value = "auto")]
+    ledger: LedgerMode,
+    /// Symbols of the guest's kernel.
+    #[arg(long, value_name = "FILE")]
+    symbols: Option<PathBuf>,
+    /// Write findings as JSON Lines.
+    #[arg(long, value_name = "FILE")]
+    findings: Option<PathBuf>,
+    /// Which findings make the exit status 123.
+    #[arg(long, value_enum)]
+    fail_on: Option<FailOn>,
+    /// Record the memory operations for `staleline replay`.
+    #[arg(long, value_name = "TRACE")]
+    record: Option<PathBuf>,
+    /// Seed of everything random in the machine (RDRAND, entropy).
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// End the run after this time on the host.
+    #[arg(long, value_name = "HOST_SECONDS", value_parser = parse_seconds)]
+    timeout: Option<Duration>,
+    /// End the run after this virtual time.
+    #[arg(long, value_name = "VIRTUAL_SECONDS", value_parser = parse_seconds)]
+    deadline: Option<Duration>,
+    /// Write the guest's console to this file.
+    #[arg(long, value_name = "FILE")]
+    console: Option<PathBuf>,
+    /// Write how the run ended to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    status: Option<PathBuf>,
+    /// Run this in the guest. Its output and error output become ours and its exit status too; standard output carries
+    /// nothing else then, and the guest's console goes to `--console` only. Without a command the console is
+    /// standard output, and standard input goes to it; on a terminal Ctrl-A x leaves.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+impl RunArguments {
+    /// Refuses what this version cannot do.
+    fn check(&self) -> Result<()> {
+        refuse("--arch riscv64", self.arch == Arch::Riscv64)?;
+        refuse("--engine kvm", self.engine == EngineChoice::Kvm)?;
+        if self.cpus == 0 {
+            bail!("--cpus 0: a machine has at least one vCPU");
+        }
+        refuse(&format!("--cpus {}", self.cpus), self.cpus > 1)?;
+        refuse(&format!("--cache {}", self.cache), self.cache != "off")?;
+        refuse(&format!("--iommu {}", self.iommu), self.iommu != "off")?;
+        refuse("--confidential", self.confidential.is_some())?;
+        refuse("--dma noncoherent", self.dma == Dma::Noncoherent)?;
+        refuse("--dma lying", self.dma == Dma::Lying)?;
+        refuse("--kernel-source", self.kernel_source.is_some())?;
+        refuse("--save", self.save.is_some())?;
+        refuse("--restore", self.restore.is_some())?;
+        refuse("--ledger on", self.ledger == LedgerMode::On)?;
+        refuse("--symbols", self.symbols.is_some())?;
+        refuse("--findings", self.findings.is_some())?;
+        refuse("--fail-on", self.fail_on.is_some_and(|kind| kind != FailOn::None))?;
+        refuse("--record", self.record.is_some())?;
+        let mut slots = [false; 256];
+        for device in &self.devices {
+            if let Some(taken) = device.fixed_slot().and_then(|slot| slots.get_mut(usize::from(slot)))
+                && std::mem::replace(taken, true)
+            {
+                let slot = device.fixed_slot().unwrap_or_default();
+                bail!("--device {}: slot {slot} is asked for twice (give one of them slot=N)", device.kind);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Kernel, initrd and command line, from an image or from files.
+struct Guest {
+    kernel: PathBuf,
+    initrd: Option<PathBuf>,
+    command_line: String,
+    /// For `--status`.
+    name: String,
+    /// The initrd has our init in it.
+    ours: bool,
+}
+
+/// Finds what to boot; builds the image first if that is needed.
+fn find_guest(arguments: &RunArguments) -> Result<Guest> {
+    let wanted = arguments.kernel.as_deref().unwrap_or(DEFAULT_IMAGE);
+    // A name is an image's unless it is spelt as a path.
+    let store = Store::open(None);
+    let is_image = !wanted.contains('/')
+        && match &store {
+            Ok(store) => store.recipe(wanted).is_ok(),
+            Err(_) => arguments.kernel.is_none(),
+        };
+    if !is_image {
+        let path = PathBuf::from(wanted);
+        if !path.exists() && !wanted.contains('/') {
+            let known = store.map(|store| {
+                store.recipes().iter().map(|recipe| recipe.name.clone()).collect::<Vec<_>>().join(", ")
+            });
+            bail!("kernel {wanted}: no such file, nor an image (images: {})", known.unwrap_or_default());
+        }
+        return Ok(Guest {
+            kernel: path,
+            initrd: arguments.initrd.clone(),
+            command_line: arguments.cmdline.clone().unwrap_or_else(|| DEFAULT_COMMAND_LINE.into()),
+            name: wanted.to_owned(),
+            ours: false,
+        });
+    }
+    let image: Image = store?.ensure(wanted, guest_images::progress::for_stderr().as_ref())?;
+    Ok(Guest {
+        kernel: image.kernel,
+        ours: arguments.initrd.is_none(),
+        initrd: arguments.initrd.clone().or(Some(image.initrd)),
+        command_line: arguments.cmdline.clone().unwrap_or(image.cmdline),
+        name: format!("{} {}", image.name, image.hash),
+    })
+}
+
+/// Runs the guest and returns the exit status.
+pub(super) fn run(arguments: RunArguments) -> Result<u8> {
+    let result = run_guest(&arguments);
+    if let (Err(error), Some(path)) = (&result, &arguments.status) {
+        let image = arguments.kernel.clone().unwrap_or_else(|| DEFAULT_IMAGE.into());
+        Status::error(format!("{error:#}"), image, arguments.seed).write(path)?;
+    }
+    result
+}
+
+fn run_guest(arguments: &RunArguments) -> Result<u8> {
+    arguments.check()?;
+    let guest = find_guest(arguments)?;
+    let has_command = !arguments.command.is_empty();
+    let mut initrd: Vec<_> = guest.initrd.clone().map(InitrdPart::File).into_iter().collect();
+    let mut command_line = guest.command_line;
+    if has_command {
+        initrd.push(InitrdPart::Bytes(guest_images::command_archive(&arguments.command)));
+    }
+    if (has_command || guest.ours) && !command_line.contains("rdinit=") {
+        command_line = cmdline::append(&command_line, OUR_INIT);
+    }
+    let config = SessionConfig {
+        machine: MachineConfig {
+            memory: arguments.memory,
+            cpus: arguments.cpus,
+            seed: arguments.seed,
+            devices: arguments.devices.clone(),
+        },
+        kernel: guest.kernel,
+        initrd,
+        command_line,
+        deadline: arguments.deadline.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)),
+        command: has_command,
+    };
+    let session = Session::new(&config)?;
+    let mut console_file = arguments.console.as_deref().map(create).transpose()?;
+    let (mut console, mut stdout, mut stderr) = (io::stdout(), io::stdout(), io::stderr());
+    let mut sinks: Vec<&mut dyn Write> = Vec::new();
+    match &mut console_file {
+        Some(file) => sinks.push(file),
+        None if !has_command => sinks.push(&mut console),
+        None => {}
+    }
+    let mut output = Output::new(sinks, &mut stdout, &mut stderr);
+    let options = HostOptions { stdin: !has_command, timeout: arguments.timeout };
+    let host = Host::start(options, session.kick()).context("cannot watch the host's side")?;
+    let outcome = session.run(Some(&host), &mut output)?;
+    drop(host);
+    explain(&outcome.cause, has_command);
+    if let Some(path) = &arguments.status {
+        Status::of(&outcome, guest.name, arguments.seed).write(path)?;
+    }
+    Ok(outcome.cause.exit_status(has_command))
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("--console {}", path.display()))
+}
+
+/// Says on standard error how the run ended, unless it ended as it should.
+fn explain(cause: &Cause, has_command: bool) {
+    let text = match cause {
+        Cause::Exited(_) | Cause::Left => return,
+        Cause::PowerOff | Cause::Reset | Cause::DebugExit(_) if !has_command => return,
+        Cause::PowerOff | Cause::Reset => {
+            format!("the guest stopped ({}) before the command had ended", cause.name())
+        }
+        Cause::Timeout => "the run took longer than --timeout".into(),
+        Cause::Deadline => "virtual time has reached --deadline".into(),
+        cause => cause.detail().unwrap_or_else(|| cause.name().into()),
+    };
+    eprintln!("staleline: {text}");
+}

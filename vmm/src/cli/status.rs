@@ -1,0 +1,79 @@
+//! The file of `--status`.
+
+use crate::session::Outcome;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::io::Write;
+use std::path::Path;
+
+/// What the file says. `cause` is authoritative.
+#[derive(Debug, Serialize)]
+pub(super) struct Status<'a> {
+    pub cause: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Status that the guest ended with, or null.
+    pub guest_exit: Option<u8>,
+    /// Number of findings.
+    pub findings: u64,
+    /// Name and hash of the image, or the kernel's path.
+    pub image: String,
+    pub seed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtual_nanos: Option<u64>,
+    /// Host input: instruction count at which it entered, bytes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<(u64, usize)>,
+}
+
+impl<'a> Status<'a> {
+    /// The status of a run that has ended.
+    pub(super) fn of(outcome: &'a Outcome, image: String, seed: u64) -> Self {
+        Self {
+            cause: outcome.cause.name(),
+            detail: outcome.cause.detail(),
+            guest_exit: outcome.cause.guest_exit(),
+            findings: 0,
+            image,
+            seed,
+            instructions: Some(outcome.instructions),
+            virtual_nanos: Some(outcome.virtual_nanos),
+            inputs: outcome.inputs.clone(),
+        }
+    }
+
+    /// The status of a run that never began.
+    pub(super) fn error(detail: String, image: String, seed: u64) -> Self {
+        Self {
+            cause: "error",
+            detail: Some(detail),
+            guest_exit: None,
+            findings: 0,
+            image,
+            seed,
+            instructions: None,
+            virtual_nanos: None,
+            inputs: Vec::new(),
+        }
+    }
+
+    /// Writes the file, whole or not at all where that can be had.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        let context = || format!("--status {}", path.display());
+        // A device or pipe cannot be replaced.
+        if path.exists() && !path.is_file() {
+            let mut file = std::fs::OpenOptions::new().write(true).open(path).with_context(context)?;
+            return file.write_all(text.as_bytes()).with_context(context);
+        }
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(format!(".{}.partial", std::process::id()));
+        std::fs::write(&partial, text)
+            .and_then(|()| std::fs::rename(&partial, path))
+            .inspect_err(|_| drop(std::fs::remove_file(&partial)))
+            .with_context(context)
+    }
+}

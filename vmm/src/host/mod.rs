@@ -1,0 +1,137 @@
+//! The host's side of a run: console input, signals and the time limit, watched by a thread of their own.
+
+mod escape;
+mod inbox;
+mod signals;
+mod stdin;
+pub mod terminal;
+mod timeout;
+
+pub use inbox::{HostEvent, Inbox};
+
+use crate::engine::Kick;
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// What to watch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HostOptions {
+    /// Standard input goes to the guest's console.
+    pub stdin: bool,
+    /// End the run after this time.
+    pub timeout: Option<Duration>,
+}
+
+/// The watching thread; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Host {
+    inbox: Arc<Inbox>,
+    stop: EventFd,
+    thread: Option<std::thread::JoinHandle<()>>,
+    /// Restores the terminal.
+    _terminal: Option<terminal::RawMode>,
+    interactive: bool,
+}
+
+/// Ends the thread.
+struct Stop {
+    event: EventFd,
+}
+
+impl MutEventSubscriber for Stop {
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {}
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        add(ops, Events::new(&self.event, EventSet::IN), "stop event");
+    }
+}
+
+/// Watches a descriptor; without it the run goes on, less convenient.
+fn add(ops: &mut EventOps<'_>, events: Events, what: &str) {
+    if let Err(error) = ops.add(events) {
+        log::warn!("cannot watch the {what}: {error}");
+    }
+}
+
+impl Host {
+    /// Blocks the signals it handles in this thread and starts the watching thread, which has `kick` raised whenever
+    /// something has come.
+    ///
+    /// # Errors
+    /// If the host gives no descriptors or thread.
+    pub fn start(options: HostOptions, kick: Kick) -> io::Result<Self> {
+        let inbox = Arc::new(Inbox::new(kick)?);
+        let stop = EventFd::new(EFD_NONBLOCK)?;
+        let mut subscribers: Vec<Box<dyn MutEventSubscriber + Send>> = vec![
+            Box::new(Stop { event: stop.try_clone()? }),
+            Box::new(signals::Signals::new(Arc::clone(&inbox))?),
+        ];
+        if let Some(limit) = options.timeout {
+            subscribers.push(Box::new(timeout::Timeout::new(limit, Arc::clone(&inbox))?));
+        }
+        let terminal = if options.stdin { terminal::RawMode::enter()? } else { None };
+        let interactive = terminal.is_some();
+        if options.stdin {
+            match stdin::Stdin::new(Arc::clone(&inbox), interactive) {
+                Ok(stdin) => subscribers.push(Box::new(stdin)),
+                Err(error) => {
+                    log::info!("standard input is closed: {error}");
+                    inbox.close_input();
+                }
+            }
+        } else {
+            inbox.close_input();
+        }
+        let stopped = stop.try_clone()?;
+        let thread = std::thread::Builder::new().name("host".into()).spawn(move || {
+            if let Err(error) = watch(subscribers, &stopped) {
+                log::error!("the host's side has failed: {error}");
+            }
+        })?;
+        Ok(Self { inbox, stop, thread: Some(thread), _terminal: terminal, interactive })
+    }
+
+    /// What has come in, and what takes more of it.
+    #[must_use]
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// Standard input is a terminal: somebody is typing.
+    #[must_use]
+    pub fn interactive(&self) -> bool {
+        self.interactive
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if self.stop.write(1).is_ok()
+            && let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the host's thread has panicked");
+        }
+    }
+}
+
+fn watch(
+    subscribers: Vec<Box<dyn MutEventSubscriber + Send>>,
+    stopped: &EventFd,
+) -> Result<(), event_manager::Error> {
+    let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new()?;
+    for subscriber in subscribers {
+        manager.add_subscriber(subscriber);
+    }
+    while stopped.read().is_err() {
+        match manager.run() {
+            Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
+            result => {
+                result?;
+            }
+        }
+    }
+    Ok(())
+}

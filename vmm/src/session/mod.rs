@@ -1,0 +1,225 @@
+//! One run of a guest: built, booted and driven to its end.
+
+mod outcome;
+mod output;
+mod panic_watch;
+
+pub use outcome::{Cause, Outcome, STATUS_ERROR, STATUS_GUEST, STATUS_TIME};
+pub use output::Output;
+
+use crate::boot::{self, Boot, BootError, InitrdPart, Kernel};
+use crate::engine::{Engine, EngineError, Exit, SoftEngine};
+use crate::host::{Host, HostEvent};
+use crate::machine::{Machine, MachineConfig, MachineError, Port};
+use devices::bus::{Nanos, PowerRequest};
+use output::Heard;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct SessionConfig {
+    pub machine: MachineConfig,
+    pub kernel: PathBuf,
+    pub initrd: Vec<InitrdPart>,
+    pub command_line: String,
+    /// End of the run in virtual time.
+    pub deadline: Option<Nanos>,
+    /// The guest runs a command and says over the channel how it ended.
+    pub command: bool,
+}
+
+/// A run cannot start, or its engine cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Virtual time after a panic message in which the guest may finish its report.
+const PANIC_GRACE: Nanos = 200_000_000;
+/// What an idle guest waits for a typing user at most before virtual time moves on: keeps an idle shell from spinning.
+const INTERACTIVE_PAUSE: Duration = Duration::from_millis(2);
+/// Longest wait for the outside world at a time.
+const LONG_WAIT: Duration = Duration::from_secs(3600);
+
+/// A guest ready to run.
+#[derive(Debug)]
+pub struct Session {
+    machine: Machine,
+    engine: SoftEngine,
+    deadline: Nanos,
+    command: bool,
+    /// End of the grace after a panic.
+    panic_end: Option<Nanos>,
+    /// Host input that has entered: at which count of instructions, and how many bytes.
+    inputs: Vec<(u64, usize)>,
+}
+
+/// Entries of input beyond which only the log has them.
+const MAX_INPUTS: usize = 10_000;
+
+impl Session {
+    /// Builds the machine and loads the guest.
+    ///
+    /// # Errors
+    /// [`SessionError`] with the reason, before anything has run.
+    pub fn new(config: &SessionConfig) -> Result<Self, SessionError> {
+        // The kernel is read before RAM is mapped and dropped before the guest runs.
+        let kernel = Kernel::open(&config.kernel)?;
+        let machine = Machine::new(&config.machine)?;
+        let cpus = config.machine.cpus;
+        let boot = Boot { kernel: &kernel, initrd: &config.initrd, command_line: &config.command_line, cpus };
+        let state = boot::load(machine.ram(), &boot)?;
+        let mut engine = SoftEngine::new();
+        engine.create_vcpus(cpus, &state)?;
+        Ok(Self {
+            machine,
+            engine,
+            deadline: config.deadline.unwrap_or(Nanos::MAX),
+            command: config.command,
+            panic_end: None,
+            inputs: Vec::new(),
+        })
+    }
+
+    /// What stops the engine from another thread.
+    #[must_use]
+    pub fn kick(&self) -> crate::engine::Kick {
+        self.engine.kick()
+    }
+
+    /// Runs the guest to its end.
+    ///
+    /// # Errors
+    /// [`SessionError`] if the engine fails.
+    pub fn run(mut self, host: Option<&Host>, output: &mut Output<'_>) -> Result<Outcome, SessionError> {
+        loop {
+            let until = self.panic_end.unwrap_or(Nanos::MAX).min(self.deadline);
+            let exit = self.engine.run(&mut self.machine, until)?;
+            let ended = self.listen(output);
+            let ended =
+                ended.or_else(|| host.and_then(|host| host.inbox().event()).map(Self::stopped_by_host));
+            let ended = ended.or_else(|| self.handle(exit, host));
+            let Some(cause) = ended else { continue };
+            // A panicking guest ends by reset, power-off or a loop: what counts is the panic.
+            let cause = match output.panic_message() {
+                Some(message) if cause.yields_to_panic() => Cause::Panic(message.to_owned()),
+                _ => cause,
+            };
+            return Ok(self.outcome(cause));
+        }
+    }
+
+    /// Passes on what the guest has sent.
+    fn listen(&mut self, output: &mut Output<'_>) -> Option<Cause> {
+        let mut ended = None;
+        if let Some(bytes) = self.machine.serial_output(Port::Console) {
+            ended = output.console(&bytes);
+            if output.panic_message().is_some() && self.panic_end.is_none() {
+                self.panic_end = Some(self.engine.progress().now.saturating_add(PANIC_GRACE));
+            }
+        }
+        if let Some(bytes) = self.machine.serial_output(Port::Channel) {
+            ended = ended.or(match output.channel(&bytes) {
+                Heard::Nothing => None,
+                Heard::End(cause) if self.command => Some(cause),
+                Heard::End(cause) => {
+                    log::debug!("on the channel: {cause:?}");
+                    None
+                }
+            });
+        }
+        ended
+    }
+
+    fn stopped_by_host(event: HostEvent) -> Cause {
+        match event {
+            HostEvent::Leave => Cause::Left,
+            HostEvent::Signal(number) => Cause::Interrupted(number),
+            HostEvent::Timeout => Cause::Timeout,
+        }
+    }
+
+    /// Acts on an exit; returns why the run is over, if it is.
+    fn handle(&mut self, exit: Exit, host: Option<&Host>) -> Option<Cause> {
+        match exit {
+            Exit::Deadline => Some(Cause::Deadline),
+            Exit::Shutdown { cpu } => Some(Cause::TripleFault(cpu)),
+            Exit::Power(PowerRequest::Off) => Some(Cause::PowerOff),
+            Exit::Power(PowerRequest::Reset) => Some(Cause::Reset),
+            Exit::Power(PowerRequest::DebugExit(value)) => Some(Cause::DebugExit(value)),
+            Exit::Dead => Some(Cause::Halted),
+            Exit::Output | Exit::Kicked => {
+                self.feed(host);
+                None
+            }
+            Exit::Idle(next) => {
+                if !self.feed(host) {
+                    return self.idle(next, host);
+                }
+                None
+            }
+        }
+    }
+
+    /// Gives waiting host input to the console; returns whether there was any.
+    fn feed(&mut self, host: Option<&Host>) -> bool {
+        let Some(host) = host else { return false };
+        let bytes = host.inbox().take_input(self.machine.serial_room(Port::Console));
+        if bytes.is_empty() {
+            return false;
+        }
+        let count = self.engine.progress().instructions;
+        log::debug!("{} bytes of console input at instruction {count}", bytes.len());
+        if self.inputs.len() < MAX_INPUTS {
+            self.inputs.push((count, bytes.len()));
+        }
+        self.machine.serial_input(Port::Console, &bytes);
+        true
+    }
+
+    /// All vCPUs are halted and no input can be taken.
+    fn idle(&mut self, next: Option<Nanos>, host: Option<&Host>) -> Option<Cause> {
+        let limit = self.panic_end.unwrap_or(Nanos::MAX).min(self.deadline);
+        let wake = next.filter(|&next| next <= limit).or((limit != Nanos::MAX).then_some(limit));
+        let can_type = host.filter(|host| host.inbox().input_open() || host.inbox().has_input());
+        match (wake, can_type) {
+            (Some(at), Some(host)) => {
+                if host.interactive() && at > self.engine.progress().now {
+                    host.inbox().wait(INTERACTIVE_PAUSE);
+                    if host.inbox().has_input() && self.machine.serial_room(Port::Console) > 0 {
+                        return None;
+                    }
+                }
+                self.engine.skip_to(at);
+                None
+            }
+            (Some(at), None) => {
+                self.engine.skip_to(at);
+                None
+            }
+            (None, Some(host)) if self.machine.serial_room(Port::Console) > 0 => {
+                host.inbox().wait(LONG_WAIT);
+                None
+            }
+            (None, _) => Some(Cause::Halted),
+        }
+    }
+
+    fn outcome(self, cause: Cause) -> Outcome {
+        let progress = self.engine.progress();
+        let state = self.engine.state(0).ok();
+        log::debug!("ended: {cause:?}, {progress:?}, rip {:#x}", state.map_or(0, |state| state.rip));
+        Outcome {
+            cause,
+            instructions: progress.instructions,
+            virtual_nanos: progress.now,
+            inputs: self.inputs,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! How a run has ended.
+
+/// Why a run is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// The command has ended with this status.
+    Exited(u8),
+    /// The command was ended by this signal.
+    Signalled(u8),
+    /// The guest's init could not run the command.
+    CommandFailed(String),
+    /// The guest powered off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest wrote this to the debug exit port.
+    DebugExit(u32),
+    /// The guest's kernel panicked, with this message.
+    Panic(String),
+    /// This vCPU triple-faulted.
+    TripleFault(u32),
+    /// All vCPUs are halted for ever.
+    Halted,
+    /// `--timeout` has passed.
+    Timeout,
+    /// `--deadline` has passed.
+    Deadline,
+    /// A signal to this program.
+    Interrupted(i32),
+    /// The user left the console.
+    Left,
+    /// The guest's output cannot be written any more.
+    OutputLost(String),
+}
+
+/// Exit status: end of time.
+pub const STATUS_TIME: u8 = 124;
+/// Exit status: an error of this program, or "cannot test".
+pub const STATUS_ERROR: u8 = 125;
+/// Exit status: the guest panicked or stopped unexpectedly.
+pub const STATUS_GUEST: u8 = 255;
+/// What shells add to the number of a signal that ended a command.
+const SIGNAL_BASE: u8 = 128;
+
+impl Cause {
+    /// The cause's name in `--status`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Exited(_) => "exited",
+            Self::Signalled(_) => "signalled",
+            Self::CommandFailed(_) => "command-failed",
+            Self::PowerOff => "power-off",
+            Self::Reset => "reset",
+            Self::DebugExit(_) => "debug-exit",
+            Self::Panic(_) => "panic",
+            Self::TripleFault(_) => "triple-fault",
+            Self::Halted => "halted",
+            Self::Timeout => "timeout",
+            Self::Deadline => "deadline",
+            Self::Interrupted(_) => "interrupted",
+            Self::Left => "left",
+            Self::OutputLost(_) => "output-lost",
+        }
+    }
+
+    /// What happened, for people; `None` where the name says it all.
+    #[must_use]
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::Panic(message) | Self::CommandFailed(message) | Self::OutputLost(message) => {
+                Some(message.clone())
+            }
+            Self::TripleFault(cpu) => Some(format!("vCPU {cpu} triple-faulted")),
+            Self::Halted => Some("all vCPUs are halted and nothing will wake them".into()),
+            Self::Interrupted(signal) => Some(format!("signal {signal}")),
+            Self::Signalled(signal) => Some(format!("the command was ended by signal {signal}")),
+            _ => None,
+        }
+    }
+
+    /// The status that the guest ended with, if it gave one.
+    #[must_use]
+    pub fn guest_exit(&self) -> Option<u8> {
+        match self {
+            Self::Exited(status) => Some(*status),
+            Self::Signalled(signal) => Some(SIGNAL_BASE.saturating_add(*signal)),
+            Self::DebugExit(value) => Some(((value << 1) | 1) as u8),
+            _ => None,
+        }
+    }
+
+    /// The process's exit status. `command` says that the guest was to run a command: then a guest that stops by itself
+    /// has not done its work.
+    #[must_use]
+    pub fn exit_status(&self, command: bool) -> u8 {
+        match self {
+            Self::PowerOff | Self::Reset if command => STATUS_GUEST,
+            Self::PowerOff | Self::Reset | Self::Left => 0,
+            Self::Panic(_) | Self::TripleFault(_) | Self::Halted => STATUS_GUEST,
+            Self::Timeout | Self::Deadline => STATUS_TIME,
+            Self::CommandFailed(_) | Self::Interrupted(_) | Self::OutputLost(_) => STATUS_ERROR,
+            Self::Exited(_) | Self::Signalled(_) | Self::DebugExit(_) => {
+                self.guest_exit().unwrap_or(STATUS_ERROR)
+            }
+        }
+    }
+
+    /// Whether a panic seen before says more.
+    pub(super) fn yields_to_panic(&self) -> bool {
+        matches!(self, Self::PowerOff | Self::Reset | Self::Halted | Self::Deadline | Self::TripleFault(_))
+    }
+}
+
+/// The end of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub cause: Cause,
+    /// Instructions retired by all vCPUs together.
+    pub instructions: u64,
+    /// Virtual time at the end.
+    pub virtual_nanos: u64,
+    /// Host input that entered: at which count of instructions, and how many bytes.
+    pub inputs: Vec<(u64, usize)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_those_of_the_design() {
+        assert_eq!(Cause::Exited(7).exit_status(true), 7);
+        assert_eq!(Cause::Signalled(9).exit_status(true), 137);
+        assert_eq!(Cause::DebugExit(3).exit_status(false), 7);
+        assert_eq!(Cause::DebugExit(0x80).exit_status(false), 1);
+        assert_eq!(Cause::PowerOff.exit_status(false), 0);
+        assert_eq!(Cause::PowerOff.exit_status(true), 255);
+        assert_eq!(Cause::Panic(String::new()).exit_status(true), 255);
+        assert_eq!(Cause::Timeout.exit_status(true), 124);
+        assert_eq!(Cause::Interrupted(15).exit_status(false), 125);
+    }
+}

@@ -1,7 +1,7 @@
 //! The environment (14 or 28 bytes) and the whole state (94 or 108 bytes) in memory (SDM volume 1, 8.1.10 and 8.1.11).
 
 use super::exception::EXCEPTIONS;
-use super::format;
+use super::{check_alignment, format};
 use crate::block::Op;
 use crate::fault::Fault;
 use crate::mode::Mode;
@@ -82,6 +82,7 @@ pub(super) fn store<W: World, const WIDE: bool, const REGS: bool>(
 ) -> Result<(), Fault> {
     let size = environment_size(WIDE) + if REGS { REGISTERS } else { 0 };
     let linear = cpu.address_sized(op, size as u32, true)?;
+    check_alignment(cpu, linear, environment_size(WIDE) as u64 / 7)?;
     let mut bytes = [0; MAX_SIZE];
     encode(&cpu.x87, cpu.mode, WIDE, &mut bytes);
     cpu.store_bytes(world, linear, &bytes[..size])?;
@@ -104,6 +105,7 @@ pub(super) fn load<W: World, const WIDE: bool, const REGS: bool>(
     let environment = environment_size(WIDE);
     let size = environment + if REGS { REGISTERS } else { 0 };
     let linear = cpu.address_sized(op, size as u32, false)?;
+    check_alignment(cpu, linear, environment as u64 / 7)?;
     let mut bytes = [0; MAX_SIZE];
     cpu.load_bytes(world, linear, &mut bytes[..size])?;
     let mut fields = [0; 7];

@@ -1,7 +1,7 @@
 //! Loads, stores and moves between registers.
 
 use super::exception::{BEFORE, C1, IE, OE, OVERFLOW, UE, UNDERFLOW};
-use super::{Computed, bcd, format, host, pops, select_pops};
+use super::{Computed, bcd, check_alignment, format, host, pops, select_pops};
 use crate::block::{Op, OpFn};
 use crate::fault::Fault;
 use crate::memory::Word;
@@ -146,6 +146,7 @@ fn load<W: World, F: Format>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Resul
 fn load_bytes<W: World, const DECIMAL: bool>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     cpu.check_x87()?;
     let linear = cpu.address_sized(op, 10, false)?;
+    check_alignment(cpu, linear, 8)?;
     let mut bytes = [0; 16];
     cpu.load_bytes(world, linear, &mut bytes[..10])?;
     let bits = u128::from_le_bytes(bytes);
@@ -194,6 +195,7 @@ fn store_bytes<W: World, const DECIMAL: bool>(
     let linear = cpu.address_sized(op, 10, true)?;
     let stored = stores(cpu, computed.status);
     if stored {
+        check_alignment(cpu, linear, 8)?;
         cpu.store_bytes(world, linear, &computed.value.to_le_bytes()[..10])?;
     }
     if cpu.finish_x87(op, computed.status, C1) && stored {

@@ -24,7 +24,10 @@ mod wide;
 
 use crate::block::Op;
 use crate::decode::{Lowered, not_available, operand};
+use crate::fault::Fault;
+use crate::memory::tlb::Context;
 use crate::mode::Mode;
+use crate::state::Vcpu;
 use crate::world::World;
 use iced_x86::{Code, Instruction};
 
@@ -57,6 +60,13 @@ impl Computed {
     const fn exact(value: u128) -> Self {
         Self { value, status: 0 }
     }
+}
+
+/// Raises #AC for an operand of other than a power of two of bytes: 8-byte alignment for 80-bit ones, that of its fields for
+/// an environment (SDM volume 3, table 7-7).
+fn check_alignment(cpu: &Vcpu, linear: u64, bytes: u64) -> Result<(), Fault> {
+    let checked = cpu.tlb.context == Context::UserAligned;
+    if checked && linear & (bytes - 1) != 0 { Err(Fault::AC) } else { Ok(()) }
 }
 
 /// Chooses the operation for an x87 instruction. `Op` fields: `dst` and `src` number stack registers, `imm` is the opcode

@@ -6,6 +6,7 @@ use super::operands::Random;
 use crate::block::Op;
 use crate::decode::{lower, operand};
 use crate::fault::Fault;
+use crate::flags::bits;
 use crate::state::{X87, cr0, reg};
 use crate::test_world::TestWorld;
 use iced_x86::{Decoder, DecoderOptions};
@@ -70,6 +71,37 @@ fn a_faulting_access_changes_nothing() {
         assert_eq!((op.run)(&mut guest.cpu, &mut guest.world, &op), Err(Fault::GP0), "{instruction:02x?}");
         assert_eq!(guest.cpu.x87, before);
         assert_eq!(guest.world.peek(u64::from(guest::DATA), 128), state.memory);
+    }
+}
+
+/// SDM volume 3, 7.15, interrupt 17; where the table has no entry, as processors do.
+#[test]
+fn alignment_is_checked_by_operand() {
+    let cases: [(&[u8], u64); 9] = [
+        (&[0xd9, 0x02], 4),
+        (&[0xdd, 0x02], 8),
+        (&[0xdb, 0x2a], 8),
+        (&[0xdb, 0x3a], 8),
+        (&[0xdf, 0x22], 8),
+        (&[0xd9, 0x3a], 2),
+        (&FNSTENV, 4),
+        (&[0xdd, 0x22], 4),
+        (&[0x66, 0xd9, 0x32], 2),
+    ];
+    for (instruction, alignment) in cases {
+        let mut guest = Guest::new(instruction).unwrap();
+        guest.cpu.cr0 |= cr0::AM;
+        guest.cpu.cpl = 3;
+        guest.cpu.set_rflags(bits::AC);
+        guest.cpu.update_mode();
+        let op = guest::decode(&guest.cpu, instruction).unwrap();
+        for offset in 0..8 {
+            guest.cpu.x87 = X87 { control: 0x37f, tags: 0x3fff, ..X87::default() };
+            guest.cpu.gpr[reg::RDX] = u64::from(guest::DATA) + offset;
+            let expected = if offset % alignment == 0 { Ok(()) } else { Err(Fault::AC) };
+            let result = (op.run)(&mut guest.cpu, &mut guest.world, &op);
+            assert_eq!(result, expected, "{instruction:02x?} at {offset}");
+        }
     }
 }
 

@@ -142,7 +142,8 @@ pub fn find(name: &str) -> Result<Reproduction, CatalogueError> {
 pub fn render_list(all: &[Reproduction]) -> String {
     let name_width = width(all.iter().map(|one| one.name.as_str()), "name");
     let image_width = width(all.iter().map(|one| one.guest.image.as_str()), "kernel image");
-    let mut text = format!("{:name_width$}  {:image_width$}  minutes  what it shows\n", "name", "kernel image");
+    let mut text =
+        format!("{:name_width$}  {:image_width$}  minutes  what it shows\n", "name", "kernel image");
     for one in all {
         // Writing to a String cannot fail.
         let _ = writeln!(
@@ -184,7 +185,9 @@ mod tests {
 
     #[test]
     fn every_reproduction_names_a_recipe_that_exists() {
-        let recipes = guest_images::Store::recipes().expect("recipes");
+        let cache = tempfile::tempdir().expect("a folder");
+        let store = guest_images::Store::open(Some(cache.path().to_owned())).expect("a store");
+        let recipes = store.recipes();
         for one in list().expect("the catalogue") {
             assert!(recipes.iter().any(|recipe| recipe.name == one.guest.image), "{}", one.guest.image);
         }

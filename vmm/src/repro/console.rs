@@ -164,9 +164,7 @@ mod tests {
 
     #[test]
     fn the_log_tells_of_swiotlb_and_of_the_function() {
-        let read = |text: &str| {
-            Machine::read(&lines(text.as_bytes()).collect::<Vec<_>>(), "0000:08:00.0")
-        };
+        let read = |text: &str| Machine::read(&lines(text.as_bytes()).collect::<Vec<_>>(), "0000:08:00.0");
         assert_eq!(read("Command line: console=ttyS0 swiotlb=force").swiotlb, "force");
         assert_eq!(read("Command line: swiotlb=65536,force panic=-1").swiotlb, "force");
         assert_eq!(read("Command line: swiotlb=noforce").swiotlb, "off");

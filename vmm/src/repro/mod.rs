@@ -10,15 +10,13 @@ mod check;
 mod console;
 mod differences;
 mod evidence;
-mod program;
+mod registration;
 mod report;
 mod trace;
 mod warning;
 
 pub use catalogue::{CatalogueError, Expectation, Guest, Reproduction, find, list, render_list};
-pub use check::{Check, Expect, Outcome, Verdict, check};
+pub use check::{Check, Expect, Outcome, UnknownExpect, Verdict, check};
 pub use evidence::{Ended, Evidence};
 pub use report::render;
 
-#[cfg(test)]
-mod tests;

@@ -23,7 +23,8 @@ pub(super) fn frame(message: &str) -> Option<Frame> {
     };
     let (name, offset) = symbol.rsplit_once('+')?;
     let (offset, size) = offset.split_once('/')?;
-    (!name.is_empty() && is_hex(offset) && is_hex(size)).then(|| Frame { function: plain(name).to_owned(), module })
+    (!name.is_empty() && is_hex(offset) && is_hex(size))
+        .then(|| Frame { function: plain(name).to_owned(), module })
 }
 
 fn is_hex(text: &str) -> bool {
@@ -32,7 +33,7 @@ fn is_hex(text: &str) -> bool {
 }
 
 /// A function's name without what a compiler has appended.
-pub(super) fn plain(name: &str) -> &str {
+fn plain(name: &str) -> &str {
     match name.split_once('.') {
         Some((start, _)) if !start.is_empty() => start,
         _ => name,
@@ -69,7 +70,9 @@ mod tests {
         assert_eq!(frame("mlx5_ib_reg_user_mr+0x68/0x2a0 [mlx5_ib]"), Some(in_module.clone()));
         assert_eq!(frame("mlx5_ib_reg_user_mr.cold+0x68/0x2a0 [mlx5_ib 5d3f]"), Some(in_module));
         assert_eq!(function("[<ffffffff810a9ba0>] foo.isra.0+0x1/0x2").as_deref(), Some("foo"));
-        for no_frame in ["", "? foo+0x1/0x2", "foo", "foo+1/2", "+0x1/0x2", "<TASK>", "foo+0x/0x2", "foo+0x1/0x2 x"] {
+        for no_frame in
+            ["", "? foo+0x1/0x2", "foo", "foo+1/2", "+0x1/0x2", "<TASK>", "foo+0x/0x2", "foo+0x1/0x2 x"]
+        {
             assert_eq!(frame(no_frame), None, "{no_frame}");
         }
     }
@@ -78,9 +81,8 @@ mod tests {
     fn expected_functions_are_found_in_order_only() {
         let trace: Vec<Frame> =
             ["a", "x", "b", "c"].map(|name| Frame { function: name.into(), module: None }).to_vec();
-        let expect = |names: &[&str]| {
-            locate(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>(), &trace)
-        };
+        let expect =
+            |names: &[&str]| locate(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>(), &trace);
         assert_eq!(expect(&["a", "b", "c"]), [Some(0), Some(2), Some(3)]);
         assert_eq!(expect(&["b", "a", "c"]), [Some(2), None, Some(3)]);
         assert_eq!(expect(&["a", "a"]), [Some(0), None]);

@@ -4,7 +4,7 @@
 //! trace, the end marker, and after it, where stack traces are kept, "Mapped at:" with the mapping's own trace.
 
 use super::console::{message, word_after};
-use super::trace::{Frame, frame, plain};
+use super::trace::{Frame, frame};
 
 /// More than any guest that is not out to flood us prints; dma-debug stops after one unless told otherwise.
 const MAX_WARNINGS: usize = 256;
@@ -183,14 +183,5 @@ fn site(text: &str) -> Option<Site> {
     };
     let owner = task.split_once(": ").and_then(|(_, owner)| owner.rsplit_once('/'));
     let pid = owner.and_then(|(_, pid)| pid.parse().ok());
-    site(location, symbol, pid, owner.map(|(comm, _)| plain_comm(comm)))
-}
-
-fn plain_comm(comm: &str) -> String {
-    comm.trim().to_owned()
-}
-
-/// The name that a symbol has without offsets and suffixes; for comparing with what is expected.
-pub(super) fn same_function(found: &str, expected: &str) -> bool {
-    plain(found) == plain(expected)
+    site(location, symbol, pid, owner.map(|(comm, _)| comm.trim().to_owned()))
 }

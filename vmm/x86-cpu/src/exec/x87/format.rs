@@ -19,6 +19,8 @@ pub(super) const BIAS: i32 = 16383;
 pub(super) const ZERO: u128 = 0;
 pub(super) const ONE: u128 = pack(false, 0x3fff, INTEGER);
 pub(super) const INFINITY: u128 = pack(false, MAX_EXPONENT, INTEGER);
+/// The largest finite value.
+pub(super) const LARGEST: u128 = pack(false, MAX_EXPONENT - 1, u64::MAX);
 /// The quiet NaN that answers an invalid operation.
 pub(super) const INDEFINITE: u128 = pack(true, MAX_EXPONENT, INTEGER | QUIET);
 

@@ -1,8 +1,9 @@
 //! The transcendental instructions. Processors differ in the last places of their results; these are computed by
 //! `elementary`, with its error bound, and are the same on every host. Unlike the processors', the reduction of large
-//! arguments uses as many digits of π as it needs. The precision exception is raised only for results that are inexact.
+//! arguments uses as many digits of π as it needs. As on Intel's processors every result that was computed counts as
+//! inexact, even where it happens to be exact, such as the logarithm of a power of two.
 
-use super::exception::{C1, C2, DE, IE, OVERFLOW, ZE};
+use super::exception::{C1, C2, DE, IE, OVERFLOW, PE, UE, ZE};
 use super::format::{self, Class};
 use super::wide::Wide;
 use super::{Computed, elementary, host};
@@ -64,11 +65,21 @@ fn unary(control: u16, value: u128, compute: impl FnOnce(u16, u128) -> Computed)
     }
 }
 
+/// Rounds a result that counts as inexact.
+fn round(value: Wide, control: u16) -> Computed {
+    inexact(value.round(control))
+}
+
+fn inexact(computed: Computed) -> Computed {
+    let tiny = format::class(computed.value) == Class::Denormal;
+    Computed { status: computed.status | PE | if tiny { UE } else { 0 }, ..computed }
+}
+
 fn sine(control: u16, value: u128) -> Computed {
     match format::class(value) {
         Class::Infinity => Computed::INVALID,
         Class::Zero => Computed::exact(value),
-        _ => elementary::sine(Wide::from_extended(value)).round(control),
+        _ => round(elementary::sine(Wide::from_extended(value)), control),
     }
 }
 
@@ -76,7 +87,7 @@ fn cosine(control: u16, value: u128) -> Computed {
     match format::class(value) {
         Class::Infinity => Computed::INVALID,
         Class::Zero => Computed::exact(format::ONE),
-        _ => elementary::cosine(Wide::from_extended(value)).round(control),
+        _ => round(elementary::cosine(Wide::from_extended(value)), control),
     }
 }
 
@@ -84,7 +95,7 @@ fn tangent(control: u16, value: u128) -> Computed {
     match format::class(value) {
         Class::Infinity => Computed::INVALID,
         Class::Zero => Computed::exact(value),
-        _ => elementary::tangent(Wide::from_extended(value)).round(control),
+        _ => round(elementary::tangent(Wide::from_extended(value)), control),
     }
 }
 
@@ -96,10 +107,10 @@ fn exponential(control: u16, value: u128) -> Computed {
         Class::Infinity if negative => Computed::exact(format::ONE | format::SIGN),
         Class::Infinity | Class::Zero => Computed::exact(value),
         _ if wide.magnitude() == Wide::ONE && negative => {
-            Computed::exact(format::pack(true, 0x3ffe, format::INTEGER))
+            inexact(Computed::exact(format::pack(true, 0x3ffe, format::INTEGER)))
         }
-        _ if !wide.magnitude().smaller(Wide::ONE) => Computed::exact(value),
-        _ => elementary::exp2_minus_1(wide).round(control),
+        _ if !wide.magnitude().smaller(Wide::ONE) => inexact(Computed::exact(value)),
+        _ => round(elementary::exp2_minus_1(wide), control),
     }
 }
 
@@ -121,7 +132,7 @@ fn logarithm(control: u16, y: u128, x: u128) -> Computed {
         (Class::Zero, _) if below_one => Computed::exact(y ^ format::SIGN),
         (Class::Zero, _) => Computed::exact(y),
         _ if wide == Wide::ONE => Computed::exact(flip),
-        _ => elementary::log2(wide).multiply(Wide::from_extended(y)).round(control),
+        _ => round(elementary::log2(wide).multiply(Wide::from_extended(y)), control),
     }
 }
 
@@ -135,8 +146,8 @@ fn logarithm_plus_1(control: u16, y: u128, x: u128) -> Computed {
         (_, Class::Infinity) if format::negative(x) => Computed::INVALID,
         (Class::Infinity, _) | (_, Class::Infinity) => Computed::exact(format::INFINITY | sign),
         (Class::Zero, _) | (_, Class::Zero) => Computed::exact(sign),
-        _ if wide.is_negative() && !wide.magnitude().smaller(Wide::ONE) => Computed::exact(x),
-        _ => elementary::log2_1_plus(wide).multiply(Wide::from_extended(y)).round(control),
+        _ if wide.is_negative() && !wide.magnitude().smaller(Wide::ONE) => inexact(Computed::exact(x)),
+        _ => round(elementary::log2_1_plus(wide).multiply(Wide::from_extended(y)), control),
     }
 }
 
@@ -152,9 +163,9 @@ fn arc_tangent(control: u16, y: u128, x: u128) -> Computed {
     let (height, width) = (direction(y, x), direction(x, y));
     match (format::class(height), format::class(width)) {
         (Class::Zero, _) if !format::negative(width) => Computed::exact(sign),
-        (Class::Zero, _) => Wide::PI.with_sign(sign != 0).round(control),
-        (_, Class::Zero) => Wide::PI.shift(-1).with_sign(sign != 0).round(control),
-        _ => elementary::angle(Wide::from_extended(height), Wide::from_extended(width)).round(control),
+        (Class::Zero, _) => round(Wide::PI.with_sign(sign != 0), control),
+        (_, Class::Zero) => round(Wide::PI.shift(-1).with_sign(sign != 0), control),
+        _ => round(elementary::angle(Wide::from_extended(height), Wide::from_extended(width)), control),
     }
 }
 

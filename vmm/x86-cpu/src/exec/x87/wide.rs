@@ -187,7 +187,7 @@ impl Wide {
             return if to_infinity {
                 Computed { value: format::INFINITY | sign, status: OE | PE | C1 }
             } else {
-                Computed { value: (format::INFINITY - 1) | sign, status: OE | PE }
+                Computed { value: format::LARGEST | sign, status: OE | PE }
             };
         }
         if exponent >= 1 {
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(third.negate().round(UP), Computed { value: below | format::SIGN, status: PE });
         let huge = Wide::ONE.shift(16384);
         assert_eq!(huge.round(NEAREST), Computed { value: format::INFINITY, status: OE | PE | C1 });
-        assert_eq!(huge.round(DOWN), Computed { value: format::INFINITY - 1, status: OE | PE });
+        assert_eq!(huge.round(DOWN), Computed { value: 0x7ffe_ffff_ffff_ffff_ffff, status: OE | PE });
         let biased = format::pack(false, (16384 + BIAS - UNMASKED_BIAS) as u16, INTEGER);
         assert_eq!(huge.round(NEAREST & !OE), Computed { value: biased, status: OE });
         let small = Wide::ONE.shift(-16385);

@@ -99,8 +99,7 @@ fn results_are_correctly_rounded() {
             let result = if vector.name == "fptan" { registers[1] } else { registers[0] };
             let (expected, up) = vector.rounded(rounding);
             assert_eq!(result, expected, "{line} rounding {rounding}: {result:x} not {expected:x}");
-            let inexact = vector.mantissa as u64 != 0;
-            let flags = if inexact { 0x20 } else { 0 } | if up { 0x200 } else { 0 };
+            let flags = 0x20 | if up { 0x200 } else { 0 };
             assert_eq!(status & 0x27f, flags, "{line} rounding {rounding}");
         }
         seen += 1;
@@ -146,8 +145,9 @@ fn special_operands_have_the_results_of_the_manual() {
     let three_quarters = pack(false, 0x4000, 0x96cb_e3f9_990e_91a8);
     let invalid = format::INDEFINITE;
     let rows = [
-        ("fyl2x", one, two, one, 0),
-        ("fyl2x", two, half, two | SIGN, 0),
+        ("fyl2x", one, two, one, 0x20),
+        ("fyl2x", two, half, two | SIGN, 0x20),
+        ("fyl2x", denormal, two, denormal, 0x32),
         ("fyl2x", two, one, 0, 0),
         ("fyl2x", two | SIGN, one, SIGN, 0),
         ("fyl2x", two, 0, INFINITY | SIGN, 4),
@@ -181,8 +181,8 @@ fn special_operands_have_the_results_of_the_manual() {
         ("fpatan", INFINITY, INFINITY, quarter_pi, 0x220),
         ("fpatan", INFINITY | SIGN, INFINITY | SIGN, three_quarters | SIGN, 0x220),
         ("fpatan", denormal, 0, half_pi, 0x222),
-        ("f2xm1", 0, one, one, 0),
-        ("f2xm1", 0, one | SIGN, half | SIGN, 0),
+        ("f2xm1", 0, one, one, 0x20),
+        ("f2xm1", 0, one | SIGN, half | SIGN, 0x20),
         ("f2xm1", 0, SIGN, SIGN, 0),
         ("f2xm1", 0, INFINITY | SIGN, one | SIGN, 0),
         // x ln 2 = 3.47 units of the smallest denormal.
@@ -208,7 +208,7 @@ fn unmasked_responses_leave_or_scale() {
     // y × log2(x) above the largest number: scaled down by 2^24576.
     let (large, huge) = (pack(false, 0x7ffe, INTEGER), pack(false, 0x3fff + 2, INTEGER));
     let (status, registers) = run("fyl2x", MASKED & !8, huge, large);
-    assert_eq!((status & 0x80ff, registers[0]), (0x8088, pack(false, 0x7ffe + 1 - 0x6000, INTEGER)));
+    assert_eq!((status & 0x80ff, registers[0]), (0x80a8, pack(false, 0x7ffe + 1 - 0x6000, INTEGER)));
     // Underflow, unmasked: scaled up by 2^24576.
     let (status, registers) = run("fyl2xp1", MASKED & !0x10, pack(false, 1, INTEGER), format::ONE);
     let log2_e = 0xb8aa_3b29_5c17_f0bc;

@@ -130,9 +130,8 @@ impl Vcpu {
                 continue;
             }
             let mut bad = entry & reserved != 0;
-            let large = level > 0
-                && entry & pte::PS != 0
-                && (format.entry_size == 8 || self.cr4 & cr4::PSE != 0);
+            let large =
+                level > 0 && entry & pte::PS != 0 && (format.entry_size == 8 || self.cr4 & cr4::PSE != 0);
             if level == 3 && entry & pte::PS != 0 {
                 bad = true;
             }
@@ -163,9 +162,8 @@ impl Vcpu {
             let allowed = match access {
                 Access::Read => us || !user,
                 Access::Write => (us || !user) && writable,
-                Access::Fetch => {
-                    (us || !user) && !nx && !(us && !user && self.cr4 & cr4::SMEP != 0)
-                }
+                Access::Fetch if user => us && !nx,
+                Access::Fetch => !nx && (!us || self.cr4 & cr4::SMEP == 0),
             } && !(us && context == Context::SupervisorSmap && access != Access::Fetch);
             if !allowed {
                 return Err(self.page_fault(linear, error | code::P));

@@ -109,7 +109,7 @@ fn machine(random: &mut Random, mode: usize) -> Machine {
         };
         machine.handler(vector, handler);
         if mode == 0 {
-            let pointer = u32::from(vector) * 16 | (HANDLERS as u32 >> 4) << 16;
+            let pointer = (u32::from(vector) * 16) | ((HANDLERS as u32 >> 4) << 16);
             machine.world.poke(u64::from(vector) * 4, &pointer.to_le_bytes());
         }
     }

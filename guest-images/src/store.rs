@@ -101,6 +101,11 @@ impl Store {
         &self.layout.root
     }
 
+    /// Where host tools are unpacked that the machine lacks; it may not exist yet.
+    pub fn tools_folder(&self) -> PathBuf {
+        self.layout.tools()
+    }
+
     pub fn recipes(&self) -> &[Recipe] {
         &self.recipes
     }

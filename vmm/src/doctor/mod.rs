@@ -4,10 +4,10 @@
 
 pub mod kvm_probe;
 
-mod builds;
 mod cache;
 mod engines;
 mod mirror;
+mod probe_guest;
 mod resources;
 mod table;
 mod tools;
@@ -15,7 +15,7 @@ mod tools;
 #[cfg(test)]
 mod tests;
 
-use guest_images::Host;
+use guest_images::{Host, Store};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -128,21 +128,23 @@ impl Report {
 /// Looks at everything. Takes at most a few seconds and writes nothing.
 #[must_use]
 pub fn examine(options: &Options) -> Report {
-    // The slow ones wait for other programs and for the network.
-    let (tools, mirror, kvm) = std::thread::scope(|scope| {
-        let mirror = scope.spawn(|| mirror::examine(&options.host, options.offline));
+    let host = &options.host;
+    let store = Store::open(options.cache.clone());
+    let tools_folder = store.as_ref().ok().map(Store::tools_folder);
+    // These wait for other programs, the network and KVM.
+    let (tools, mirrors, kvm) = std::thread::scope(|scope| {
+        let mirrors = scope.spawn(|| mirror::examine(host, options.offline));
         let kvm = scope.spawn(|| kvm_probe::probe(&options.kvm));
-        let tools = tools::examine(&options.host);
-        let mirror = mirror.join().unwrap_or_else(|_| Item::missing("package mirror", "the check failed"));
-        (tools, mirror, kvm.join())
+        let tools = tools::examine(host, tools_folder.as_deref());
+        (tools, mirrors.join(), kvm.join())
     });
+    let mirrors = mirrors.unwrap_or_else(|_| vec![Item::missing("mirror", "the check failed")]);
     let kvm = kvm.unwrap_or_else(|_| kvm_probe::Kvm::Unusable { reason: "the probe failed".into() });
 
     let engines = engines::examine(options, &kvm);
-    let resources = resources::examine(&options.host);
-    let cache = cache::examine(options.cache.clone(), &options.host);
-    let builds = builds::examine(&options.host, tools, mirror, &cache);
-
+    let resources = resources::examine(host);
+    let builds = Section { title: "building images".into(), items: [tools, mirrors].concat() };
+    let cache = cache::examine(&store, host);
     let can_run = engines.holds() && resources.holds();
     let can_build = builds.holds() && cache.section.holds();
     let can_repro = can_run && (cache.main_image_built || can_build);

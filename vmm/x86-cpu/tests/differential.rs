@@ -4,8 +4,8 @@
 //! registers, defined flags, memory and faults must agree. A form is one `Code` of the decoder. A form that is neither
 //! compared nor excluded with a reason fails the test, so that none is forgotten.
 //!
-//! Environment: `DIFFERENTIAL_CASES` states a form, `DIFFERENTIAL_SEED`, and to repeat one thing `DIFFERENTIAL_FORM` (a
-//! `Code` name, or a part of one) and `DIFFERENTIAL_CASE`.
+//! Environment: `DIFFERENTIAL_CASES` states a form, `DIFFERENTIAL_SEQUENCES`, `DIFFERENTIAL_SEED`, and to repeat one thing `DIFFERENTIAL_FORM` (a
+//! `Code` name, or the start of one and `*`) and `DIFFERENTIAL_CASE`.
 
 #[path = "differential/compare.rs"]
 mod compare;
@@ -23,6 +23,8 @@ mod native;
 mod report;
 #[path = "differential/rng.rs"]
 mod rng;
+#[path = "differential/sequence.rs"]
+mod sequence;
 #[path = "differential/state.rs"]
 mod state;
 #[path = "differential/values.rs"]
@@ -39,6 +41,7 @@ use std::io::Write;
 use std::time::Instant;
 
 const DEFAULT_CASES: u64 = 300;
+const DEFAULT_SEQUENCES: u64 = 20_000;
 const DEFAULT_SEED: u64 = 1;
 
 fn number(name: &str, default: u64) -> u64 {
@@ -55,6 +58,11 @@ fn show(text: &str) {
     let _ = out.flush();
 }
 
+/// Whether form `name` is the one asked for: by its name, or by the start of it and an asterisk.
+fn chosen(name: &str, only: &str) -> bool {
+    only.strip_suffix('*').map_or(name == only, |start| name.starts_with(start))
+}
+
 /// Compares all forms of code of `width`.
 fn compare_forms(width: Width) {
     let seed = number("DIFFERENTIAL_SEED", DEFAULT_SEED);
@@ -68,7 +76,7 @@ fn compare_forms(width: Width) {
     let mut total = 0;
     for code in forms::advertised(width) {
         let name = format!("{code:?}");
-        if only_form.as_ref().is_some_and(|only| !name.contains(only.as_str())) {
+        if only_form.as_ref().is_some_and(|only| !chosen(&name, only)) {
             continue;
         }
         let extension = generate::extension(code);
@@ -116,7 +124,66 @@ fn compare_forms(width: Width) {
     assert!(failures.is_empty(), "{} forms differ or are not covered: {}", names.len(), names.join(", "));
 }
 
+/// Compares sequences of instructions for code of `width`.
+fn compare_sequences(width: Width) {
+    let seed = number("DIFFERENTIAL_SEED", DEFAULT_SEED);
+    let cases = number("DIFFERENTIAL_SEQUENCES", DEFAULT_SEQUENCES);
+    let only_case = std::env::var("DIFFERENTIAL_CASE").ok().map(|_| number("DIFFERENTIAL_CASE", 0));
+    let (pool, branches) = (sequence::pool(width), sequence::branches(width));
+    let mut lab = Lab::new().expect("the native side starts");
+    let start = Instant::now();
+    let (mut completed, mut wrong, mut instructions) = (0, 0, 0);
+    let range = only_case.map_or(0..cases, |case| case..case + 1);
+    let total = range.end - range.start;
+    let name = format!("sequence{}", width.bits());
+    for case_number in range {
+        let rng = Rng::for_case(seed, &name, case_number);
+        let (case, undefined) = sequence::generate(rng, width, &pool, &branches);
+        instructions += case.instructions.len();
+        let verdict = lab.compare(&case, &undefined).unwrap_or_else(|error| panic!("{name} {case_number}: {error}"));
+        completed += u64::from(verdict.completed);
+        if !verdict.differences.is_empty() {
+            wrong += 1;
+            if wrong <= report::SHOWN {
+                show(&report::mismatch(&name, case_number, &case, &verdict.differences));
+            }
+        }
+    }
+    show(&format!(
+        "{}-bit sequences of {} forms: {total} with {instructions} instructions, {completed} without a fault, in {:.1} s\n",
+        width.bits(),
+        pool.len(),
+        start.elapsed().as_secs_f64()
+    ));
+    assert!(wrong == 0, "{wrong} sequences differ");
+    assert!(only_case.is_some() || completed > total / 2, "most sequences fault: {completed} of {total} completed");
+}
+
+/// The form tests look at one form only; the sequences have none to choose.
+fn form_is_chosen() -> bool {
+    std::env::var_os("DIFFERENTIAL_FORM").is_some_and(|form| !form.to_string_lossy().starts_with("sequence"))
+}
+
 #[test]
 fn forms_in_64_bit_mode() {
     compare_forms(Width::Bits64);
+}
+
+#[test]
+fn forms_in_32_bit_mode() {
+    compare_forms(Width::Bits32);
+}
+
+#[test]
+fn sequences_in_64_bit_mode() {
+    if !form_is_chosen() {
+        compare_sequences(Width::Bits64);
+    }
+}
+
+#[test]
+fn sequences_in_32_bit_mode() {
+    if !form_is_chosen() {
+        compare_sequences(Width::Bits32);
+    }
 }

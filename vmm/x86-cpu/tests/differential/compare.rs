@@ -14,6 +14,21 @@ const OF: u64 = 1 << 11;
 /// CF, PF, AF, ZF, SF, IF, DF, OF, NT, AC, ID. (RF differs with how the state was saved.)
 const COMPARED_FLAGS: u64 = CF | PF | AF | ZF | SF | OF | 1 << 9 | 1 << 10 | 1 << 14 | 1 << 18 | 1 << 21;
 
+/// How far results may lie from the host's, where only their error is bounded.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+enum Approximation {
+    #[default]
+    Exact,
+    /// RCPPS, RSQRTPS and their scalar forms.
+    Reciprocal,
+    /// An x87 transcendental function.
+    Transcendental,
+    /// A trigonometric function of this argument, whose reduction by a rounded pi adds an error in proportion to it.
+    Trigonometric(f64),
+    /// The argument lies where the function is not defined.
+    Undefined,
+}
+
 /// Registers and memory that may differ.
 #[derive(Debug, Default)]
 struct Places {
@@ -26,6 +41,8 @@ struct Places {
 #[derive(Debug, Default)]
 pub struct Undefined {
     pub rflags: u64,
+    /// Flags that earlier instructions left undefined, by the address of the instruction that faults.
+    rflags_at: Vec<(u64, u64)>,
     /// Condition codes in the x87 status word.
     status: u16,
     /// After it has completed.
@@ -36,8 +53,9 @@ pub struct Undefined {
     fault_span: u64,
     /// It uses MMX registers: processors differ in whether the x87 state has entered MMX mode when it faults.
     mmx: bool,
-    /// Results are approximations whose error alone is bounded.
-    approximate: bool,
+    approximation: Approximation,
+    /// It is BOUND, whose exception Linux reports like #GP.
+    bound: bool,
 }
 
 fn flag_bits(flags: u32) -> (u64, u16) {
@@ -128,6 +146,18 @@ fn undefine_destination(instruction: &Instruction, before: &State, bits: u64, un
 }
 
 impl Undefined {
+    /// Records that `flags` are undefined when the instruction at `ip` starts.
+    pub fn open_flags_at(&mut self, ip: u64, flags: u64) {
+        self.rflags_at.push((ip, flags));
+    }
+
+    fn flags(&self, faulted: bool, ip: u64) -> u64 {
+        if !faulted {
+            return self.rflags;
+        }
+        self.rflags_at.iter().find(|(at, _)| *at == ip).map_or(0, |(_, flags)| *flags)
+    }
+
     fn places(&self, completed: bool) -> &Places {
         if completed { &self.completed } else { &self.faulted }
     }
@@ -145,13 +175,14 @@ impl Undefined {
             Mnemonic::Bsf | Mnemonic::Bsr if operand_bits(instruction) == 32 => {
                 undefine_destination(instruction, before, 0xffff_ffff_0000_0000, &mut undefined);
             }
+            Mnemonic::Bound => undefined.bound = true,
             // The processor may push before it finds the target not canonical.
             Mnemonic::Call => {
                 let sp = before.gpr[RSP];
                 undefined.faulted.memory.push(sp.wrapping_sub(8)..sp);
             }
             Mnemonic::Rcpps | Mnemonic::Rcpss | Mnemonic::Rsqrtps | Mnemonic::Rsqrtss => {
-                undefined.approximate = true;
+                undefined.approximation = Approximation::Reciprocal;
             }
             Mnemonic::F2xm1
             | Mnemonic::Fcos
@@ -160,7 +191,25 @@ impl Undefined {
             | Mnemonic::Fptan
             | Mnemonic::Fpatan
             | Mnemonic::Fyl2x
-            | Mnemonic::Fyl2xp1 => undefined.approximate = true,
+            | Mnemonic::Fyl2xp1 => {
+                let argument = to_f64(before.fpu.st[0]);
+                undefined.approximation = match instruction.mnemonic() {
+                    Mnemonic::F2xm1 if argument.abs() > 1.0 => Approximation::Undefined,
+                    Mnemonic::Fyl2xp1 if argument.abs() >= YL2XP1_LIMIT => Approximation::Undefined,
+                    Mnemonic::Fcos | Mnemonic::Fsin | Mnemonic::Fsincos | Mnemonic::Fptan => {
+                        Approximation::Trigonometric(argument)
+                    }
+                    _ => Approximation::Transcendental,
+                };
+                // Whether a result counts as inexact or rounded up differs with its last bits.
+                undefined.status |= PRECISION | ROUNDED_UP;
+                if before.fpu.control & PRECISION == 0 {
+                    undefined.status |= SUMMARY;
+                }
+                if undefined.approximation == Approximation::Undefined {
+                    undefined.status |= 0xbf | SUMMARY;
+                }
+            }
             _ => {}
         }
         undefined.undefine_pointers_of_empty_string(instruction, before);
@@ -198,7 +247,7 @@ impl Undefined {
             self.fault_span = if mask_move { 16 } else { 0 };
             return;
         };
-        if size == 10 || size > 16 || mask_move {
+        if size > 8 && size != 16 || mask_move {
             self.fault_span = size;
             self.faulted.memory.push(address..address.wrapping_add(size));
         }
@@ -248,7 +297,7 @@ pub fn differences(case: &Case, undefined: &Undefined, want: &Observed<'_>, got:
         let mask = !places.gpr[i];
         differ(name, a.gpr[i].into(), b.gpr[i].into(), (mask & width).into());
     }
-    let flags = COMPARED_FLAGS & if faulted { u64::MAX } else { !undefined.rflags };
+    let flags = COMPARED_FLAGS & !undefined.flags(faulted, a.rip);
     differ("rip", a.rip.into(), b.rip.into(), width.into());
     differ("rflags", a.rflags.into(), b.rflags.into(), flags.into());
     differ("fs base", a.fs_base.into(), b.fs_base.into(), u128::MAX);
@@ -266,12 +315,13 @@ pub fn differences(case: &Case, undefined: &Undefined, want: &Observed<'_>, got:
     differ("ftw (one bit a register)", a.fpu.tags.into(), b.fpu.tags.into(), tags);
     for i in 0..8 {
         let (want, got) = (a.fpu.physical(i), b.fpu.physical(i));
-        if !(undefined.approximate && close_extended(want, got)) {
+        if !undefined.approximation.accepts_extended(want, got) {
             differ(&format!("x87 register {i}"), want, got, u128::MAX);
         }
     }
     for i in 0..16 {
-        if !(undefined.approximate && close_singles(a.xmm[i], b.xmm[i])) {
+        let close = undefined.approximation == Approximation::Reciprocal && close_singles(a.xmm[i], b.xmm[i]);
+        if !close {
             differ(&format!("xmm{i}"), a.xmm[i], b.xmm[i], u128::MAX);
         }
     }
@@ -288,6 +338,7 @@ fn same_outcome(undefined: &Undefined, want: Outcome, got: Outcome) -> bool {
             let near = (want.wrapping_sub(got) as u32).min(got.wrapping_sub(want) as u32);
             a == b && (want == got || u64::from(near) < undefined.fault_span)
         }
+        (Outcome::Fault { vector: 13, .. }, Outcome::Fault { vector: 5, .. }) => undefined.bound,
         _ => want == got,
     }
 }
@@ -324,10 +375,38 @@ fn close_singles(a: u128, b: u128) -> bool {
 }
 
 /// Units in the last place by which a transcendental result may differ from the host's.
-const TRANSCENDENTAL_ULPS: u128 = 4;
+const TRANSCENDENTAL_ULPS: f64 = 4.0;
+/// FYL2XP1 is defined for arguments below 1 - sqrt(2)/2 in magnitude.
+const YL2XP1_LIMIT: f64 = 0.292_893_218_813_452;
+/// PE, C1, and ES with B in the x87 status word.
+const PRECISION: u16 = 1 << 5;
+const ROUNDED_UP: u16 = 1 << 9;
+const SUMMARY: u16 = 0x8080;
 
-fn close_extended(a: u128, b: u128) -> bool {
-    // Exponent and explicit integer bit make one ordered number of the magnitude, but for a gap at each power of two.
-    let magnitude = |value: u128| (value >> 64 & 0x7fff) << 63 | value & 0x7fff_ffff_ffff_ffff;
-    a >> 79 == b >> 79 && magnitude(a).abs_diff(magnitude(b)) <= TRANSCENDENTAL_ULPS
+impl Approximation {
+    /// Whether an x87 register may hold `got` where the host's holds `want`.
+    fn accepts_extended(self, want: u128, got: u128) -> bool {
+        let tolerance = match self {
+            Self::Exact | Self::Reciprocal => 0.0,
+            Self::Undefined => return true,
+            Self::Transcendental => TRANSCENDENTAL_ULPS,
+            Self::Trigonometric(argument) => {
+                // Pi is rounded to 66 bits by the processors that reduce least exactly.
+                let result = to_f64(want).abs();
+                let ratio = argument.abs() * (1.0 + result * result) / result;
+                TRANSCENDENTAL_ULPS + if ratio.is_finite() { ratio / 4.0 } else { 0.0 }
+            }
+        };
+        // Exponent and fraction make one ordered number of the magnitude.
+        let magnitude = |value: u128| (value >> 64 & 0x7fff) << 63 | value & 0x7fff_ffff_ffff_ffff;
+        let ulps = magnitude(want).abs_diff(magnitude(got));
+        ulps == 0 && want == got || want >> 79 == got >> 79 && ulps as f64 <= tolerance
+    }
+}
+
+/// An 80-bit value as a double, roughly.
+fn to_f64(value: u128) -> f64 {
+    let exponent = (value >> 64 & 0x7fff) as i32 - 0x3fff - 63;
+    let magnitude = value as u64 as f64 * 2_f64.powi(exponent);
+    if value >> 79 & 1 == 0 { magnitude } else { -magnitude }
 }

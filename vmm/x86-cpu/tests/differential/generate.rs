@@ -36,21 +36,28 @@ pub const DIRECTION: u64 = 1 << 10;
 pub const ALIGNMENT: u64 = 1 << 18;
 const TRAP: u64 = 1 << 8;
 
+#[derive(Clone)]
 pub struct Generator {
     pub rng: Rng,
     pub width: Width,
     pub state: State,
     pub edits: Vec<(u64, Vec<u8>)>,
     /// Registers whose values an operand depends on.
-    pinned: u16,
+    pub pinned: u16,
+    /// Registers that an earlier instruction of a sequence changes.
+    pub written: u16,
+    /// Registers that were pinned or written when the instance being built was begun.
+    settled: u16,
     /// Whether operands may fault.
     pub faults: bool,
+    /// Whether other instructions of the same case depend on the state.
+    pub sequence: bool,
 }
 
 impl Generator {
     pub fn new(rng: Rng, width: Width) -> Self {
         let state = random_state(&rng, width, Flavour::Int(8), false);
-        Self { rng, width, state, edits: Vec::new(), pinned: 1 << RSP, faults: true }
+        Self { rng, width, state, edits: Vec::new(), pinned: 1 << RSP, written: 0, settled: 0, faults: true, sequence: false }
     }
 
     /// Draws a state for `code`.
@@ -61,6 +68,17 @@ impl Generator {
         if self.state.fpu.status & 0x80 != 0 {
             // Two exceptions of which the host reports only that it was one of them.
             self.state.mxcsr |= 0x1f80;
+        }
+        let limit = match code.mnemonic() {
+            Mnemonic::F2xm1 => 1,
+            Mnemonic::Fyl2xp1 => 3,
+            _ => 0,
+        };
+        if limit != 0 && self.rng.chance(75) {
+            // An argument for which the function is defined.
+            let exponent = 0x3fff - limit - self.rng.below(70);
+            let sign = self.rng.below(2) << 15;
+            self.state.fpu.st[0] = u128::from(sign | exponent) << 64 | u128::from(self.rng.word() | 1 << 63);
         }
         // Whether the alignment of larger operands is checked is left to the implementation (SDM volume 2, FXSAVE).
         let masked = matches!(code.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
@@ -81,12 +99,17 @@ impl Generator {
     }
 
     fn pin(&mut self, register: usize, value: u64) {
+        // In a sequence an earlier instruction may depend on it, or change it.
+        let settled = self.settled;
+        if settled >> register & 1 != 0 {
+            return;
+        }
         self.state.gpr[register] = value;
         self.pinned |= 1 << register;
     }
 
     fn is_pinned(&self, register: usize) -> bool {
-        self.pinned >> register & 1 != 0
+        (self.pinned | self.written) >> register & 1 != 0
     }
 
     pub fn write(&mut self, address: u64, data: &[u8]) {
@@ -99,6 +122,7 @@ impl Generator {
     /// Builds one instance of `code` at `ip`, or nothing if the choice made cannot be encoded.
     pub fn instance(&mut self, code: Code, ip: u64) -> Option<(Instruction, Vec<u8>)> {
         let info = code.op_code();
+        self.settled = self.pinned & !(1 << RSP) | self.written;
         self.prepare(code);
         let mut instruction = Instruction::default();
         instruction.set_code(code);
@@ -287,7 +311,8 @@ impl Generator {
     /// A branch target where an INT3 waits, or nothing is mapped.
     fn branch(&mut self, instruction: &mut Instruction, index: u32, kind: Kind, ip: u64) {
         let near = 20 + self.rng.below(80);
-        let short = if self.rng.chance(50) { ip + near } else { ip - near };
+        // Never back into a sequence: it would not come to an end.
+        let short = if self.sequence || self.rng.chance(50) { ip + near } else { ip - near };
         let long = if self.rng.chance(90) { self.code_target(ip) } else { DATA.base };
         match kind {
             Kind::br64_1 | Kind::br64_4 => {
@@ -308,7 +333,7 @@ impl Generator {
     /// An address in the code region that is not within the instruction at `ip`.
     fn code_target(&mut self, ip: u64) -> u64 {
         let target = CODE.base + self.rng.below(0x2000);
-        if target.abs_diff(ip) < 64 { CODE.base } else { target }
+        if target.abs_diff(ip) < 256 { CODE.base } else { target }
     }
 
     fn string_operand(&mut self, instruction: &mut Instruction, index: u32, register: usize, kinds: [OpKind; 2]) {
@@ -454,7 +479,7 @@ impl Generator {
                     self.write_operand(instruction, &accumulator[..size]);
                 } else if !instruction.op0_register().is_gpr8() {
                     let register = instruction.op0_register().full_register().number();
-                    if register != RSP {
+                    if !self.is_pinned(register) {
                         self.state.gpr[register] = self.state.gpr[RAX];
                     }
                 }
@@ -587,14 +612,14 @@ impl Generator {
             }
             8..14 if fits(want) => absolute(instruction, long_displacement),
             14..20 => {
-                // Relative to the stack pointer, which keeps its value.
+                // Relative to the stack pointer, which keeps its value but for alignment.
                 let sp = self.state.gpr[RSP];
                 let displacement = self.rng.below(256).wrapping_sub(128);
                 instruction.set_segment_prefix(Register::None);
                 instruction.set_memory_base(first + RSP as u32);
                 self.set_displacement(instruction, displacement, narrow);
                 let address = sp.wrapping_add(displacement);
-                let aligned = self.rng.chance(60) || locked;
+                let aligned = (self.rng.chance(60) || locked) && !self.sequence;
                 if aligned {
                     // Moves the stack pointer to an aligned operand.
                     let natural = size.max(1).next_power_of_two().clamp(1, 64) as u64;
@@ -605,14 +630,14 @@ impl Generator {
                 self.fill_around(address, size, Flavour::of(memory_size));
             }
             20..50 => {
-                let base = self.free_register();
+                let base = self.free_register()?;
                 let displacement = self.displacement();
                 self.set_address_register(base, want.wrapping_sub(displacement), narrow);
                 instruction.set_memory_base(first + base as u32);
                 self.set_displacement(instruction, displacement, narrow);
             }
             50..88 => {
-                let base = self.free_register();
+                let base = self.free_register()?;
                 let scale = self.rng.below(4);
                 let displacement = self.displacement();
                 let index_value = match self.rng.below(3) {
@@ -622,7 +647,7 @@ impl Generator {
                 };
                 // The base first, so that the index is another register.
                 self.pinned |= 1 << base;
-                let index = self.free_register();
+                let index = self.free_register()?;
                 self.set_address_register(index, index_value, narrow);
                 let base_value = want.wrapping_sub(index_value << scale).wrapping_sub(displacement);
                 self.set_address_register(base, base_value, narrow);
@@ -632,7 +657,7 @@ impl Generator {
                 self.set_displacement(instruction, displacement, narrow);
             }
             _ => {
-                let index = self.free_register();
+                let index = self.free_register()?;
                 let scale = self.rng.below(4);
                 let index_value = (want >> scale).wrapping_sub(self.rng.below(1000));
                 let displacement = want.wrapping_sub(index_value << scale);
@@ -657,14 +682,10 @@ impl Generator {
     }
 
     /// A register that no other operand depends on.
-    fn free_register(&mut self) -> usize {
+    fn free_register(&self) -> Option<usize> {
         let count = if self.width == Width::Bits64 { 16 } else { 8 };
-        loop {
-            let register = self.rng.below(count) as usize;
-            if !self.is_pinned(register) {
-                return register;
-            }
-        }
+        let start = self.rng.below(count) as usize;
+        (start..start + count as usize).map(|i| i % count as usize).find(|i| !self.is_pinned(*i))
     }
 
     fn set_address_register(&mut self, register: usize, value: u64, narrow: bool) {

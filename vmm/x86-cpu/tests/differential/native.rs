@@ -35,6 +35,8 @@ const SEGV_ACCERR: i32 = 2;
 const BUS_ADRALN: i32 = 1;
 /// NT and ID: changed by POPF, not by the tracer.
 const STICKY_FLAGS: u64 = 1 << 14 | 1 << 21;
+/// CPU time that the child gets at a time, seconds.
+const TIME_EXTENSION: u64 = 5;
 const USER_CS32: u64 = 0x23;
 const USER_CS64: u64 = 0x33;
 const USER_DS: u64 = 0x2b;
@@ -45,6 +47,8 @@ pub struct Native {
     child: Child,
     pid: libc::pid_t,
     image: NonNull<u8>,
+    /// CPU time after which the child is signalled, seconds.
+    time_limit: u64,
     _memory: OwnedFd,
 }
 
@@ -140,11 +144,12 @@ impl Native {
             NonNull::new(at.cast()).ok_or_else(|| Error::other("mapped at 0"))?
         };
         let child = spawn_stub()?;
-        let mut native = Self { pid: child.id() as i32, child, image, _memory: memory };
+        let mut native = Self { pid: child.id() as i32, child, image, time_limit: 0, _memory: memory };
         native.wait()?;
         let options = libc::PTRACE_O_EXITKILL as u64;
         // SAFETY: no memory is touched.
         check(unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, native.pid, 0, options) })?;
+        native.extend_time_limit()?;
         native.arrange_memory(fd)?;
         Ok(native)
     }
@@ -286,6 +291,7 @@ impl Native {
 
     /// Lets the child run to its next fault or trap: signal, its code and its address.
     fn resume(&mut self) -> io::Result<(i32, i32, u64)> {
+        let mut extended = false;
         loop {
             // SAFETY: no memory of ours is touched but the shared image, which is not borrowed here.
             check(unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, 0) })?;
@@ -294,6 +300,14 @@ impl Native {
                 signal,
                 libc::SIGTRAP | libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE
             );
+            if signal == libc::SIGXCPU {
+                // Time adds up over all cases, but no case needs the whole of an extension.
+                if extended {
+                    return Err(Error::other("the native code does not come to an end"));
+                }
+                self.extend_time_limit()?;
+                extended = true;
+            }
             // Anything else came from outside (a terminal, a debugger): drop it.
             if !raised_here {
                 continue;
@@ -309,6 +323,13 @@ impl Native {
             };
             return Ok((signal, code, address));
         }
+    }
+
+    fn extend_time_limit(&mut self) -> io::Result<()> {
+        self.time_limit += TIME_EXTENSION;
+        let limit = libc::rlimit { rlim_cur: self.time_limit, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: the kernel reads the structure within the call.
+        check(unsafe { libc::prlimit(self.pid, libc::RLIMIT_CPU, &raw const limit, null_mut()) }.into()).map(|_| ())
     }
 
     /// Waits for the child to stop, and says at which signal.

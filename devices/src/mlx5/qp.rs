@@ -190,7 +190,8 @@ impl Hca {
 
 fn create(hca: &mut Hca, input: &[u8], out: &mut [u8]) -> Result<(), Failure> {
     let qp = QueuePair::parse(input, hca.caps.general(general::LOG_MAX_QP_SZ))?;
-    if !hca.pds.contains(qp.pd) {
+    // A queue pair that registers memory is of no protection domain: its work requests name memory keys only.
+    if qp.transport != Transport::MemoryRegistration && !hca.pds.contains(qp.pd) {
         return Err(Failure::resource("no such protection domain"));
     }
     if !hca.cqs.contains(qp.send_cq) || !hca.cqs.contains(qp.receive_cq) {

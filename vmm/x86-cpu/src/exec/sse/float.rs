@@ -17,9 +17,12 @@ pub(super) mod mxcsr {
     pub const IE: u32 = 1 << 0;
     pub const DE: u32 = 1 << 1;
     pub const ZE: u32 = 1 << 2;
+    pub const OE: u32 = 1 << 3;
     pub const UE: u32 = 1 << 4;
+    pub const PE: u32 = 1 << 5;
     /// IE, DE, ZE, OE, UE, PE.
     pub const FLAGS: u32 = 0x3f;
+    pub const DAZ: u32 = 1 << 6;
     /// The mask of each flag is this many bits above it.
     pub const MASK_SHIFT: u32 = 7;
     pub const MASKS: u32 = FLAGS << MASK_SHIFT;
@@ -43,9 +46,6 @@ pub(super) fn compute<F: Float>(cpu: &mut Vcpu, left: F::Left, right: F::Right) 
 }
 
 /// [`compute`] where the guest wants to be told of some exceptions: executes with all masked, then decides.
-///
-/// One difference remains: where an unmasked overflow or underflow is reported, a processor sets PE only if the result
-/// would be inexact without bounds on its exponent; here PE follows the masked result.
 #[cold]
 #[inline(never)]
 fn compute_unmasked<F: Float>(cpu: &mut Vcpu, left: F::Left, right: F::Right) -> Result<F::Out, Fault> {
@@ -62,15 +62,24 @@ fn compute_unmasked<F: Float>(cpu: &mut Vcpu, left: F::Left, right: F::Right) ->
         out = F::run(left, right, &mut after);
         after |= flushed & mxcsr::UE;
     }
-    let raised = after & mxcsr::FLAGS;
+    let mut raised = after & mxcsr::FLAGS;
     let trapping = raised & unmasked;
     if trapping == 0 {
         cpu.mxcsr |= raised;
         return Ok(out);
     }
     // Exceptions found before the computation keep it from taking place (SDM volume 1, 11.5.2).
-    let before = mxcsr::IE | mxcsr::DE | mxcsr::ZE;
-    cpu.mxcsr |= if trapping & before != 0 { raised & before } else { raised };
+    const BEFORE: u32 = mxcsr::IE | mxcsr::DE | mxcsr::ZE;
+    const RANGE: u32 = mxcsr::OE | mxcsr::UE;
+    if trapping & BEFORE != 0 {
+        raised &= BEFORE;
+    } else if trapping & RANGE != 0 && raised & !unmasked & RANGE == 0 {
+        let (left, right) = F::unbounded(left, right, cpu.mxcsr & mxcsr::DAZ != 0);
+        let mut precise = control & !mxcsr::FTZ;
+        F::run(left, right, &mut precise);
+        raised &= !mxcsr::PE | precise;
+    }
+    cpu.mxcsr |= raised;
     Err(if cpu.cr4 & cr4::OSXMMEXCPT != 0 { Fault::XM } else { Fault::UD })
 }
 

@@ -5,6 +5,7 @@
 //! neither reads nor needs preserved, may stay behind: LDMXCSR is slow when it changes anything, so it is left out where
 //! the host's MXCSR holds the guest's value already.
 
+use super::unbounded;
 use std::arch::asm;
 use std::arch::x86_64::__m128i;
 
@@ -25,6 +26,11 @@ pub(super) trait Float {
     type Right: Copy;
     type Out;
     fn run(left: Self::Left, right: Self::Right, mxcsr: &mut u32) -> Self::Out;
+    /// Operands whose result has the same significand and a moderate exponent, where the result of these may not.
+    /// `flush`: denormal operands count as zero.
+    fn unbounded(left: Self::Left, right: Self::Right, _flush: bool) -> (Self::Left, Self::Right) {
+        (left, right)
+    }
 }
 
 /// A value in an XMM register of the host. Arithmetic passes operands as such, so that they never go through general
@@ -189,7 +195,7 @@ macro_rules! execute {
 }
 
 macro_rules! float {
-    ($($name:ident $mnemonic:literal;)*) => {$(
+    ($($range:ident { $($name:ident $mnemonic:literal;)* })*) => {$($(
         pub(super) enum $name {}
         impl Float for $name {
             type Left = Lanes;
@@ -206,22 +212,40 @@ macro_rules! float {
                 );
                 out
             }
+            fn unbounded(dst: Lanes, src: Lanes, flush: bool) -> (Lanes, Lanes) {
+                unbounded::$range(dst, src, flush)
+            }
         }
-    )*};
+    )*)*};
 }
 
 float! {
-    Addps "addps"; Addpd "addpd"; Addss "addss"; Addsd "addsd";
-    Subps "subps"; Subpd "subpd"; Subss "subss"; Subsd "subsd";
-    Mulps "mulps"; Mulpd "mulpd"; Mulss "mulss"; Mulsd "mulsd";
-    Divps "divps"; Divpd "divpd"; Divss "divss"; Divsd "divsd";
-    Minps "minps"; Minpd "minpd"; Minss "minss"; Minsd "minsd";
-    Maxps "maxps"; Maxpd "maxpd"; Maxss "maxss"; Maxsd "maxsd";
-    Sqrtps "sqrtps"; Sqrtpd "sqrtpd"; Sqrtss "sqrtss"; Sqrtsd "sqrtsd";
-    Haddps "haddps"; Haddpd "haddpd"; Hsubps "hsubps"; Hsubpd "hsubpd";
-    Addsubps "addsubps"; Addsubpd "addsubpd";
-    Cvtps2pd "cvtps2pd"; Cvtpd2ps "cvtpd2ps"; Cvtss2sd "cvtss2sd"; Cvtsd2ss "cvtsd2ss";
-    Cvtdq2ps "cvtdq2ps"; Cvtps2dq "cvtps2dq"; Cvttps2dq "cvttps2dq"; Cvtpd2dq "cvtpd2dq"; Cvttpd2dq "cvttpd2dq";
+    sum_single {
+        Addps "addps"; Addss "addss"; Subps "subps"; Subss "subss"; Addsubps "addsubps";
+    }
+    sum_double {
+        Addpd "addpd"; Addsd "addsd"; Subpd "subpd"; Subsd "subsd"; Addsubpd "addsubpd";
+    }
+    product_single {
+        Mulps "mulps"; Mulss "mulss"; Divps "divps"; Divss "divss";
+    }
+    product_double {
+        Mulpd "mulpd"; Mulsd "mulsd"; Divpd "divpd"; Divsd "divsd";
+        Cvtpd2ps "cvtpd2ps"; Cvtsd2ss "cvtsd2ss";
+    }
+    horizontal_single {
+        Haddps "haddps"; Hsubps "hsubps";
+    }
+    horizontal_double {
+        Haddpd "haddpd"; Hsubpd "hsubpd";
+    }
+    bounded {
+        Minps "minps"; Minpd "minpd"; Minss "minss"; Minsd "minsd";
+        Maxps "maxps"; Maxpd "maxpd"; Maxss "maxss"; Maxsd "maxsd";
+        Sqrtps "sqrtps"; Sqrtpd "sqrtpd"; Sqrtss "sqrtss"; Sqrtsd "sqrtsd";
+        Cvtps2pd "cvtps2pd"; Cvtss2sd "cvtss2sd"; Cvtdq2ps "cvtdq2ps";
+        Cvtps2dq "cvtps2dq"; Cvttps2dq "cvttps2dq"; Cvtpd2dq "cvtpd2dq"; Cvttpd2dq "cvttpd2dq";
+    }
 }
 
 macro_rules! predicate {

@@ -1,7 +1,7 @@
 //! MMX: 64-bit integer SIMD in the significands of the x87 registers.
 //!
 //! An MMX instruction executes as its XMM counterpart on zero-extended operands. Each also resets the x87 stack: TOP becomes
-//! 0 and all registers valid (SDM volume 1, 9.5.1).
+//! 0 and all registers valid (SDM volume 1, 9.5.1). Stores and conversions do so even if they then fault, as Intel's processors.
 
 use super::float::compute;
 use super::host::*;
@@ -95,10 +95,9 @@ fn pick<W: World, O: Combine, M: Source>(memory: bool) -> OpFn<W> {
 /// MOVD, MOVQ and MOVNTQ to memory.
 fn store<W: World, T: Word>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     check_pending(cpu)?;
-    let linear = cpu.address_mut::<T, W>(op)?;
-    cpu.store(world, linear, T::truncate(u128::from(read(cpu, op.src))))?;
     enter(cpu);
-    Ok(())
+    let linear = cpu.address_mut::<T, W>(op)?;
+    cpu.store(world, linear, T::truncate(u128::from(read(cpu, op.src))))
 }
 
 /// `gpr[dst] = function(mm[src])`.
@@ -128,11 +127,10 @@ fn extract_word<W: World>(cpu: &mut Vcpu, _: &mut W, op: &Op<W>) -> Result<(), F
 /// MASKMOVQ.
 fn mask_move<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     check_pending(cpu)?;
+    enter(cpu);
     let mask = pmovmskb(u128::from(read(cpu, op.src)));
     let data = read(cpu, op.dst).to_le_bytes();
-    store_masked(cpu, world, op, mask, &data)?;
-    enter(cpu);
-    Ok(())
+    store_masked(cpu, world, op, mask, &data)
 }
 
 /// MOVQ2DQ.
@@ -150,28 +148,23 @@ fn emms<W: World>(cpu: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// CVTPI2PS: two singles in the low half. Only the register form counts as MMX.
+/// CVTPI2PS: two singles in the low half.
 fn cvtpi2ps<W: World, const MEMORY: bool>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let src = from_packed::<W, MEMORY>(cpu, world, op)?;
     let index = usize::from(op.dst & 15);
     let converted = unpack(compute::<Cvtdq2ps>(cpu, pack(0), pack(src))?);
     cpu.xmm[index] = cpu.xmm[index] & !LOW64 | converted & LOW64;
-    if !MEMORY {
-        enter(cpu);
-    }
     Ok(())
 }
 
-/// CVTPI2PD, always exact. Only the register form counts as MMX.
+/// CVTPI2PD, always exact.
 fn cvtpi2pd<W: World, const MEMORY: bool>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let src = from_packed::<W, MEMORY>(cpu, world, op)?;
     cpu.xmm[usize::from(op.dst & 15)] = Cvtdq2pd::apply(0, src, 0);
-    if !MEMORY {
-        enter(cpu);
-    }
     Ok(())
 }
 
+/// The source of CVTPI2PS and CVTPI2PD, of which only the register form counts as MMX.
 fn from_packed<W: World, const MEMORY: bool>(
     cpu: &mut Vcpu,
     world: &mut W,
@@ -181,6 +174,7 @@ fn from_packed<W: World, const MEMORY: bool>(
         return M64::get(cpu, world, op);
     }
     check_pending(cpu)?;
+    enter(cpu);
     Mm::get(cpu, world, op)
 }
 
@@ -191,9 +185,9 @@ where
     S: Source,
 {
     check_pending(cpu)?;
+    enter(cpu);
     let src = S::get(cpu, world, op)?;
     let converted = unpack(compute::<F>(cpu, pack(0), pack(src))?);
-    enter(cpu);
     write(cpu, op.dst, converted as u64);
     Ok(())
 }

@@ -19,6 +19,7 @@ mod state;
 mod string;
 #[cfg(test)]
 mod tests;
+mod unbounded;
 
 use crate::block::{Op, OpFn};
 use crate::decode::operand::{gpr, has_memory, vector};

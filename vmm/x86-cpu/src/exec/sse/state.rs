@@ -5,6 +5,7 @@ use super::operand::aligned;
 use super::{Choice, Gate};
 use crate::block::{Op, OpFn};
 use crate::fault::Fault;
+use crate::memory::access::is_canonical;
 use crate::state::{Vcpu, X87};
 use crate::world::World;
 use iced_x86::{Code, Instruction};
@@ -45,9 +46,20 @@ fn tag(value: u128) -> u16 {
     }
 }
 
+/// Linear addresses of the first and the last byte of the image, which may wrap around the address size. Processors access
+/// the last first.
+fn image_ends<W: World>(cpu: &Vcpu, op: &Op<W>, write: bool) -> Result<(u64, u64), Fault> {
+    let first = aligned(cpu.address_sized(op, 1, write)?)?;
+    if cpu.long_mode() && !is_canonical(first) {
+        return Err(Fault::NON_CANONICAL);
+    }
+    let last = Op { disp: op.disp.wrapping_add(IMAGE as u64 - 1), ..op.clone() };
+    Ok((first, cpu.address_sized(&last, 1, write)?))
+}
+
 /// FXSAVE, with `WIDE` FXSAVE64 (SDM volume 1, 10.5.1).
 fn fxsave<W: World, const WIDE: bool>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    let linear = aligned(cpu.address_sized(op, IMAGE as u32, true)?)?;
+    let (linear, last) = image_ends(cpu, op, true)?;
     let xmm_count = xmm_count(cpu);
     let mut image = [0; XMM + 16 * 16];
     let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
@@ -74,13 +86,14 @@ fn fxsave<W: World, const WIDE: bool>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>)
     for (i, value) in cpu.xmm.iter().enumerate().take(xmm_count) {
         put(XMM + i * 16, &value.to_le_bytes());
     }
-    cpu.check_write(world, linear, IMAGE)?;
+    cpu.check_write(world, last, 1)?;
     cpu.store_bytes(world, linear, &image[..XMM + xmm_count * 16])
 }
 
 /// FXRSTOR, with `WIDE` FXRSTOR64.
 fn fxrstor<W: World, const WIDE: bool>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    let linear = aligned(cpu.address_sized(op, IMAGE as u32, false)?)?;
+    let (linear, last) = image_ends(cpu, op, false)?;
+    cpu.physical_address(world, last)?;
     let mut image = [0; IMAGE];
     cpu.load_bytes(world, linear, &mut image)?;
     let get = |at: usize, len: usize| {

@@ -99,7 +99,9 @@ fn unmasked_exceptions_set_the_flags_the_host_sets() {
     let with_nan = [1.0, 1.0, signalling, 1.0];
     let point_one = [1.1, 1.0, 1.0, 1.0];
     for (mxcsr, code, dst, src, flags) in [
-        (0x1780, &MULPS[..], [f32::MIN_POSITIVE, 1.0, 1.0, 1.0], half, 0x10),
+        (0x1b80, &MULPS[..], [3e38, 1.0, 1.0, 1.0], [2.0; 4], 0x08),
+        (0x1780, &MULPS, [tiny_odd, 1.0, 1.0, 1.0], half, 0x10),
+        (0x1780, &MULPS, [f32::MIN_POSITIVE, 1.0, 1.0, 1.0], half, 0x10),
         (0x9780, &MULPS, [f32::MIN_POSITIVE, 1.0, 1.0, 1.0], half, 0x10),
         (0x0f80, &MULPS, [tiny_odd, 1.0, 1.0, 1.0], half, 0x30),
         (0x1e80, &MULPS, [1e-40, tiny_odd, 1.0, 1.0], half, 0x02),

@@ -105,9 +105,10 @@ impl Machine {
             if let Some(rest) = message.strip_prefix("Linux version ") {
                 machine.kernel_release = rest.split(' ').next().map(str::to_owned);
             } else if let Some(parameters) = message.strip_prefix("Command line: ") {
-                if parameters.split(' ').any(|word| word.starts_with("swiotlb=") && word.contains("force")) {
-                    let forbidden = parameters.contains("noforce");
-                    machine.swiotlb = if forbidden { "off" } else { "force" };
+                // `swiotlb=` takes numbers before the word: `swiotlb=65536,force`.
+                let mut words = parameters.split(' ').filter_map(|word| word.strip_prefix("swiotlb="));
+                if words.any(|values| values.split(',').any(|value| value == "force")) {
+                    machine.swiotlb = "force";
                 }
             } else if message.contains("Using software bounce buffering for IO") {
                 if machine.swiotlb == "off" {

@@ -20,3 +20,5 @@ pub use check::{Check, Expect, Outcome, UnknownExpect, Verdict, check};
 pub use evidence::{Ended, Evidence};
 pub use report::render;
 
+#[cfg(test)]
+mod tests;

@@ -110,9 +110,9 @@ fn logged_line(text: &str, key: &str) -> Option<Logged> {
     })
 }
 
-/// For each expected registration the message that belongs to it: the last run of messages with the expected lengths
-/// and access flags, by one task, on one page. None if the log has no such run.
-pub(super) fn matching<'a>(expected: &[ExpectedRegistration], logged: &'a [Logged]) -> Option<&'a [Logged]> {
+/// The messages that belong to the expected registrations, or to the first of them: the longest such run with the
+/// expected lengths and access flags, by one task, on one page; the last one of several.
+pub(super) fn matching<'a>(expected: &[ExpectedRegistration], logged: &'a [Logged]) -> &'a [Logged] {
     let fits = |run: &&[Logged]| {
         let page = run.first().map(|first| first.start & !(PAGE - 1));
         let pid = run.first().map(|first| first.pid);
@@ -123,7 +123,7 @@ pub(super) fn matching<'a>(expected: &[ExpectedRegistration], logged: &'a [Logge
                 && page.and_then(|page| page.checked_add(expected.offset)) == Some(one.start)
         })
     };
-    logged.windows(expected.len().max(1)).rev().find(fits)
+    (1..=expected.len()).rev().find_map(|length| logged.windows(length).rev().find(fits)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -173,15 +173,15 @@ mod tests {
         let both = |second: String| logged(&[first.clone(), second], "mlx5_ib_reg_user_mr");
         let right = both(line(64, "0x7f0000001001", "0xfff"));
         assert_eq!(right.len(), 2);
-        assert_eq!(matching(&expected, &right), Some(&right[..]));
+        assert_eq!(matching(&expected, &right), right);
         for wrong in [
             line(65, "0x7f0000001001", "0xfff"),
             line(64, "0x7f0000002001", "0xfff"),
             line(64, "0x7f0000001001", "0xffe"),
         ] {
-            assert_eq!(matching(&expected, &both(wrong)), None);
+            assert_eq!(matching(&expected, &both(wrong)), &right[..1]);
         }
-        assert_eq!(matching(&expected, &right[..1]), None);
-        assert_eq!(matching(&expected, &[]), None);
+        assert_eq!(matching(&expected, &right[1..]), []);
+        assert_eq!(matching(&expected, &[]), []);
     }
 }

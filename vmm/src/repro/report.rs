@@ -1,7 +1,7 @@
 //! The report of a reproduction, as a maintainer would paste it into a mail.
 
 use super::catalogue::{ExpectedRegistration, Note, Reproduction};
-use super::check::{Findings, Outcome, Verdict};
+use super::check::{Check, Findings, NO_WARNING, Outcome, Verdict};
 use super::console::{lines, message};
 use super::differences::differences;
 use super::evidence::Evidence;
@@ -125,19 +125,33 @@ fn trace(warning: &Warning, places: &[Option<usize>]) -> Vec<String> {
     wrap("  ", names.iter().map(String::as_str), " < ")
 }
 
-/// `checks: message, device, frames 7/7`, and a line for each that failed.
+/// `checks: message, device, frames 7/7`, and a line for each that failed; for those that lack a warning, one.
 fn checks(verdict: &Verdict) -> Vec<String> {
-    let passed = verdict.checks.iter().filter(|check| check.ok).map(|check| match check.name {
+    let (passed, failed): (Vec<_>, Vec<_>) = verdict.checks.iter().partition(|check| check.ok);
+    let (silent, failed): (Vec<_>, Vec<_>) = failed.into_iter().partition(|check| check.found == NO_WARNING);
+    let mut report = Vec::new();
+    if !passed.is_empty() {
+        let passed: Vec<String> = passed.into_iter().map(shown).collect();
+        report.extend(wrap("checks: ", passed.iter().map(String::as_str), ", "));
+    }
+    if !silent.is_empty() {
+        let names: Vec<&str> = silent.iter().map(|check| check.name).collect();
+        report.push(format!("FAILED: {}: {NO_WARNING}", names.join(", ")));
+    }
+    report.extend(
+        failed.into_iter().map(|check| {
+            format!("FAILED: {}: expected {}; found {}", check.name, check.expected, check.found)
+        }),
+    );
+    report
+}
+
+/// A check that is passed: with what it found, unless the report quotes that anyway.
+fn shown(check: &Check) -> String {
+    match check.name {
         "frames" | "error_count" | "registrations" | "exit" => format!("{} {}", check.name, check.found),
         name => name.to_owned(),
-    });
-    let passed: Vec<String> = passed.collect();
-    let failed = verdict.checks.iter().filter(|check| !check.ok);
-    let summary =
-        wrap("checks: ", passed.iter().map(String::as_str), ", ").into_iter().filter(|_| !passed.is_empty());
-    let complaints = failed
-        .map(|check| format!("FAILED: {}: expected {}; found {}", check.name, check.expected, check.found));
-    summary.chain(complaints).collect()
+    }
 }
 
 /// The last lines that are not blank, quoted.

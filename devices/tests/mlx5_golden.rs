@@ -452,7 +452,8 @@ impl Replay {
         let pd = match service {
             0..=3 => *self.objects.pds.last().unwrap(),
             7 | 8 => self.objects.pds[0],
-            _ => self.objects.idle_mkey().1,
+            // The driver gives the queue pair that registers memory no protection domain.
+            _ => 0,
         };
         let (send_cq, receive_cq) = r.text("cq").split_once('/').unwrap();
         let count = r.decimal("npas");

@@ -13,5 +13,7 @@ pub mod engine;
 pub mod host;
 pub mod machine;
 pub mod memory;
+pub mod quantity;
 pub mod repro;
+pub mod reproduce;
 pub mod session;

@@ -2,6 +2,9 @@
 
 use super::place::COMMAND_LINE_SIZE;
 
+/// Has the kernel start our init from the initial RAM file system.
+pub const OUR_INIT: &str = "rdinit=/staleline/init";
+
 /// A command line the kernel would not get as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CommandLineError {

@@ -1,10 +1,13 @@
 //! The command line: arguments in, exit status out.
 
+mod images;
 mod later;
+mod replay;
+mod repro;
 mod run;
-mod size;
 mod status;
 
+use crate::doctor;
 use crate::session::STATUS_ERROR;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -25,6 +28,43 @@ struct Arguments {
 enum Command {
     /// Run a guest.
     Run(Box<run::RunArguments>),
+    /// Reproduce a known bug end to end: prints the evidence and a verdict. Without a name: list them.
+    ///
+    /// Exit status: 0 as expected, 1 the opposite, 125 everything else, so that `git bisect run staleline repro NAME
+    /// --expect absent` finds the commit that brought it in.
+    Repro(repro::ReproArguments),
+    /// Run regression scenarios.
+    Suite(SuiteArguments),
+    /// Guest images: list, build, find, remove.
+    Images(images::ImagesArguments),
+    /// Run the cache model alone over a text trace; prints JSON. Exit status 1 if an `expect` does not hold.
+    Replay(replay::ReplayArguments),
+    /// Say what this host can do: engines, tools, disk, mirror, cache.
+    Doctor(DoctorArguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct SuiteArguments {
+    /// Scenarios: files, or folders of them.
+    #[arg(value_name = "FILE|DIR", required = true)]
+    scenarios: Vec<std::path::PathBuf>,
+    /// Format of the results.
+    #[arg(long, value_parser = ["ktap", "junit", "json"], default_value = "ktap")]
+    format: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct DoctorArguments {
+    /// Do not contact the mirror.
+    #[arg(long)]
+    offline: bool,
+}
+
+fn examine_host(arguments: &DoctorArguments) -> anyhow::Result<u8> {
+    let options = doctor::Options { offline: arguments.offline, ..doctor::Options::default() };
+    let report = doctor::examine(&options);
+    doctor::print_to_stdout(&report)?;
+    Ok(u8::try_from(report.exit_status()).unwrap_or(STATUS_ERROR))
 }
 
 /// Parses the command line, does what it says and returns the exit status.
@@ -41,7 +81,12 @@ pub fn main() -> ExitCode {
         }
     };
     let result = match arguments.command {
-        Command::Run(arguments) => run::run(*arguments),
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Repro(arguments) => repro::run(&arguments),
+        Command::Suite(_) => later::refuse("suite", true).map(|()| STATUS_ERROR),
+        Command::Images(arguments) => images::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Doctor(arguments) => examine_host(&arguments),
     };
     match result {
         Ok(status) => ExitCode::from(status),

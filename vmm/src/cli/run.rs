@@ -1,11 +1,11 @@
 //! `staleline run`.
 
 use super::later::refuse;
-use super::size::{parse_seconds, parse_size};
 use super::status::Status;
 use crate::boot::{InitrdPart, cmdline};
 use crate::host::{Host, HostOptions};
 use crate::machine::{DeviceSpec, MachineConfig};
+use crate::quantity::{parse_seconds, parse_size};
 use crate::session::{Cause, Output, Session, SessionConfig};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
@@ -19,8 +19,6 @@ use std::time::Duration;
 const DEFAULT_IMAGE: &str = "debian-cloud-6.1";
 /// Command line for kernels that come without one.
 const DEFAULT_COMMAND_LINE: &str = "console=ttyS0";
-/// Has the kernel start our init.
-const OUR_INIT: &str = "rdinit=/staleline/init";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Arch {
@@ -226,8 +224,8 @@ fn find_guest(arguments: &RunArguments) -> Result<Guest> {
 }
 
 /// Runs the guest and returns the exit status.
-pub(super) fn run(arguments: RunArguments) -> Result<u8> {
-    let result = run_guest(&arguments);
+pub(super) fn run(arguments: &RunArguments) -> Result<u8> {
+    let result = run_guest(arguments);
     if let (Err(error), Some(path)) = (&result, &arguments.status) {
         let image = arguments.kernel.clone().unwrap_or_else(|| DEFAULT_IMAGE.into());
         Status::error(format!("{error:#}"), image, arguments.seed).write(path)?;
@@ -245,7 +243,7 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
         initrd.push(InitrdPart::Bytes(guest_images::command_archive(&arguments.command)));
     }
     if (has_command || guest.ours) && !command_line.contains("rdinit=") {
-        command_line = cmdline::append(&command_line, OUR_INIT);
+        command_line = cmdline::append(&command_line, cmdline::OUR_INIT);
     }
     let config = SessionConfig {
         machine: MachineConfig {

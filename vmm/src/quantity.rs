@@ -7,7 +7,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// A message for people.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let unit = match text.chars().last() {
         Some('K' | 'k') => 1024,
         Some('M' | 'm') => MIB,
@@ -23,7 +23,7 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// A message for people.
-pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
+pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
     match Duration::try_from_secs_f64(seconds) {
         Ok(duration) if !duration.is_zero() => Ok(duration),

@@ -1,0 +1,62 @@
+//! `staleline repro`.
+
+use crate::quantity::parse_seconds;
+use crate::repro::{self, Expect};
+use crate::reproduce::{self, Variation};
+use anyhow::{Context, Result};
+use clap::Args;
+use guest_images::Store;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Args)]
+pub(super) struct ReproArguments {
+    /// Which bug.
+    name: Option<String>,
+    /// The verdict that makes the exit status 0.
+    #[arg(long, value_name = "present|absent", default_value = "present", requires = "name")]
+    expect: Expect,
+    /// Seed of everything random in the machine.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "name")]
+    seed: u64,
+    /// Try this kernel instead of the image's.
+    #[arg(long, value_name = "FILE", requires = "name")]
+    kernel: Option<PathBuf>,
+    /// Use this initial RAM file system instead of the image's.
+    #[arg(long, value_name = "FILE", requires = "name")]
+    initrd: Option<PathBuf>,
+    /// Give up after this time on the host.
+    #[arg(long, value_name = "HOST_SECONDS", value_parser = parse_seconds, default_value = "300", requires = "name")]
+    timeout: Duration,
+    /// Write the guest's console to this file.
+    #[arg(long, value_name = "FILE", requires = "name")]
+    console: Option<PathBuf>,
+}
+
+/// Reproduces, or lists what can be reproduced; returns the exit status.
+pub(super) fn run(arguments: &ReproArguments) -> Result<u8> {
+    let mut stdout = io::stdout();
+    let Some(name) = &arguments.name else {
+        stdout.write_all(repro::render_list(&repro::list()?).as_bytes())?;
+        return Ok(0);
+    };
+    let reproduction = repro::find(name)?;
+    let mut console: Box<dyn Write> = match &arguments.console {
+        Some(path) => Box::new(File::create(path).with_context(|| format!("--console {}", path.display()))?),
+        None => Box::new(io::sink()),
+    };
+    let variation = Variation {
+        seed: arguments.seed,
+        kernel: arguments.kernel.clone(),
+        initrd: arguments.initrd.clone(),
+        timeout: Some(arguments.timeout),
+    };
+    let progress = guest_images::progress::for_stderr();
+    let store = Store::open(None)?;
+    let evidence = reproduce::run(&reproduction, &variation, &store, progress.as_ref(), &mut console)?;
+    let verdict = repro::check(&reproduction, &evidence);
+    stdout.write_all(repro::render(&reproduction, &evidence, &verdict).as_bytes())?;
+    Ok(verdict.exit_status(arguments.expect))
+}

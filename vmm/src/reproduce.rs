@@ -1,0 +1,106 @@
+//! Runs a reproduction: builds its image if need be, boots it, and collects what [`crate::repro`] judges.
+
+use crate::boot::{InitrdPart, cmdline};
+use crate::host::{Host, HostOptions};
+use crate::machine::MachineConfig;
+use crate::quantity::parse_size;
+use crate::repro::{Ended, Evidence, Reproduction};
+use crate::session::{Cause, Output, Session, SessionConfig};
+use anyhow::{Context, Result, anyhow, bail};
+use guest_images::Store;
+use guest_images::progress::Progress;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a user may change about a reproduction.
+#[derive(Debug, Clone, Default)]
+pub struct Variation {
+    pub seed: u64,
+    /// A kernel instead of the image's.
+    pub kernel: Option<PathBuf>,
+    /// An initial RAM file system instead of the image's.
+    pub initrd: Option<PathBuf>,
+    /// Limit on the run's time on the host.
+    pub timeout: Option<Duration>,
+}
+
+/// Runs the guest of `reproduction`. The console also goes to `console`, as it comes.
+///
+/// # Errors
+/// If the image cannot be built, the guest not be booted, or the user interrupts the run.
+pub fn run(
+    reproduction: &Reproduction,
+    variation: &Variation,
+    store: &Store,
+    progress: &dyn Progress,
+    console: &mut dyn Write,
+) -> Result<Evidence> {
+    let guest = &reproduction.guest;
+    let memory = parse_size(&guest.memory).map_err(|reason| anyhow!("memory {}: {reason}", guest.memory))?;
+    let devices = guest.devices.iter().map(|device| device.parse()).collect::<Result<_, _>>()?;
+    let image = store.ensure(&guest.image, progress)?;
+    let mut command_line = cmdline::append(&image.cmdline, &guest.cmdline.join(" "));
+    command_line = cmdline::append(&command_line, cmdline::OUR_INIT);
+    let config = SessionConfig {
+        machine: MachineConfig { memory, cpus: guest.cpus, seed: variation.seed, devices },
+        kernel: variation.kernel.clone().unwrap_or(image.kernel),
+        initrd: vec![
+            InitrdPart::File(variation.initrd.clone().unwrap_or(image.initrd)),
+            InitrdPart::Bytes(guest_images::command_archive(&guest.command)),
+        ],
+        command_line,
+        deadline: None,
+        command: true,
+    };
+    let session = Session::new(&config)?;
+    let (mut transcript, mut stdout) = (Bounded::default(), Bounded::default());
+    let mut stderr = std::io::stderr();
+    let options = HostOptions { stdin: false, timeout: variation.timeout };
+    let host = Host::start(options, session.kick()).context("cannot watch the host's side")?;
+    let outcome = {
+        let mut output = Output::new(vec![&mut transcript, console], &mut stdout, &mut stderr);
+        session.run(Some(&host), &mut output)?
+    };
+    let limit =
+        variation.timeout.map_or_else(String::new, |limit| format!("{} s on the host", limit.as_secs_f64()));
+    let ended = match outcome.cause {
+        Cause::Exited(status) => Ended::Exited(status),
+        Cause::Signalled(signal) => Ended::Signalled(signal),
+        Cause::CommandFailed(reason) => Ended::NotStarted(reason),
+        Cause::Panic(_) => Ended::Panicked,
+        Cause::Timeout => Ended::TimedOut(limit),
+        Cause::Interrupted(signal) => bail!("interrupted by signal {signal}"),
+        Cause::OutputLost(reason) => bail!("{reason}"),
+        other => Ended::Stopped(other.detail().unwrap_or_else(|| other.name().to_owned())),
+    };
+    let own_kernel = variation.kernel.is_none();
+    Ok(Evidence {
+        console: transcript.0,
+        stdout: stdout.0,
+        ended,
+        kernel_release: if own_kernel { image.manifest.kernel_release } else { String::new() },
+        image_hash: if own_kernel { image.hash } else { String::new() },
+        seed: variation.seed,
+        engine: "soft".into(),
+    })
+}
+
+/// Keeps what is written, up to a limit: a guest cannot make it grow for ever.
+#[derive(Debug, Default)]
+struct Bounded(Vec<u8>);
+
+impl Bounded {
+    const LIMIT: usize = 16 << 20;
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let room = Self::LIMIT.saturating_sub(self.0.len());
+        self.0.extend(bytes.iter().take(room));
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -40,7 +40,7 @@ pub(super) const X87_AND_SSE: u64 = 0b11;
 /// MXCSR after reset.
 const MXCSR_RESET: u32 = 0x1f80;
 
-/// An instruction and its encoding.
+/// An instruction's mnemonic and encoding. Memory operands are [RDI] or, in an XSAVE area, [RSI]; others RAX and XMM0.
 #[derive(Debug)]
 pub(super) struct Instruction(pub &'static str, &'static [u8]);
 
@@ -70,10 +70,7 @@ pub(super) const TRIALS: &[Trial] = &[
     Trial {
         name: "64-bit kernel code",
         needs_xsave: false,
-        code: &[
-            Instruction("mov [rdi], rax", &[0x48, 0x89, 0x07]),
-            Instruction("out 0x80, al", &[0xe6, 0x80]),
-        ],
+        code: &[Instruction("mov", &[0x48, 0x89, 0x07]), Instruction("out", &[0xe6, 0x80])],
         registers: [PATTERN[0], 0, 0, 0],
         data: [0, 0],
         registers_after: [PATTERN[0], 0],
@@ -84,8 +81,8 @@ pub(super) const TRIALS: &[Trial] = &[
         name: "cmpxchg16b",
         needs_xsave: false,
         code: &[
-            Instruction("lock cmpxchg16b [rdi]", &[0xf0, 0x48, 0x0f, 0xc7, 0x0f]),
-            Instruction("cmpxchg16b [rdi]", &[0x48, 0x0f, 0xc7, 0x0f]),
+            Instruction("lock cmpxchg16b", &[0xf0, 0x48, 0x0f, 0xc7, 0x0f]),
+            Instruction("cmpxchg16b", &[0x48, 0x0f, 0xc7, 0x0f]),
         ],
         registers: [1, PATTERN[0], PATTERN[1], 2],
         data: [1, 2],
@@ -105,9 +102,9 @@ pub(super) const TRIALS: &[Trial] = &[
         name: "addps",
         needs_xsave: false,
         code: &[
-            Instruction("movups xmm0, [rdi]", &[0x0f, 0x10, 0x07]),
-            Instruction("addps xmm0, [rdi]", &[0x0f, 0x58, 0x07]),
-            Instruction("movups [rdi], xmm0", &[0x0f, 0x11, 0x07]),
+            Instruction("movups", &[0x0f, 0x10, 0x07]),
+            Instruction("addps", &[0x0f, 0x58, 0x07]),
+            Instruction("movups", &[0x0f, 0x11, 0x07]),
         ],
         registers: [0; 4],
         data: [floats(1.0, 2.5), floats(-3.0, 4.0)],
@@ -118,9 +115,9 @@ pub(super) const TRIALS: &[Trial] = &[
         name: "xsave",
         needs_xsave: true,
         code: &[
-            Instruction("xsave [rsi]", &[0x0f, 0xae, 0x26]),
+            Instruction("xsave", &[0x0f, 0xae, 0x26]),
             // MXCSR lies at offset 24 of the area.
-            Instruction("mov eax, [rsi+24]", &[0x8b, 0x46, 0x18]),
+            Instruction("mov", &[0x8b, 0x46, 0x18]),
         ],
         registers: [X87_AND_SSE, 0, 0, 0],
         data: [0, 0],
@@ -131,10 +128,7 @@ pub(super) const TRIALS: &[Trial] = &[
     Trial {
         name: "xrstor",
         needs_xsave: true,
-        code: &[
-            Instruction("xrstor [rsi]", &[0x0f, 0xae, 0x2e]),
-            Instruction("movups [rdi], xmm0", &[0x0f, 0x11, 0x07]),
-        ],
+        code: &[Instruction("xrstor", &[0x0f, 0xae, 0x2e]), Instruction("movups", &[0x0f, 0x11, 0x07])],
         registers: [X87_AND_SSE, 0, 0, 0],
         data: [0, 0],
         registers_after: [X87_AND_SSE, 0],

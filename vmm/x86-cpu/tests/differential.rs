@@ -4,8 +4,8 @@
 //! registers, defined flags, memory and faults must agree. A form is one `Code` of the decoder. A form that is neither
 //! compared nor excluded with a reason fails the test, so that none is forgotten.
 //!
-//! Environment: `DIFFERENTIAL_CASES` states a form, `DIFFERENTIAL_SEQUENCES`, `DIFFERENTIAL_SEED`, and to repeat one thing `DIFFERENTIAL_FORM` (a
-//! `Code` name, or the start of one and `*`) and `DIFFERENTIAL_CASE`.
+//! Environment: `DIFFERENTIAL_CASES` states a form, `DIFFERENTIAL_SEQUENCES`, `DIFFERENTIAL_SEED`, and to repeat one thing
+//! `DIFFERENTIAL_FORM` (a `Code` name, or the start of one and `*`) and `DIFFERENTIAL_CASE`.
 
 #[path = "differential/compare.rs"]
 mod compare;
@@ -40,8 +40,8 @@ use state::Width;
 use std::io::Write;
 use std::time::Instant;
 
-const DEFAULT_CASES: u64 = 300;
-const DEFAULT_SEQUENCES: u64 = 20_000;
+const DEFAULT_CASES: u64 = 400;
+const DEFAULT_SEQUENCES: u64 = 30_000;
 const DEFAULT_SEED: u64 = 1;
 
 fn number(name: &str, default: u64) -> u64 {

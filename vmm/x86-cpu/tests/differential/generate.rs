@@ -168,7 +168,8 @@ impl Generator {
             84..88 => CODE.base + rng.below(4096),
             88..91 => DATA.base - 1 - rng.below(size),
             91..94 => rng.pick(&[0, 8, 0x7fff_ffff_f000, 0xffff_8000_0000_0000 | 0x10_0000, DATA.end() + 4096]),
-            94..97 => rng.pick(&[0x8000_0000_0000, 0xffff_7fff_ffff_fff0, 1 << 62, 0x0100_0000_2000_0000]),
+            // In 32-bit code these would end at 4 GiB, where a limit may or may not be seen (SDM volume 3, 5.3).
+            94..97 if self.width == Width::Bits64 => rng.pick(&[0x8000_0000_0000, 0xffff_7fff_ffff_fff0, 1 << 62, 0x0100_0000_2000_0000]),
             _ => DATA.base + rng.below(4096),
         };
         if locked || rng.chance(60) { address / align * align } else { address }
@@ -352,7 +353,7 @@ impl Generator {
         self.faults &= self.state.rflags & ALIGNMENT == 0 || instruction.op_count() == 1;
         let mut target = self.target(16, false);
         self.faults = faults;
-        if self.state.rflags & DIRECTION != 0 && self.rng.chance(50) {
+        if self.state.rflags & DIRECTION != 0 && !masked && self.rng.chance(50) {
             target = target.wrapping_add(300);
         }
         if narrow && self.width == Width::Bits64 {

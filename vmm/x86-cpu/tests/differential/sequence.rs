@@ -6,7 +6,7 @@ use super::generate::{Case, Generator, RSP, decode};
 use super::rng::Rng;
 use super::state::Width;
 use iced_x86::{
-    Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind, OpKind, RflagsBits,
+    Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind, OpKind, Register, RflagsBits,
 };
 
 /// Tries to find a next instruction before the sequence is left as it is.
@@ -45,7 +45,7 @@ fn suits(code: Code, width: Width) -> bool {
     });
     let undefined_results = matches!(
         code.mnemonic(),
-        Mnemonic::Bsf | Mnemonic::Bsr | Mnemonic::Bswap | Mnemonic::Shld | Mnemonic::Shrd | Mnemonic::Xlatb
+        Mnemonic::Bsf | Mnemonic::Bsr | Mnemonic::Bswap | Mnemonic::Shld | Mnemonic::Shrd | Mnemonic::Xlatb | Mnemonic::Bound
     );
     let moves_stack = matches!(
         code.mnemonic(),
@@ -93,7 +93,12 @@ fn flag_effect(instruction: &Instruction) -> (u64, u64) {
     let modified = rflags(instruction.rflags_modified());
     let last = instruction.op_count().saturating_sub(1);
     if shifts(instruction.mnemonic()) {
-        let carry = rflags(RflagsBits::CF | RflagsBits::OF | RflagsBits::AF);
+        let overflow = rflags(RflagsBits::OF);
+        let carry = overflow | rflags(RflagsBits::CF | RflagsBits::AF);
+        // A count of one more than the operand's width rotates by nothing, and yet OF is undefined.
+        if matches!(instruction.mnemonic(), Mnemonic::Rcl | Mnemonic::Rcr) {
+            return (undefined | overflow | carry & modified, 0);
+        }
         let by_register = instruction.op_kind(last) == OpKind::Register;
         return (undefined | carry & modified, if by_register { 0 } else { modified });
     }
@@ -128,7 +133,9 @@ pub fn generate(rng: Rng, width: Width, pool: &[Code], branches: &[Code]) -> (Ca
                     .map(|used| used.register().full_register())
                     .filter(|register| register.is_gpr())
                     .fold(0_u16, |set, register| set | 1 << register.number());
-                let stack = instruction.is_stack_instruction();
+                // The stack pointer may move, but not be replaced.
+                let stack = instruction.is_stack_instruction()
+                    && instruction.op0_register().full_register32() != Register::ESP;
                 let spoils = written & generator.pinned & !(if stack { 1 << RSP } else { 0 });
                 let reads_open = rflags(instruction.rflags_read()) & open != 0;
                 if spoils != 0 || reads_open {

@@ -1,6 +1,7 @@
 //! Runs a reproduction: builds its image if need be, boots it, and collects what [`crate::repro`] judges.
 
 use crate::boot::{InitrdPart, cmdline};
+use crate::engine::Kick;
 use crate::host::{Host, HostOptions};
 use crate::machine::MachineConfig;
 use crate::quantity::parse_size;
@@ -53,14 +54,14 @@ pub fn run(
         deadline: None,
         command: true,
     };
-    let session = Session::new(&config)?;
     let (mut transcript, mut stdout) = (Bounded::default(), Bounded::default());
     let mut stderr = std::io::stderr();
-    let options = HostOptions { stdin: false, timeout: variation.timeout };
-    let host = Host::start(options, session.kick()).context("cannot watch the host's side")?;
+    let kick = Kick::default();
+    let options = HostOptions { timeout: variation.timeout, ..HostOptions::default() };
+    let host = Host::start(options, kick.clone()).context("cannot watch the host's side")?;
     let outcome = {
         let mut output = Output::new(vec![&mut transcript, console], &mut stdout, &mut stderr);
-        session.run(Some(&host), &mut output)?
+        Session::new(&config, kick)?.run(Some(&host), &mut output)?
     };
     let limit =
         variation.timeout.map_or_else(String::new, |limit| format!("{} s on the host", limit.as_secs_f64()));

@@ -12,6 +12,9 @@ use crate::session::STATUS_ERROR;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// What is logged unless `RUST_LOG` says otherwise: nothing of what guests commonly provoke.
+const DEFAULT_LOG: &str = "warn,x86_cpu=error";
+
 /// Boots stock Linux kernels on a machine whose DMA can be made incoherent, bounced or confined, with an RDMA device
 /// in it.
 ///
@@ -67,10 +70,24 @@ fn examine_host(arguments: &DoctorArguments) -> anyhow::Result<u8> {
     Ok(u8::try_from(report.exit_status()).unwrap_or(STATUS_ERROR))
 }
 
+/// The error and its causes in one line. Many errors quote their cause already: it is not said twice.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
 /// Parses the command line, does what it says and returns the exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(DEFAULT_LOG)).init();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -91,8 +108,28 @@ pub fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("staleline: {error:#}");
+            eprintln!("staleline: {}", message(&error));
             ExitCode::from(STATUS_ERROR)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let quoted = anyhow::anyhow!("no such file").context("kernel x: no such file");
+        assert_eq!(message(&quoted), "kernel x: no such file");
+        let error: anyhow::Result<()> = Err(anyhow::anyhow!("line 1: bad"));
+        assert_eq!(message(&error.context("trace y").unwrap_err()), "trace y: line 1: bad");
     }
 }

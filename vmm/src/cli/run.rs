@@ -3,7 +3,8 @@
 use super::later::refuse;
 use super::status::Status;
 use crate::boot::{InitrdPart, cmdline};
-use crate::host::{Host, HostOptions};
+use crate::engine::Kick;
+use crate::host::{Host, HostOptions, LastResort};
 use crate::machine::{DeviceSpec, MachineConfig};
 use crate::quantity::{parse_seconds, parse_size};
 use crate::session::{Cause, Output, Session, SessionConfig};
@@ -228,7 +229,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<u8> {
     let result = run_guest(arguments);
     if let (Err(error), Some(path)) = (&result, &arguments.status) {
         let image = arguments.kernel.clone().unwrap_or_else(|| DEFAULT_IMAGE.into());
-        Status::error(format!("{error:#}"), image, arguments.seed).write(path)?;
+        Status::error(super::message(error), image, arguments.seed).write(path)?;
     }
     result
 }
@@ -258,7 +259,6 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
         deadline: arguments.deadline.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)),
         command: has_command,
     };
-    let session = Session::new(&config)?;
     let mut console_file = arguments.console.as_deref().map(create).transpose()?;
     let (mut console, mut stdout, mut stderr) = (io::stdout(), io::stdout(), io::stderr());
     let mut sinks: Vec<&mut dyn Write> = Vec::new();
@@ -268,15 +268,33 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
         None => {}
     }
     let mut output = Output::new(sinks, &mut stdout, &mut stderr);
-    let options = HostOptions { stdin: !has_command, timeout: arguments.timeout };
-    let host = Host::start(options, session.kick()).context("cannot watch the host's side")?;
-    let outcome = session.run(Some(&host), &mut output)?;
+    let kick = Kick::default();
+    let last_resort = last_resort(arguments.status.clone(), guest.name.clone(), arguments.seed);
+    let options = HostOptions { stdin: !has_command, timeout: arguments.timeout, last_resort };
+    // The host's side comes first: a limit holds for loading as well.
+    let host = Host::start(options, kick.clone()).context("cannot watch the host's side")?;
+    let outcome = Session::new(&config, kick)?.run(Some(&host), &mut output)?;
     drop(host);
     explain(&outcome.cause, has_command);
     if let Some(path) = &arguments.status {
         Status::of(&outcome, guest.name, arguments.seed).write(path)?;
     }
     Ok(outcome.cause.exit_status(has_command))
+}
+
+/// What happens when the run does not come to its end although it was told to: standard output or a file that the kernel
+/// is read from may block for ever.
+fn last_resort(status: Option<PathBuf>, image: String, seed: u64) -> LastResort {
+    Box::new(move |event| {
+        let cause = Session::stopped_by_host(event);
+        eprintln!("staleline: {} (the run was blocked outside the guest)", cause.name());
+        if let Some(path) = status
+            && let Err(error) = Status::without_run(&cause, image, seed).write(&path)
+        {
+            eprintln!("staleline: {error:#}");
+        }
+        std::process::exit(i32::from(cause.exit_status(false)));
+    })
 }
 
 fn create(path: &Path) -> Result<File> {

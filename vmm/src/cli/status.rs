@@ -1,6 +1,6 @@
 //! The file of `--status`.
 
-use crate::session::Outcome;
+use crate::session::{Cause, Outcome};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::io::Write;
@@ -46,9 +46,18 @@ impl<'a> Status<'a> {
 
     /// The status of a run that never began.
     pub(super) fn error(detail: String, image: String, seed: u64) -> Self {
+        Self { detail: Some(detail), ..Self::of_cause("error", image, seed) }
+    }
+
+    /// The status of a run that was given up, its machine out of reach.
+    pub(super) fn without_run(cause: &'a Cause, image: String, seed: u64) -> Self {
+        Self { detail: cause.detail(), ..Self::of_cause(cause.name(), image, seed) }
+    }
+
+    fn of_cause(cause: &'a str, image: String, seed: u64) -> Self {
         Self {
-            cause: "error",
-            detail: Some(detail),
+            cause,
+            detail: None,
             guest_exit: None,
             findings: 0,
             image,

@@ -39,10 +39,10 @@ enum Turn {
 }
 
 impl SoftEngine {
-    /// An engine without vCPUs.
+    /// An engine without vCPUs that comes back when `kick` is raised.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(kick: Kick) -> Self {
+        Self { kick, ..Self::default() }
     }
 
     /// Gives the vCPU whose turn it is its quantum, ending at `limit` at the latest.

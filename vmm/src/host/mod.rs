@@ -11,18 +11,46 @@ pub use inbox::{HostEvent, Inbox};
 
 use crate::engine::Kick;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+/// Ends the process; called when an event has come and the run has not ended by [`GRACE`] later.
+pub type LastResort = Box<dyn FnOnce(HostEvent) + Send>;
+
+/// Time that a run has to end after it was told to.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// What to watch.
-#[derive(Debug, Clone, Copy, Default)]
 pub struct HostOptions {
     /// Standard input goes to the guest's console.
     pub stdin: bool,
     /// End the run after this time.
     pub timeout: Option<Duration>,
+    /// What to do about a run that does not end.
+    pub last_resort: LastResort,
+}
+
+impl Default for HostOptions {
+    fn default() -> Self {
+        Self { stdin: false, timeout: None, last_resort: Box::new(|event| give_up(event)) }
+    }
+}
+
+impl std::fmt::Debug for HostOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostOptions")
+            .field("stdin", &self.stdin)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ends the process without ceremony.
+fn give_up(event: HostEvent) {
+    eprintln!("staleline: {event:?}: the run is blocked outside the guest and is given up");
+    std::process::exit(i32::from(crate::session::STATUS_ERROR));
 }
 
 /// The watching thread; it ends when this is dropped.
@@ -73,7 +101,8 @@ impl Host {
         }
         let terminal = if options.stdin { terminal::RawMode::enter()? } else { None };
         let interactive = terminal.is_some();
-        if options.stdin {
+        // A terminal in whose background this runs would stop a process that reads from it.
+        if options.stdin && (interactive || !io::stdin().is_terminal()) {
             match stdin::Stdin::new(Arc::clone(&inbox), interactive) {
                 Ok(stdin) => subscribers.push(Box::new(stdin)),
                 Err(error) => {
@@ -85,9 +114,15 @@ impl Host {
             inbox.close_input();
         }
         let stopped = stop.try_clone()?;
+        let watched = Arc::clone(&inbox);
         let thread = std::thread::Builder::new().name("host".into()).spawn(move || {
-            if let Err(error) = watch(subscribers, &stopped) {
-                log::error!("the host's side has failed: {error}");
+            match watch(subscribers, &stopped, &watched) {
+                Ok(None) => {}
+                Ok(Some(event)) => {
+                    terminal::restore();
+                    (options.last_resort)(event);
+                }
+                Err(error) => log::error!("the host's side has failed: {error}"),
             }
         })?;
         Ok(Self { inbox, stop, thread: Some(thread), _terminal: terminal, interactive })
@@ -117,21 +152,33 @@ impl Drop for Host {
     }
 }
 
+/// Watches until `stopped`; returns the event that the run has not heeded, if it came to that.
 fn watch(
     subscribers: Vec<Box<dyn MutEventSubscriber + Send>>,
     stopped: &EventFd,
-) -> Result<(), event_manager::Error> {
+    inbox: &Inbox,
+) -> Result<Option<HostEvent>, event_manager::Error> {
     let mut manager = EventManager::<Box<dyn MutEventSubscriber>>::new()?;
     for subscriber in subscribers {
         manager.add_subscriber(subscriber);
     }
+    let mut told: Option<(HostEvent, Instant)> = None;
     while stopped.read().is_err() {
-        match manager.run() {
+        let wait = match told {
+            None => -1,
+            Some((event, at)) => match GRACE.checked_sub(at.elapsed()) {
+                None => return Ok(Some(event)),
+                // Rounded up, or the last millisecond would be spent spinning.
+                Some(left) => i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1),
+            },
+        };
+        match manager.run_with_timeout(wait) {
             Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EINTR => {}
             result => {
                 result?;
             }
         }
+        told = told.or_else(|| inbox.event().map(|event| (event, Instant::now())));
     }
-    Ok(())
+    Ok(None)
 }

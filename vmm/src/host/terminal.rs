@@ -19,6 +19,11 @@ impl RawMode {
             return Ok(None);
         }
         let fd = stdin.as_raw_fd();
+        // SAFETY: neither call has memory operands.
+        if unsafe { libc::tcgetpgrp(fd) != libc::getpgrp() } {
+            log::info!("running in the background: the terminal is left alone");
+            return Ok(None);
+        }
         // SAFETY: `termios` is plain data, for which all zeroes is a valid value.
         let mut settings: libc::termios = unsafe { std::mem::zeroed() };
         // SAFETY: the descriptor is open and `settings` is valid for writing.

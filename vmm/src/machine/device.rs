@@ -4,11 +4,14 @@ use devices::mlx5::{ConfigError, Mlx5, Mlx5Config};
 use devices::pci::{PciDevice, ROOT_PORTS, Slot};
 use std::str::FromStr;
 
+/// Makes a device from its keys and values.
+type Build = fn(&[(String, String)]) -> Result<Box<dyn PciDevice>, DeviceError>;
+
 /// A kind of device: its name, the slot it takes by default, and its constructor.
 struct Kind {
     name: &'static str,
     default_slot: Option<Slot>,
-    build: fn(&[(String, String)]) -> Result<Box<dyn PciDevice>, DeviceError>,
+    build: Build,
 }
 
 /// Every kind there is.

@@ -64,7 +64,7 @@ impl GuestRam {
         match size {
             _ if size < RAM_MIN => return Err(RamError::TooLittle(size)),
             _ if size > RAM_MAX => return Err(RamError::TooMuch(size)),
-            _ if size % PAGE != 0 => return Err(RamError::Unaligned(size)),
+            _ if !size.is_multiple_of(PAGE) => return Err(RamError::Unaligned(size)),
             _ => {}
         }
         let file = memfd::create(size).map_err(|source| RamError::Host { size, source })?;

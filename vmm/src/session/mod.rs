@@ -8,7 +8,7 @@ pub use outcome::{Cause, Outcome, STATUS_ERROR, STATUS_GUEST, STATUS_TIME};
 pub use output::Output;
 
 use crate::boot::{self, Boot, BootError, InitrdPart, Kernel};
-use crate::engine::{Engine, EngineError, Exit, SoftEngine};
+use crate::engine::{Engine, EngineError, Exit, Kick, SoftEngine};
 use crate::host::{Host, HostEvent};
 use crate::machine::{Machine, MachineConfig, MachineError, Port};
 use devices::bus::{Nanos, PowerRequest};
@@ -64,18 +64,18 @@ pub struct Session {
 const MAX_INPUTS: usize = 10_000;
 
 impl Session {
-    /// Builds the machine and loads the guest.
+    /// Builds the machine and loads the guest. The run looks outside soon after `kick` has been raised.
     ///
     /// # Errors
     /// [`SessionError`] with the reason, before anything has run.
-    pub fn new(config: &SessionConfig) -> Result<Self, SessionError> {
+    pub fn new(config: &SessionConfig, kick: Kick) -> Result<Self, SessionError> {
         // The kernel is read before RAM is mapped and dropped before the guest runs.
         let kernel = Kernel::open(&config.kernel)?;
         let machine = Machine::new(&config.machine)?;
         let cpus = config.machine.cpus;
         let boot = Boot { kernel: &kernel, initrd: &config.initrd, command_line: &config.command_line, cpus };
         let state = boot::load(machine.ram(), &boot)?;
-        let mut engine = SoftEngine::new();
+        let mut engine = SoftEngine::new(kick);
         engine.create_vcpus(cpus, &state)?;
         Ok(Self {
             machine,
@@ -85,12 +85,6 @@ impl Session {
             panic_end: None,
             inputs: Vec::new(),
         })
-    }
-
-    /// What stops the engine from another thread.
-    #[must_use]
-    pub fn kick(&self) -> crate::engine::Kick {
-        self.engine.kick()
     }
 
     /// Runs the guest to its end.
@@ -137,7 +131,9 @@ impl Session {
         ended
     }
 
-    fn stopped_by_host(event: HostEvent) -> Cause {
+    /// The cause that an event on the host's side amounts to.
+    #[must_use]
+    pub fn stopped_by_host(event: HostEvent) -> Cause {
         match event {
             HostEvent::Leave => Cause::Left,
             HostEvent::Signal(number) => Cause::Interrupted(number),

@@ -93,10 +93,10 @@ static FEATURES: &[Feature] = &[
     bit(Word::Leaf1Ecx, 31),
     bit(Word::Leaf6Eax, 2), // ARAT
     group(Word::Leaf7Ebx, 0, &[CpuidFeature::FSGSBASE]),
-    bit(Word::Leaf7Ebx, 1), // TSC_ADJUST
-    bit(Word::Leaf7Ebx, 6), // x87 data pointer written on exceptions only
-    bit(Word::Leaf7Ebx, 7), // SMEP
-    bit(Word::Leaf7Ebx, 9), // ERMS
+    bit(Word::Leaf7Ebx, 1),  // TSC_ADJUST
+    bit(Word::Leaf7Ebx, 6),  // x87 data pointer written on exceptions only
+    bit(Word::Leaf7Ebx, 7),  // SMEP
+    bit(Word::Leaf7Ebx, 9),  // ERMS
     bit(Word::Leaf7Ebx, 13), // FCS and FDS deprecated
     group(Word::Leaf7Ebx, 18, &[CpuidFeature::RDSEED]),
     group(Word::Leaf7Ebx, 20, &[CpuidFeature::SMAP]),

@@ -358,7 +358,8 @@ pub fn run<W: World>(
             cpu.recheck = true;
             continue;
         }
-        if cpu.activity != Activity::Running || cpu.yielded || barren > MAX_BARREN_EXCEPTIONS || cpu.attention {
+        if cpu.activity != Activity::Running || cpu.yielded || barren > MAX_BARREN_EXCEPTIONS || cpu.attention
+        {
             return (leave(cpu), cpu.block_clock);
         }
     }

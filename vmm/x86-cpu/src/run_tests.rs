@@ -56,8 +56,7 @@ fn the_clock_stops_at_any_instruction_with_the_same_state() {
 #[test]
 fn code_that_rewrites_the_next_instruction_executes_the_new_bytes() {
     // mov byte [rip + 1], 2 ; mov eax, 1 ; jmp $
-    let (mut cpu, mut world, mut code) =
-        machine(&[0xc6, 0x05, 1, 0, 0, 0, 2, 0xb8, 1, 0, 0, 0, 0xeb, 0xfe]);
+    let (mut cpu, mut world, mut code) = machine(&[0xc6, 0x05, 1, 0, 0, 0, 2, 0xb8, 1, 0, 0, 0, 0xeb, 0xfe]);
     run(&mut cpu, &mut world, &mut code, 0, 3);
     assert_eq!(cpu.gpr[reg::RAX], 2);
 }

@@ -53,7 +53,16 @@ pub(crate) fn decode_block<W: World>(cpu: &mut Vcpu, world: &mut W, phys: u64) -
         return decode_crossing(cpu, world, phys, bytes);
     }
     mark_code(cpu, world, phys, u64::from(len));
-    Ok(Block { ops: ops.into(), phys, mode, len, branches, crosses: None, links: [Link::NONE; 2], valid: true })
+    Ok(Block {
+        ops: ops.into(),
+        phys,
+        mode,
+        len,
+        branches,
+        crosses: None,
+        links: [Link::NONE; 2],
+        valid: true,
+    })
 }
 
 /// Decodes one instruction whose bytes cross into the next page, or beyond the segment limit.

@@ -26,7 +26,13 @@ trait Kind: 'static {
     const COMPARES: bool = false;
     fn element<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, from: u64, to: u64) -> Result<(), Fault>;
     /// Handles up to `count` elements at ascending RAM addresses at once; returns how many.
-    fn bulk<T: Int, W: World>(_: &mut Vcpu, _: &mut W, _from: u64, _to: u64, _count: u64) -> Result<u64, Fault> {
+    fn bulk<T: Int, W: World>(
+        _: &mut Vcpu,
+        _: &mut W,
+        _from: u64,
+        _to: u64,
+        _count: u64,
+    ) -> Result<u64, Fault> {
         Ok(0)
     }
 }
@@ -51,7 +57,13 @@ impl Kind for Movs {
         let value = cpu.load::<T, W>(world, from)?;
         cpu.store(world, to, value)
     }
-    fn bulk<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, from: u64, to: u64, count: u64) -> Result<u64, Fault> {
+    fn bulk<T: Int, W: World>(
+        cpu: &mut Vcpu,
+        world: &mut W,
+        from: u64,
+        to: u64,
+        count: u64,
+    ) -> Result<u64, Fault> {
         let size = T::SIZE as u64;
         let mut len = left_in_page(from).min(left_in_page(to)).min(count.saturating_mul(size)) / size * size;
         let distance = to.wrapping_sub(from);
@@ -77,7 +89,13 @@ impl Kind for Stos {
     fn element<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, _: u64, to: u64) -> Result<(), Fault> {
         cpu.store(world, to, cpu.reg::<T>(0))
     }
-    fn bulk<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, _: u64, to: u64, count: u64) -> Result<u64, Fault> {
+    fn bulk<T: Int, W: World>(
+        cpu: &mut Vcpu,
+        world: &mut W,
+        _: u64,
+        to: u64,
+        count: u64,
+    ) -> Result<u64, Fault> {
         let size = T::SIZE as u64;
         let len = left_in_page(to).min(count.saturating_mul(size)) / size * size;
         if len < 2 * size || !cpu.is_plain_ram(world, to, true)? {
@@ -190,7 +208,12 @@ fn elements<K: Kind, T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>
             to = cpu.linear(seg::ES, offset, T::SIZE as u32, writes)?;
         }
         let mut done = 0;
-        if op.dst != NO_REPEAT && !K::COMPARES && !backwards && cpu.mode.is_64() && address_bits == 64 && !W::HOOKED
+        if op.dst != NO_REPEAT
+            && !K::COMPARES
+            && !backwards
+            && cpu.mode.is_64()
+            && address_bits == 64
+            && !W::HOOKED
         {
             done = K::bulk::<T, W>(cpu, world, from, to, count.min(left))?;
         }

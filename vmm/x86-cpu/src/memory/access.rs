@@ -119,7 +119,12 @@ impl Vcpu {
     ///
     /// # Errors
     /// #PF or a non-canonical address.
-    pub fn store_system<T: Word, W: World>(&mut self, world: &mut W, linear: u64, value: T) -> Result<(), Fault> {
+    pub fn store_system<T: Word, W: World>(
+        &mut self,
+        world: &mut W,
+        linear: u64,
+        value: T,
+    ) -> Result<(), Fault> {
         let targets = self.targets(world, linear, T::SIZE, Access::Write, self.system_context())?;
         self.write_targets(world, targets, &value.extend().to_le_bytes()[..T::SIZE]);
         Ok(())
@@ -129,12 +134,22 @@ impl Vcpu {
     ///
     /// # Errors
     /// As [`Vcpu::store_system`].
-    pub fn check_system_write<W: World>(&mut self, world: &mut W, linear: u64, len: usize) -> Result<(), Fault> {
+    pub fn check_system_write<W: World>(
+        &mut self,
+        world: &mut W,
+        linear: u64,
+        len: usize,
+    ) -> Result<(), Fault> {
         self.targets(world, linear, len, Access::Write, self.system_context()).map(|_| ())
     }
 
     /// Whether `linear` lies in RAM that may be touched directly, for bulk moves.
-    pub(crate) fn is_plain_ram<W: World>(&mut self, world: &mut W, linear: u64, write: bool) -> Result<bool, Fault> {
+    pub(crate) fn is_plain_ram<W: World>(
+        &mut self,
+        world: &mut W,
+        linear: u64,
+        write: bool,
+    ) -> Result<bool, Fault> {
         let access = if write { Access::Write } else { Access::Read };
         let target = self.targets(world, linear, 1, access, self.tlb.context)?[0];
         Ok(!W::HOOKED && target.host.is_some() && self.tlb.context != Context::UserAligned)

@@ -82,7 +82,8 @@ impl Vcpu {
                 return Err(if index == seg::SS { Fault::SS0 } else { Fault::GP0 });
             }
             let code = segment.attr & 8 != 0;
-            let permitted = if write { !code && segment.attr & 2 != 0 } else { !code || segment.attr & 2 != 0 };
+            let permitted =
+                if write { !code && segment.attr & 2 != 0 } else { !code || segment.attr & 2 != 0 };
             if !permitted {
                 return Err(Fault::GP0);
             }

@@ -264,7 +264,8 @@ fn add_one_flag<const OVERFLOW: bool, T: Int, W: World>(
     let carry = sum >> T::BITS != 0;
     if OVERFLOW {
         let cf = cpu.flags.cf();
-        cpu.flags.carries = cpu.flags.carries & !(3 << 62) | u64::from(cf) << 63 | u64::from(cf ^ carry) << 62;
+        cpu.flags.carries =
+            cpu.flags.carries & !(3 << 62) | u64::from(cf) << 63 | u64::from(cf ^ carry) << 62;
     } else {
         cpu.flags.put_cf(carry);
     }

@@ -108,7 +108,8 @@ fn idiv<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(
     let shift = 128 - 2 * T::BITS;
     let dividend = (dividend::<T>(cpu) << shift) as i128 >> shift;
     // The most negative dividend over -1 does not fit even 128 bits.
-    let (Some(quotient), Some(remainder)) = (dividend.checked_div(divisor), dividend.checked_rem(divisor)) else {
+    let (Some(quotient), Some(remainder)) = (dividend.checked_div(divisor), dividend.checked_rem(divisor))
+    else {
         return Err(Fault::DE);
     };
     let low = T::low(quotient as u64);

@@ -227,8 +227,7 @@ fn shift_double<const LEFT: bool, T: Int, W: World>(
     let fill = cpu.reg::<T>(op.src);
     if op.aux & 1 == 0 {
         let value = cpu.reg::<T>(op.dst);
-        let result =
-            if count == 0 { value } else { double::<LEFT, T>(&mut cpu.flags, value, fill, count) };
+        let result = if count == 0 { value } else { double::<LEFT, T>(&mut cpu.flags, value, fill, count) };
         cpu.set_reg(op.dst, result);
         return Ok(());
     }

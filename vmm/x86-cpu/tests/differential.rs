@@ -7,24 +7,32 @@
 //! Environment: `DIFFERENTIAL_CASES` states a form, `DIFFERENTIAL_SEQUENCES`, `DIFFERENTIAL_SEED`, and to repeat one thing
 //! `DIFFERENTIAL_FORM` (a `Code` name, or the start of one and `*`) and `DIFFERENTIAL_CASE`.
 
+#[path = "differential/address.rs"]
+mod address;
 #[path = "differential/compare.rs"]
 mod compare;
 #[path = "differential/forms.rs"]
 mod forms;
 #[path = "differential/generate.rs"]
 mod generate;
+#[path = "differential/initial.rs"]
+mod initial;
 #[path = "differential/interp.rs"]
 mod interp;
 #[path = "differential/lab.rs"]
 mod lab;
 #[path = "differential/native.rs"]
 mod native;
+#[path = "differential/prefix.rs"]
+mod prefix;
 #[path = "differential/report.rs"]
 mod report;
 #[path = "differential/rng.rs"]
 mod rng;
 #[path = "differential/sequence.rs"]
 mod sequence;
+#[path = "differential/special.rs"]
+mod special;
 #[path = "differential/state.rs"]
 mod state;
 #[path = "differential/values.rs"]
@@ -33,6 +41,7 @@ mod values;
 mod world;
 
 use compare::Undefined;
+use iced_x86::Code;
 use lab::Lab;
 use report::Coverage;
 use rng::Rng;
@@ -40,7 +49,9 @@ use state::Width;
 use std::io::Write;
 use std::time::Instant;
 
-const DEFAULT_CASES: u64 = 400;
+const DEFAULT_CASES: u64 = 300;
+/// One case with more prefixes for so many plain ones.
+const PREFIX_SHARE: u64 = 20;
 const DEFAULT_SEQUENCES: u64 = 30_000;
 const DEFAULT_SEED: u64 = 1;
 
@@ -79,7 +90,7 @@ fn compare_forms(width: Width) {
         if only_form.as_ref().is_some_and(|only| !chosen(&name, only)) {
             continue;
         }
-        let extension = generate::extension(code);
+        let extension = forms::extension(code);
         if let Some(reason) = forms::exclusion(code, width) {
             coverage.excluded(extension, name, reason);
             continue;
@@ -99,7 +110,11 @@ fn compare_forms(width: Width) {
             if !verdict.differences.is_empty() {
                 wrong += 1;
                 if wrong == 1 {
-                    failures.push((report::mismatch(&name, case_number, &case, &verdict.differences), name.clone(), 0));
+                    failures.push((
+                        report::mismatch(&name, case_number, &case, &verdict.differences),
+                        name.clone(),
+                        0,
+                    ));
                 }
             }
         }
@@ -120,7 +135,8 @@ fn compare_forms(width: Width) {
     for (text, _, _) in failures.iter().take(report::SHOWN) {
         show(text);
     }
-    let names: Vec<String> = failures.iter().map(|(_, name, percent)| format!("{name} ({percent} %)")).collect();
+    let names: Vec<String> =
+        failures.iter().map(|(_, name, percent)| format!("{name} ({percent} %)")).collect();
     assert!(failures.is_empty(), "{} forms differ or are not covered: {}", names.len(), names.join(", "));
 }
 
@@ -140,7 +156,8 @@ fn compare_sequences(width: Width) {
         let rng = Rng::for_case(seed, &name, case_number);
         let (case, undefined) = sequence::generate(rng, width, &pool, &branches);
         instructions += case.instructions.len();
-        let verdict = lab.compare(&case, &undefined).unwrap_or_else(|error| panic!("{name} {case_number}: {error}"));
+        let verdict =
+            lab.compare(&case, &undefined).unwrap_or_else(|error| panic!("{name} {case_number}: {error}"));
         completed += u64::from(verdict.completed);
         if !verdict.differences.is_empty() {
             wrong += 1;
@@ -156,7 +173,50 @@ fn compare_sequences(width: Width) {
         start.elapsed().as_secs_f64()
     ));
     assert!(wrong == 0, "{wrong} sequences differ");
-    assert!(only_case.is_some() || completed > total / 2, "most sequences fault: {completed} of {total} completed");
+    assert!(
+        only_case.is_some() || completed > total / 2,
+        "most sequences fault: {completed} of {total} completed"
+    );
+}
+
+/// Compares forms of code of `width` with prefixes that do not belong to them.
+fn compare_prefixes(width: Width) {
+    let seed = number("DIFFERENTIAL_SEED", DEFAULT_SEED);
+    let cases = number("DIFFERENTIAL_CASES", DEFAULT_CASES).div_ceil(PREFIX_SHARE);
+    let only_case = std::env::var("DIFFERENTIAL_CASE").ok().map(|_| number("DIFFERENTIAL_CASE", 0));
+    let only_form = std::env::var("DIFFERENTIAL_FORM").ok();
+    let mut lab = Lab::new().expect("the native side starts");
+    let start = Instant::now();
+    let (mut total, mut completed) = (0, 0);
+    let mut wrong = Vec::new();
+    let included = |code: &Code| !forms::only_faults(*code) && forms::exclusion(*code, width).is_none();
+    for code in forms::advertised(width).filter(included) {
+        let name = format!("prefix+{code:?}");
+        if only_form.as_ref().is_some_and(|only| !chosen(&name, only)) {
+            continue;
+        }
+        for case_number in only_case.map_or(0..cases, |case| case..case + 1) {
+            let rng = Rng::for_case(seed, &name, case_number);
+            let Some((case, undefined)) = prefix::generate(&rng, width, code) else {
+                continue;
+            };
+            let verdict = lab.compare(&case, &undefined).unwrap_or_else(|error| panic!("{name}: {error}"));
+            total += 1;
+            completed += u64::from(verdict.completed);
+            if !verdict.differences.is_empty() {
+                if wrong.len() < report::SHOWN {
+                    show(&report::mismatch(&name, case_number, &case, &verdict.differences));
+                }
+                wrong.push(format!("{name} {case_number}"));
+            }
+        }
+    }
+    show(&format!(
+        "{}-bit forms with more prefixes: {total} cases, {completed} without a fault, in {:.1} s\n",
+        width.bits(),
+        start.elapsed().as_secs_f64()
+    ));
+    assert!(wrong.is_empty(), "{} cases differ: {}", wrong.len(), wrong.join(", "));
 }
 
 /// The form tests look at one form only; the sequences have none to choose.
@@ -172,6 +232,16 @@ fn forms_in_64_bit_mode() {
 #[test]
 fn forms_in_32_bit_mode() {
     compare_forms(Width::Bits32);
+}
+
+#[test]
+fn prefixes_in_64_bit_mode() {
+    compare_prefixes(Width::Bits64);
+}
+
+#[test]
+fn prefixes_in_32_bit_mode() {
+    compare_prefixes(Width::Bits32);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Which instruction forms exist, and which of them are not compared, with the reason.
 
 use super::state::Width;
-use iced_x86::{Code, EncodingKind, Mnemonic};
+use iced_x86::{Code, CpuidFeature, EncodingKind, Mnemonic};
 
 /// Forms with one of these mnemonics are not compared.
 static EXCLUDED_MNEMONICS: &[(&str, &[Mnemonic])] = &[
@@ -19,7 +19,14 @@ static EXCLUDED_MNEMONICS: &[(&str, &[Mnemonic])] = &[
     ),
     (
         "enters the host's kernel",
-        &[Mnemonic::Syscall, Mnemonic::Sysenter, Mnemonic::Int, Mnemonic::Int1, Mnemonic::Int3, Mnemonic::Into],
+        &[
+            Mnemonic::Syscall,
+            Mnemonic::Sysenter,
+            Mnemonic::Int,
+            Mnemonic::Int1,
+            Mnemonic::Int3,
+            Mnemonic::Into,
+        ],
     ),
     (
         "shows descriptors or system registers of the host's kernel",
@@ -94,7 +101,10 @@ pub fn advertised(width: Width) -> impl Iterator<Item = Code> {
             Width::Bits64 => info.mode64(),
             Width::Bits32 => info.mode32(),
         };
-        info.is_instruction() && in_width && info.encoding() == EncodingKind::Legacy && x86_cpu::advertises(*code)
+        info.is_instruction()
+            && in_width
+            && info.encoding() == EncodingKind::Legacy
+            && x86_cpu::advertises(*code)
     })
 }
 
@@ -123,7 +133,12 @@ pub fn only_faults(code: Code) -> bool {
         Mnemonic::Cli | Mnemonic::Sti | Mnemonic::In | Mnemonic::Out | Mnemonic::Hlt
     ) || matches!(
         code.mnemonic(),
-        Mnemonic::Insb | Mnemonic::Insw | Mnemonic::Insd | Mnemonic::Outsb | Mnemonic::Outsw | Mnemonic::Outsd
+        Mnemonic::Insb
+            | Mnemonic::Insw
+            | Mnemonic::Insd
+            | Mnemonic::Outsb
+            | Mnemonic::Outsw
+            | Mnemonic::Outsd
     );
     let undefined = matches!(code.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2);
     privileged || undefined || !code.op_code().cpl3()
@@ -161,4 +176,29 @@ fn host_lacks(code: Code) -> bool {
 /// Whether the host's kernel lets user code change the bases of FS and GS.
 fn user_may_set_bases() -> bool {
     super::native::auxiliary_capabilities() & 2 != 0
+}
+
+/// Whether the host's processor is of the vendor that the interpreter presents.
+pub fn host_is_intel() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    (leaf.ebx, leaf.edx, leaf.ecx) == (0x756e_6547, 0x4965_6e69, 0x6c65_746e)
+}
+
+/// The extension a form belongs to, for the report.
+pub fn extension(code: Code) -> String {
+    let features: Vec<String> = code
+        .cpuid_features()
+        .iter()
+        .map(|feature| match feature {
+            CpuidFeature::INTEL8086
+            | CpuidFeature::INTEL186
+            | CpuidFeature::INTEL286
+            | CpuidFeature::INTEL386
+            | CpuidFeature::INTEL486 => "base".to_owned(),
+            CpuidFeature::X64 => "base, 64-bit".to_owned(),
+            CpuidFeature::FPU | CpuidFeature::FPU287 | CpuidFeature::FPU387 => "x87".to_owned(),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    features.join("+")
 }

@@ -3,7 +3,7 @@
 //! Every exception is delivered through an IDT whose handlers are HLT, so that vector, error code, CR2 and the saved
 //! registers are seen exactly as a kernel would see them.
 
-use super::state::{Outcome, PAGE, PAGES, REGIONS, State, Width};
+use super::state::{Outcome, PAGE, PAGES, REGIONS, State, Width, locate};
 use super::world::Ram;
 use x86_cpu::{Activity, CodeCache, Exit, Segment, TableRegister, Vcpu, cr0, cr4, efer, run, seg, slot};
 
@@ -122,7 +122,9 @@ impl Interpreter {
         cpu.set_rflags(state.rflags);
         let data = Segment { selector: 0x2b, base: 0, limit: u32::MAX, attr: 0xc0f3 };
         let (code, other) = match width {
-            Width::Bits64 => (Segment { selector: 0x33, base: 0, limit: u32::MAX, attr: 0xa0fb }, Segment::null(0)),
+            Width::Bits64 => {
+                (Segment { selector: 0x33, base: 0, limit: u32::MAX, attr: 0xa0fb }, Segment::null(0))
+            }
             Width::Bits32 => (Segment { selector: 0x23, base: 0, limit: u32::MAX, attr: 0xc0fb }, data),
         };
         cpu.set_segment(seg::CS, code);
@@ -159,8 +161,7 @@ impl Interpreter {
         after.fpu.status = cpu.x87.status;
         let top = after.fpu.top();
         after.fpu.st = std::array::from_fn(|i| cpu.x87.regs[(i + top) & 7]);
-        after.fpu.tags =
-            (0..8).fold(0, |tags, i| tags | u8::from(cpu.x87.tags >> (2 * i) & 3 != 3) << i);
+        after.fpu.tags = (0..8).fold(0, |tags, i| tags | u8::from(cpu.x87.tags >> (2 * i) & 3 != 3) << i);
         after
     }
 
@@ -180,8 +181,25 @@ impl Interpreter {
             return Err(format!("exception {handler} leaves RSP {:#x}", self.cpu.gpr[4]));
         }
         let address = (handler == 14).then_some(self.cpu.cr2);
+        if let Some(address) = address {
+            check_page_fault_code(address, word(0x30))?;
+        }
         Ok((Outcome::Fault { vector: handler as u8, address }, after))
     }
+}
+
+/// Checks the error code of a page fault on data at user privilege (SDM volume 3, 4.7), which signals do not show.
+fn check_page_fault_code(address: u64, code: u64) -> Result<(), String> {
+    const PROTECTION: u64 = 1;
+    const USER_MODE: u64 = 1 << 2;
+    // Mapped user pages can all be read: what faults there is a write. What is not mapped may be either.
+    let supervisor = (KERNEL_BASE..KERNEL_BASE + 2 * PAGE as u64).contains(&address);
+    let expected = match (locate(address, 1).is_some(), supervisor) {
+        (true, _) => code == PROTECTION | WRITE | USER_MODE,
+        (_, true) => code & !WRITE == PROTECTION | USER_MODE,
+        _ => code & !WRITE == USER_MODE,
+    };
+    if expected { Ok(()) } else { Err(format!("page fault at {address:#x} with error code {code:#x}")) }
 }
 
 /// Tag of a register that is not empty (SDM volume 1, 8.1.7): 0 valid, 1 zero, 2 special.

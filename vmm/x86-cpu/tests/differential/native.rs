@@ -234,7 +234,9 @@ impl Native {
             (libc::SIGSEGV, SEGV_MAPERR | SEGV_ACCERR) if address == after.rip && address != state.rip => {
                 Outcome::Completed
             }
-            (libc::SIGSEGV, SEGV_MAPERR | SEGV_ACCERR) => Outcome::Fault { vector: 14, address: Some(address) },
+            (libc::SIGSEGV, SEGV_MAPERR | SEGV_ACCERR) => {
+                Outcome::Fault { vector: 14, address: Some(address) }
+            }
             (libc::SIGSEGV, SI_KERNEL) => Outcome::Fault { vector: 13, address: None },
             (libc::SIGBUS, BUS_ADRALN) => Outcome::Fault { vector: 17, address: None },
             (libc::SIGBUS, SI_KERNEL) => Outcome::Fault { vector: 12, address: None },
@@ -296,10 +298,8 @@ impl Native {
             // SAFETY: no memory of ours is touched but the shared image, which is not borrowed here.
             check(unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, 0) })?;
             let signal = self.wait()?;
-            let raised_here = matches!(
-                signal,
-                libc::SIGTRAP | libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE
-            );
+            let raised_here =
+                matches!(signal, libc::SIGTRAP | libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE);
             if signal == libc::SIGXCPU {
                 // Time adds up over all cases, but no case needs the whole of an extension.
                 if extended {
@@ -329,7 +329,8 @@ impl Native {
         self.time_limit += TIME_EXTENSION;
         let limit = libc::rlimit { rlim_cur: self.time_limit, rlim_max: libc::RLIM_INFINITY };
         // SAFETY: the kernel reads the structure within the call.
-        check(unsafe { libc::prlimit(self.pid, libc::RLIMIT_CPU, &raw const limit, null_mut()) }.into()).map(|_| ())
+        check(unsafe { libc::prlimit(self.pid, libc::RLIMIT_CPU, &raw const limit, null_mut()) }.into())
+            .map(|_| ())
     }
 
     /// Waits for the child to stop, and says at which signal.
@@ -382,8 +383,8 @@ fn put_registers(to: &mut libc::user_regs_struct, width: Width, state: &State) {
 fn take_registers(from: &libc::user_regs_struct, state: &mut State) {
     let f = from;
     state.gpr = [
-        f.rax, f.rcx, f.rdx, f.rbx, f.rsp, f.rbp, f.rsi, f.rdi, f.r8, f.r9, f.r10, f.r11, f.r12, f.r13, f.r14,
-        f.r15,
+        f.rax, f.rcx, f.rdx, f.rbx, f.rsp, f.rbp, f.rsi, f.rdi, f.r8, f.r9, f.r10, f.r11, f.r12, f.r13,
+        f.r14, f.r15,
     ];
     state.rip = f.rip;
     state.rflags = f.eflags;

@@ -35,7 +35,8 @@ pub fn mismatch(name: &str, number: u64, case: &Case, differences: &[String]) ->
 
 fn state(text: &mut String, width: Width, state: &State) {
     const NAMES: [&str; 16] = [
-        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8 ", "r9 ", "r10", "r11", "r12", "r13", "r14", "r15",
+        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8 ", "r9 ", "r10", "r11", "r12", "r13",
+        "r14", "r15",
     ];
     let registers = if width == Width::Bits64 { 16 } else { 8 };
     for (i, (name, value)) in NAMES.iter().zip(state.gpr).take(registers).enumerate() {

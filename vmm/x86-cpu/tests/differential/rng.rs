@@ -12,9 +12,9 @@ impl Rng {
     /// A source for the case `number` of what is called `name`.
     pub fn for_case(seed: u64, name: &str, number: u64) -> Self {
         // FNV-1a: stable between toolchains, unlike the standard library's hasher.
-        let hash = name
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
         let rng = Self::new(seed ^ hash ^ number.wrapping_mul(0xd1b5_4a32_d192_ed03));
         rng.word();
         rng
@@ -31,7 +31,7 @@ impl Rng {
     }
     /// A number below `bound`, which is not 0.
     pub fn below(&self, bound: u64) -> u64 {
-        (u128::from(self.word()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.word()) * u128::from(bound)) >> 64) as u64
     }
     pub fn chance(&self, percent: u64) -> bool {
         self.below(100) < percent

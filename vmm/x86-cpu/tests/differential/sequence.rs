@@ -6,7 +6,8 @@ use super::generate::{Case, Generator, RSP, decode};
 use super::rng::Rng;
 use super::state::Width;
 use iced_x86::{
-    Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind, OpKind, Register, RflagsBits,
+    Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind, OpKind,
+    Register, RflagsBits,
 };
 
 /// Tries to find a next instruction before the sequence is left as it is.
@@ -45,7 +46,13 @@ fn suits(code: Code, width: Width) -> bool {
     });
     let undefined_results = matches!(
         code.mnemonic(),
-        Mnemonic::Bsf | Mnemonic::Bsr | Mnemonic::Bswap | Mnemonic::Shld | Mnemonic::Shrd | Mnemonic::Xlatb | Mnemonic::Bound
+        Mnemonic::Bsf
+            | Mnemonic::Bsr
+            | Mnemonic::Bswap
+            | Mnemonic::Shld
+            | Mnemonic::Shrd
+            | Mnemonic::Xlatb
+            | Mnemonic::Bound
     );
     let moves_stack = matches!(
         code.mnemonic(),

@@ -1,0 +1,62 @@
+//! Forms with prefixes added that do not belong to them: ignored ones, repeated ones, and LOCK where it is not allowed.
+
+use super::compare::Undefined;
+use super::forms;
+use super::generate::{Case, decode, linear_address, single};
+use super::rng::Rng;
+use super::state::Width;
+use iced_x86::{Code, FlowControl, Instruction, OpKind};
+
+const LEGACY: [u8; 12] = [0xf0, 0xf0, 0xf2, 0xf3, 0x66, 0x67, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];
+const PADDING: [u8; 8] = [0xcc; 8];
+
+/// An instance of `code` with one or two more prefixes, if what it then is can be compared.
+pub fn generate(rng: &Rng, width: Width, code: Code) -> Option<(Case, Undefined)> {
+    let mut case = single(rng, width, code)?;
+    let ip = case.state.rip;
+    let mut bytes = Vec::new();
+    for _ in 0..=rng.below(2) {
+        let rex = width == Width::Bits64 && rng.chance(25);
+        bytes.push(if rex { 0x40 | rng.below(16) as u8 } else { rng.pick(&LEGACY) });
+    }
+    bytes.extend(&case.bytes);
+    let original = bytes.len();
+    bytes.extend(PADDING);
+    let instruction = *decode(width, &bytes, ip).first()?;
+    // What does not decode is given whole: the host may look at all of it.
+    bytes.truncate(if instruction.is_invalid() { original } else { instruction.len() });
+    if !instruction.is_invalid() && !comparable(&instruction, width) {
+        return None;
+    }
+    let undefined = if instruction.is_invalid() {
+        Undefined::default()
+    } else {
+        if splits_a_lock(&instruction, &case) {
+            return None;
+        }
+        Undefined::after(&instruction, &case.state)
+    };
+    // The bytes are the last edit, after operands.
+    case.edits.pop();
+    case.edits.push((ip, bytes.clone()));
+    case.bytes = bytes;
+    case.instructions = vec![instruction];
+    Some((case, undefined))
+}
+
+fn comparable(instruction: &Instruction, width: Width) -> bool {
+    let code = instruction.code();
+    instruction.flow_control() == FlowControl::Next
+        && x86_cpu::advertises(code)
+        && forms::exclusion(code, width).is_none()
+        && !forms::only_faults(code)
+}
+
+/// A locked operand across two cache lines: some host kernels slow it down or refuse it.
+fn splits_a_lock(instruction: &Instruction, case: &Case) -> bool {
+    let size = instruction.memory_size().size() as u64;
+    let atomic = instruction.has_lock_prefix() || instruction.mnemonic() == iced_x86::Mnemonic::Xchg;
+    atomic
+        && instruction.op0_kind() == OpKind::Memory
+        && linear_address(instruction, &case.state).is_some_and(|address| address % 64 + size > 64)
+}

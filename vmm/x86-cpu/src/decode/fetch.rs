@@ -7,7 +7,7 @@ use crate::memory::tlb::PAGE_MASK;
 use crate::mode::CodeSize;
 use crate::state::{Vcpu, seg};
 use crate::world::World;
-use iced_x86::{Decoder, DecoderError};
+use iced_x86::{Decoder, DecoderError, DecoderOptions};
 
 /// Longest block, in operations.
 const MAX_OPS: usize = 48;
@@ -41,7 +41,7 @@ pub(crate) fn decode_block<W: World>(cpu: &mut Vcpu, world: &mut W, phys: u64) -
             decoder.set_position(usize::from(offset)).map_err(|_| Fault::UD)?;
             break;
         }
-        let (op, lowered) = lower_one(cpu, &instruction, offset);
+        let (op, lowered) = lower_one(cpu, &instruction, offset, &bytes[usize::from(offset)..]);
         ops.push(op);
         if lowered != Lowered::Straight {
             branches = lowered == Lowered::Branch;
@@ -96,7 +96,7 @@ fn decode_crossing<W: World>(
     if !mode.is_64() && cpu.rip + u64::from(len) - 1 > u64::from(cpu.segs[seg::CS].limit) {
         return Err(Fault::GP0);
     }
-    let (op, lowered) = lower_one(cpu, &instruction, 0);
+    let (op, lowered) = lower_one(cpu, &instruction, 0, &bytes);
     mark_code(cpu, world, phys, head.len() as u64);
     mark_code(cpu, world, second, (u64::from(len)).saturating_sub(head.len() as u64).max(1));
     Ok(Block {
@@ -111,17 +111,45 @@ fn decode_crossing<W: World>(
     })
 }
 
-fn decoder(code: CodeSize, bytes: &[u8], ip: u64) -> Decoder<'_> {
-    let bits = match code {
+const fn bits(code: CodeSize) -> u32 {
+    match code {
         CodeSize::Bits16 => 16,
         CodeSize::Bits32 => 32,
         CodeSize::Bits64 => 64,
-    };
-    Decoder::with_ip(bits, bytes, ip, crate::cpuid::DECODER_OPTIONS)
+    }
 }
 
-fn lower_one<W: World>(cpu: &Vcpu, instruction: &iced_x86::Instruction, offset: u16) -> (Op<W>, Lowered) {
+fn decoder(code: CodeSize, bytes: &[u8], ip: u64) -> Decoder<'_> {
+    Decoder::with_ip(bits(code), bytes, ip, crate::cpuid::DECODER_OPTIONS)
+}
+
+/// Whether `bytes`, which begin with no instruction, do so because it is too long: that is #GP, not #UD (SDM volume 3,
+/// 6.15, interrupt 13).
+fn is_too_long(code: CodeSize, bytes: &[u8]) -> bool {
+    let Some(head) = bytes.get(..MAX_INSTRUCTION - 1) else {
+        return false;
+    };
+    let mut short = decoder(code, head, 0);
+    if !short.decode().is_invalid() || short.last_error() != DecoderError::NoMoreBytes {
+        return false;
+    }
+    // What is complete but for a prefix it must not have (LOCK) is not too long.
+    let options = crate::cpuid::DECODER_OPTIONS | DecoderOptions::NO_INVALID_CHECK;
+    Decoder::with_ip(bits(code), bytes, 0, options).decode().is_invalid()
+}
+
+/// Lowers `instruction`, decoded from the start of `bytes`.
+fn lower_one<W: World>(
+    cpu: &Vcpu,
+    instruction: &iced_x86::Instruction,
+    offset: u16,
+    bytes: &[u8],
+) -> (Op<W>, Lowered) {
     let mut op = Op::new(super::undefined::<W>, offset, instruction.len() as u8);
+    if instruction.is_invalid() && is_too_long(cpu.mode.code(), bytes) {
+        op.run = super::too_long;
+        return (op, Lowered::Last);
+    }
     if operand::has_memory(instruction) {
         operand::fill_memory(instruction, cpu.mode, cpu.rip, &mut op);
     }

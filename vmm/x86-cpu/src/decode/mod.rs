@@ -56,6 +56,11 @@ pub(crate) fn undefined<W: World>(_: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<
     Err(Fault::UD)
 }
 
+/// #GP for an instruction of more than 15 bytes.
+fn too_long<W: World>(_: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
+    Err(Fault::GP0)
+}
+
 /// #NM.
 pub(crate) fn not_available<W: World>(_: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
     Err(Fault::NM)

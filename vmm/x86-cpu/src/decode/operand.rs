@@ -43,8 +43,7 @@ pub(crate) fn fill_memory<W: World>(instruction: &Instruction, mode: Mode, block
         op.index = gpr(index);
         op.scale = instruction.memory_index_scale().trailing_zeros() as u8;
     }
-    let register = instruction.memory_segment();
-    op.seg = segment(register);
+    op.seg = segment(effective_segment(instruction, mode));
     let address_bits = address_bits(instruction, mode);
     if mode.is_64() {
         op.seg_slot = match usize::from(op.seg) {
@@ -55,6 +54,19 @@ pub(crate) fn fill_memory<W: World>(instruction: &Instruction, mode: Mode, block
         op.address = if address_bits == 64 { AddressKind::Flat64 } else { AddressKind::Flat64Addr32 };
     } else {
         op.address = if address_bits == 16 { AddressKind::Legacy16 } else { AddressKind::Legacy32 };
+    }
+}
+
+/// The segment of the memory operand. In 64-bit mode an override by CS, DS, ES or SS is as if it were not there, also for
+/// the choice between #SS and #GP.
+pub(crate) fn effective_segment(instruction: &Instruction, mode: Mode) -> Register {
+    let overridden = instruction.segment_prefix();
+    if !mode.is_64() || matches!(overridden, Register::None | Register::FS | Register::GS) {
+        return instruction.memory_segment();
+    }
+    match instruction.memory_base() {
+        Register::RSP | Register::RBP | Register::ESP | Register::EBP => Register::SS,
+        _ => Register::DS,
     }
 }
 

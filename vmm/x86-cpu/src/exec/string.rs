@@ -2,6 +2,7 @@
 
 use crate::block::Op;
 use crate::decode::Lowered;
+use crate::decode::operand::{effective_segment, segment};
 use crate::fault::Fault;
 use crate::flags::{LazyFlags, bits};
 use crate::memory::word::Int;
@@ -255,7 +256,7 @@ fn address_bits(instruction: &Instruction) -> u8 {
     64
 }
 
-pub(crate) fn lower<W: World>(instruction: &Instruction, _: Mode, op: &mut Op<W>) -> Lowered {
+pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op<W>) -> Lowered {
     let is_vector = (0..instruction.op_count())
         .any(|i| instruction.op_kind(i) == OpKind::Register && !instruction.op_register(i).is_gpr());
     // MOVSD and CMPSD are also SSE instructions.
@@ -286,7 +287,7 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, _: Mode, op: &mut Op<W>
         _ => return Lowered::No,
     };
     op.aux = address_bits(instruction);
-    op.seg = crate::decode::operand::segment(instruction.memory_segment());
+    op.seg = segment(effective_segment(instruction, mode));
     op.dst = if instruction.has_repne_prefix() {
         REPEAT_WHILE_NOT_EQUAL
     } else if instruction.has_repe_prefix() {

@@ -2,10 +2,10 @@
 
 use super::compare::Undefined;
 use super::forms;
-use super::generate::{Case, decode, linear_address, single};
+use super::generate::{ALIGNMENT, Case, decode, linear_address, single};
 use super::rng::Rng;
 use super::state::Width;
-use iced_x86::{Code, FlowControl, Instruction, OpKind};
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind};
 
 const LEGACY: [u8; 12] = [0xf0, 0xf0, 0xf2, 0xf3, 0x66, 0x67, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];
 const PADDING: [u8; 8] = [0xcc; 8];
@@ -13,6 +13,8 @@ const PADDING: [u8; 8] = [0xcc; 8];
 /// An instance of `code` with one or two more prefixes, if what it then is can be compared.
 pub fn generate(rng: &Rng, width: Width, code: Code) -> Option<(Case, Undefined)> {
     let mut case = single(rng, width, code)?;
+    // Two exceptions at once would be a matter of order.
+    case.state.rflags &= !ALIGNMENT;
     let ip = case.state.rip;
     let mut bytes = Vec::new();
     for _ in 0..=rng.below(2) {
@@ -23,7 +25,18 @@ pub fn generate(rng: &Rng, width: Width, code: Code) -> Option<(Case, Undefined)
     let original = bytes.len();
     bytes.extend(PADDING);
     let instruction = *decode(width, &bytes, ip).first()?;
+    // An instruction that is too long raises #GP, if the host knows how long one that does not exist would be.
+    if instruction.is_invalid()
+        && original > 15
+        && bytes.iter().any(|byte| matches!(byte, 0x66 | 0xf2 | 0xf3))
+    {
+        return None;
+    }
     // What does not decode is given whole: the host may look at all of it.
+    // With BMI1, which the host may have, REP BSF is another instruction.
+    if instruction.mnemonic() == Mnemonic::Bsf && bytes[..instruction.len()].contains(&0xf3) {
+        return None;
+    }
     bytes.truncate(if instruction.is_invalid() { original } else { instruction.len() });
     if !instruction.is_invalid() && !comparable(&instruction, width) {
         return None;
@@ -46,6 +59,16 @@ pub fn generate(rng: &Rng, width: Width, code: Code) -> Option<(Case, Undefined)
 
 fn comparable(instruction: &Instruction, width: Width) -> bool {
     let code = instruction.code();
+    // A prefix may move both operands to where each faults, or that of a store whose mask is 0.
+    let two_operands = (0..instruction.op_count()).any(|i| {
+        matches!(instruction.op_kind(i), OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI)
+    }) && (0..instruction.op_count()).any(|i| {
+        matches!(instruction.op_kind(i), OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI)
+    });
+    let masked = matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
+    if two_operands || masked {
+        return false;
+    }
     instruction.flow_control() == FlowControl::Next
         && x86_cpu::advertises(code)
         && forms::exclusion(code, width).is_none()
@@ -55,7 +78,7 @@ fn comparable(instruction: &Instruction, width: Width) -> bool {
 /// A locked operand across two cache lines: some host kernels slow it down or refuse it.
 fn splits_a_lock(instruction: &Instruction, case: &Case) -> bool {
     let size = instruction.memory_size().size() as u64;
-    let atomic = instruction.has_lock_prefix() || instruction.mnemonic() == iced_x86::Mnemonic::Xchg;
+    let atomic = instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg;
     atomic
         && instruction.op0_kind() == OpKind::Memory
         && linear_address(instruction, &case.state).is_some_and(|address| address % 64 + size > 64)

@@ -165,9 +165,9 @@ fn store<W: World, F: Format>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Resu
     let control = cpu.x87.control;
     let indefinite = Computed { value: u128::from(F::INDEFINITE), status: UNDERFLOW };
     let computed = cpu.x87.get(0).map_or(indefinite, |value| F::narrow(control, value));
-    let linear = cpu.address_mut::<F::Bits, W>(op)?;
     let stored = stores(cpu, computed.status);
     if stored {
+        let linear = cpu.address_mut::<F::Bits, W>(op)?;
         cpu.store(world, linear, F::Bits::truncate(computed.value))?;
     }
     if cpu.finish_x87(op, computed.status, C1) && stored {
@@ -192,9 +192,9 @@ fn store_bytes<W: World, const DECIMAL: bool>(
             Computed { value, status: UNDERFLOW }
         }
     };
-    let linear = cpu.address_sized(op, 10, true)?;
     let stored = stores(cpu, computed.status);
     if stored {
+        let linear = cpu.address_sized(op, 10, true)?;
         check_alignment(cpu, linear, 8)?;
         cpu.store_bytes(world, linear, &computed.value.to_le_bytes()[..10])?;
     }

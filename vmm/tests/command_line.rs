@@ -1,0 +1,187 @@
+//! Bad input gets a clear error and exit status 125; the small subcommands work.
+
+mod common;
+
+use common::{bare_kernel, file, path, run, staleline};
+
+/// Runs and expects status 125 with all of `words` on standard error and nothing on standard output.
+fn refused(arguments: &[&str], words: &[&str]) {
+    let ran = run(arguments);
+    assert_eq!(ran.status, 125, "{arguments:?}: {ran:?}");
+    assert_eq!(ran.stdout, "", "{arguments:?}");
+    for word in words {
+        assert!(ran.stderr.contains(word), "{arguments:?}: no {word:?} in {}", ran.stderr);
+    }
+}
+
+#[test]
+fn usage_errors_are_125() {
+    refused(&[], &["Usage"]);
+    refused(&["bogus"], &["bogus"]);
+    refused(&["run", "--bogus"], &["--bogus"]);
+    refused(&["run", "--memory", "512"], &["unit"]);
+    refused(&["run", "--timeout", "0"], &["--timeout"]);
+    refused(&["run", "--seed", "x"], &["--seed"]);
+    refused(&["run", "--restore", "a", "--kernel", "b"], &["--restore", "--kernel"]);
+    refused(&["repro", "--expect", "absent"], &["NAME"]);
+    refused(&["images", "bogus"], &["bogus"]);
+}
+
+#[test]
+fn help_and_version_are_not_errors() {
+    for arguments in [&["--help"][..], &["run", "--help"], &["--version"]] {
+        let ran = run(arguments);
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{arguments:?}");
+        assert!(ran.stdout.contains("staleline"));
+    }
+}
+
+#[test]
+fn options_of_later_versions_say_not_yet() {
+    for option in [
+        &["--arch", "riscv64"][..],
+        &["--cpus", "2"],
+        &["--engine", "kvm"],
+        &["--cache", "sets=64"],
+        &["--iommu", "bounce"],
+        &["--confidential", "sev"],
+        &["--dma", "noncoherent"],
+        &["--kernel-source", "/"],
+        &["--save", "x"],
+        &["--restore", "x"],
+        &["--ledger", "on"],
+        &["--symbols", "x"],
+        &["--findings", "x"],
+        &["--fail-on", "manifest"],
+        &["--record", "x"],
+    ] {
+        let mut arguments = vec!["run"];
+        arguments.extend_from_slice(option);
+        refused(&arguments, &["not yet", option[0]]);
+    }
+    refused(&["suite", "x"], &["suite", "not yet"]);
+    refused(&["images", "export"], &["export", "not yet"]);
+}
+
+#[test]
+fn devices_are_checked() {
+    refused(&["run", "--device", "e1000"], &["e1000", "mlx5"]);
+    refused(&["run", "--device", "mlx5,speed=9"], &["speed", "port"]);
+    refused(&["run", "--device", "mlx5,port=fc"], &["fc", "eth"]);
+    refused(&["run", "--device", "mlx5,slot=0"], &["'0'", "slot"]);
+    refused(&["run", "--device", "mlx5", "--device", "mlx5"], &["slot 8", "twice"]);
+    refused(&["run", "--cpus", "0"], &["--cpus 0"]);
+}
+
+#[test]
+fn kernels_are_checked() {
+    refused(&["run", "--kernel", "/nonexistent/vmlinuz"], &["/nonexistent/vmlinuz", "No such file"]);
+    refused(&["run", "--kernel", "unknown-image"], &["unknown-image", "linux-6.12-debug"]);
+    refused(&["run", "--kernel", "/"], &["kernel /", "directory"]);
+    let garbage = file(&[0x5a; 10_000]);
+    refused(&["run", "--kernel", path(garbage.path())], &[path(garbage.path()), "neither"]);
+    let empty = file(&[]);
+    refused(&["run", "--kernel", path(empty.path())], &[path(empty.path())]);
+    let mut arm = vec![0; 4096];
+    arm[0x38..0x3c].copy_from_slice(b"ARM\x64");
+    let arm = file(&arm);
+    refused(&["run", "--kernel", path(arm.path())], &["AArch64", "x86-64"]);
+    let whole = std::fs::read(bare_kernel(&[0xf4; 100]).path()).unwrap();
+    let cut = file(&whole[..whole.len() - 50]);
+    refused(&["run", "--kernel", path(cut.path())], &["cut off"]);
+}
+
+#[test]
+fn memory_and_initrd_are_checked() {
+    let kernel = bare_kernel(&[0xf4]);
+    let kernel = path(kernel.path());
+    refused(&["run", "--kernel", kernel, "--memory", "1M"], &["too little"]);
+    refused(&["run", "--kernel", kernel, "--memory", "16M"], &["too little memory", kernel]);
+    refused(&["run", "--kernel", kernel, "--memory", "999999G"], &["more than"]);
+    refused(
+        &["run", "--kernel", kernel, "--initrd", "/nonexistent"],
+        &["initrd /nonexistent", "No such file"],
+    );
+    let large = tempfile::NamedTempFile::new().unwrap();
+    large.as_file().set_len(40 << 20).unwrap();
+    let large = path(large.path());
+    refused(&["run", "--kernel", kernel, "--memory", "32M", "--initrd", large], &[large, "fit"]);
+    let long = "x".repeat(5000);
+    refused(&["run", "--kernel", kernel, "--cmdline", &long], &["command line", "5000"]);
+}
+
+#[test]
+fn an_error_is_in_the_status_file() {
+    let (_folder, status) = common::new_file();
+    let ran = run(&["run", "--kernel", "/nonexistent", "--status", path(&status)]);
+    assert_eq!(ran.status, 125);
+    assert_eq!(common::status_member(&status, "cause"), "error");
+    assert!(common::status_member(&status, "detail").as_str().unwrap().contains("/nonexistent"));
+}
+
+#[test]
+fn unwritable_outputs_are_errors() {
+    let kernel = bare_kernel(&[0xf4]);
+    let kernel = path(kernel.path());
+    refused(&["run", "--kernel", kernel, "--console", "/nonexistent/c"], &["--console /nonexistent/c"]);
+    refused(&["run", "--kernel", kernel, "--status", "/nonexistent/s"], &["--status /nonexistent/s"]);
+}
+
+#[test]
+fn replay_judges_traces() {
+    let config = "config line=64 sets=4 ways=2 policy=lru write=back alloc=yes writeback=line mem=8192\n";
+    let good = file(format!("{config}store 0 0x100 01020304\nexpect cpu 0x100 01020304\n").as_bytes());
+    let ran = run(&["replay", path(good.path())]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["failed"], serde_json::json!([]));
+    let bad = file(format!("{config}store 0 0x100 01\nexpect ram 0x100 01\n").as_bytes());
+    let ran = run(&["replay", path(bad.path())]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    assert!(ran.stdout.contains("\"line_no\": 3"), "{}", ran.stdout);
+    refused(&["replay", "/nonexistent"], &["trace /nonexistent"]);
+    let broken = file(b"nonsense\n");
+    refused(&["replay", path(broken.path())], &["line 1"]);
+}
+
+#[test]
+fn the_coherence_vectors_hold() {
+    let vectors = concat!(env!("CARGO_MANIFEST_DIR"), "/../cache-model/tests/data/coherence-vectors.txt");
+    let ran = run(&["replay", vectors]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+}
+
+#[test]
+fn repro_without_a_name_lists() {
+    let ran = run(&["repro"]);
+    assert_eq!(ran.status, 0);
+    assert!(ran.stdout.contains("mlx5-eexist"));
+    refused(&["repro", "nothing"], &["nothing", "mlx5-eexist"]);
+}
+
+#[test]
+fn images_are_listed_and_hashed() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = |arguments: &[&str]| -> common::Ran {
+        staleline(arguments).env("XDG_CACHE_HOME", folder.path()).output().unwrap().into()
+    };
+    let list = images(&["images", "list"]);
+    assert_eq!(list.status, 0, "{list:?}");
+    assert!(list.stdout.lines().all(|line| line.contains("not built")), "{}", list.stdout);
+    let hash = images(&["images", "hash", "linux-6.12-debug"]);
+    assert!(hash.stdout.trim().len() >= 16 && hash.stdout.trim().bytes().all(|b| b.is_ascii_hexdigit()));
+    let path = images(&["images", "path", "linux-6.12-debug"]);
+    assert_eq!((path.status, path.stdout.as_str()), (125, ""));
+    assert!(path.stderr.contains("images build linux-6.12-debug"));
+    assert_eq!(images(&["images", "path", "nothing"]).status, 125);
+}
+
+#[test]
+fn doctor_reports_in_seconds() {
+    let started = std::time::Instant::now();
+    let ran = run(&["doctor", "--offline"]);
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+    for word in ["soft", "kvm", "make", "image cache"] {
+        assert!(ran.stdout.contains(word), "{word}: {}", ran.stdout);
+    }
+}

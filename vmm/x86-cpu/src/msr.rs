@@ -381,7 +381,7 @@ impl Vcpu {
         let reported = &mut self.msr.reported;
         if reported.len() < MAX_REPORTED && !KNOWN_ABSENT.contains(&index) && !reported.contains(&index) {
             reported.push(index);
-            log::warn!("vCPU {}: {access} of MSR {index:#x}, which does not exist: #GP", self.id);
+            log::info!("vCPU {}: {access} of MSR {index:#x}, which does not exist: #GP", self.id);
         }
         Fault::GP0
     }

@@ -268,6 +268,10 @@ impl Vcpu {
         let mask = if self.long_mode() { u64::MAX } else { 0xffff_ffff };
         let linear = linear & mask;
         let first = len.min(4096 - (linear & 0xfff) as usize);
+        // An access that leaves the canonical range does so before it faults on a page.
+        if first < len && self.long_mode() && !is_canonical(linear.wrapping_add(first as u64)) {
+            return Err(Fault::NON_CANONICAL);
+        }
         let mut head = self.translate(world, linear, access, context)?;
         head.len = first;
         let mut tail = Target { phys: 0, host: None, len: 0 };

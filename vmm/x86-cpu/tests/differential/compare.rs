@@ -209,6 +209,10 @@ impl Undefined {
                 undefined.approximation = match instruction.mnemonic() {
                     Mnemonic::F2xm1 if argument.abs() > 1.0 => Approximation::Undefined,
                     Mnemonic::Fyl2xp1 if argument.abs() >= YL2XP1_LIMIT => Approximation::Undefined,
+                    // At the least normal number, whether the result counts as tiny decides how it is scaled.
+                    _ if before.fpu.control & UNDERFLOW == 0 && before.fpu.st[0] >> 64 & 0x7fff <= 1 => {
+                        Approximation::Undefined
+                    }
                     Mnemonic::Fcos | Mnemonic::Fsin | Mnemonic::Fsincos | Mnemonic::Fptan => {
                         Approximation::Trigonometric(argument)
                     }
@@ -389,13 +393,18 @@ pub fn memory_differences(
 /// Twice the error that the architecture permits RCPPS and RSQRTPS, 1.5 x 2^-12: host and interpreter may err apart.
 const RECIPROCAL_TOLERANCE: f64 = 3.0 / 4096.0;
 
+/// Results below this in magnitude may be flushed to zero (SDM volume 2, RCPPS).
+const TINY: f64 = 1.001 * f32::MIN_POSITIVE as f64;
+
 fn close_singles(a: u128, b: u128) -> bool {
     (0..4).all(|lane| {
         let (x, y) = ((a >> (lane * 32)) as u32, (b >> (lane * 32)) as u32);
-        let (x, y) = (f32::from_bits(x), f32::from_bits(y));
-        let difference = (f64::from(x) - f64::from(y)).abs();
-        x.to_bits() == y.to_bits()
-            || x.is_finite() && y.is_finite() && difference <= f64::from(x).abs() * RECIPROCAL_TOLERANCE
+        if x == y {
+            return true;
+        }
+        let (x, y) = (f64::from(f32::from_bits(x)), f64::from(f32::from_bits(y)));
+        let tiny = x.abs() < TINY && y.abs() < TINY && x.is_sign_negative() == y.is_sign_negative();
+        tiny || x.is_finite() && y.is_finite() && (x - y).abs() <= x.abs() * RECIPROCAL_TOLERANCE
     })
 }
 

@@ -230,8 +230,10 @@ impl Native {
                 after.rip = after.rip.wrapping_sub(1);
                 Outcome::Completed
             }
-            // Only an instruction fetch faults at its own address: a branch to `rip` was executed.
-            (libc::SIGSEGV, SEGV_MAPERR | SEGV_ACCERR) if address == after.rip && address != state.rip => {
+            // A fetch fault: a branch to `rip` was executed.
+            (libc::SIGSEGV, SEGV_MAPERR | SEGV_ACCERR)
+                if address == after.rip && !(CODE.base..CODE.end()).contains(&address) =>
+            {
                 Outcome::Completed
             }
             (libc::SIGSEGV, SEGV_MAPERR | SEGV_ACCERR) => {

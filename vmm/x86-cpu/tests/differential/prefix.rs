@@ -66,7 +66,9 @@ fn comparable(instruction: &Instruction, width: Width) -> bool {
         matches!(instruction.op_kind(i), OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI)
     });
     let masked = matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
-    if two_operands || masked {
+    // Some processors store in two parts what has both prefixes of an operand size.
+    let halved = instruction.mnemonic() == Mnemonic::Movbe;
+    if two_operands || masked || halved {
         return false;
     }
     instruction.flow_control() == FlowControl::Next

@@ -209,3 +209,87 @@ fn memory_beyond_3_gib_is_above_4_gib() {
     assert_eq!(run_with("4G").status, 0x2a << 1 | 1);
     assert_eq!(run_with("3G").status, 255, "nobody answers: all ones");
 }
+
+/// A pseudo-terminal: the side that this program sees, and the side where somebody types.
+fn terminal() -> (std::fs::File, std::fs::File) {
+    use std::os::fd::FromRawFd;
+    let (mut typed, mut seen) = (0, 0);
+    // SAFETY: both descriptors are valid for writing, the other pointers may be null.
+    let result = unsafe {
+        libc::openpty(
+            &raw mut typed,
+            &raw mut seen,
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(result, 0, "a pseudo-terminal can be had");
+    // SAFETY: both have just been opened and belong to nobody else.
+    unsafe { (std::fs::File::from_raw_fd(seen), std::fs::File::from_raw_fd(typed)) }
+}
+
+fn settings(terminal: &std::fs::File) -> String {
+    let stty = std::process::Command::new("stty").arg("-g").stdin(terminal.try_clone().unwrap()).output();
+    String::from_utf8(stty.unwrap().stdout).unwrap()
+}
+
+#[test]
+fn an_interactive_console_is_left_by_its_escape() {
+    use std::os::unix::process::CommandExt;
+    let kernel = echo_guest();
+    let (seen, mut typed) = terminal();
+    let before = settings(&seen);
+    let mut command = staleline(&["run", "--kernel", path(kernel.path()), "--timeout", "60"]);
+    command.stdin(seen.try_clone().unwrap()).stdout(seen.try_clone().unwrap()).stderr(Stdio::null());
+    // SAFETY: the calls between fork and exec are async-signal-safe; they make the terminal the child's own.
+    unsafe {
+        command.pre_exec(|| {
+            if libc::setsid() < 0 || libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+    let mut child = command.spawn().unwrap();
+    let started = Instant::now();
+    while settings(&seen) == before {
+        assert!(started.elapsed() < Duration::from_secs(30), "raw mode never came");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Ctrl-C is the guest's in raw mode.
+    typed.write_all(b"a\x03b").unwrap();
+    let mut echo = [0; 3];
+    typed.read_exact(&mut echo).unwrap();
+    assert_eq!(&echo, b"a\x03b");
+    typed.write_all(b"\x01x").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(settings(&seen), before, "the terminal is as it was");
+}
+
+#[test]
+fn a_second_processor_starts() {
+    use staleline::engine::Kick;
+    use staleline::machine::MachineConfig;
+    use staleline::session::{Cause, Output, Session, SessionConfig};
+    // At 0x8000: mov dx, 0xf4; mov al, 5; out dx, al (16-bit code).
+    let mut code = vec![0x48, 0xb8, 0xba, 0xf4, 0x00, 0xb0, 0x05, 0xee, 0xf4, 0x90];
+    // mov [0x8000], rax; mov ecx, 0xfee00300; INIT and start-up (vector 8) to all but self; spin
+    code.extend([0x48, 0x89, 0x04, 0x25, 0x00, 0x80, 0x00, 0x00]);
+    code.extend([0xb9, 0x00, 0x03, 0xe0, 0xfe]);
+    code.extend([0xc7, 0x01, 0x00, 0xc5, 0x0c, 0x00, 0xc7, 0x01, 0x08, 0xc6, 0x0c, 0x00]);
+    code.extend(SPIN);
+    let kernel = bare_kernel(&code);
+    let config = SessionConfig {
+        machine: MachineConfig { memory: 64 << 20, cpus: 2, seed: 1, devices: Vec::new() },
+        kernel: kernel.path().to_owned(),
+        initrd: Vec::new(),
+        command_line: String::new(),
+        deadline: Some(1_000_000_000),
+        command: false,
+    };
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let mut output = Output::new(Vec::new(), &mut stdout, &mut stderr);
+    let outcome = Session::new(&config, Kick::default()).unwrap().run(None, &mut output).unwrap();
+    assert_eq!(outcome.cause, Cause::DebugExit(5));
+}

@@ -34,7 +34,7 @@ pub struct HostOptions {
 
 impl Default for HostOptions {
     fn default() -> Self {
-        Self { stdin: false, timeout: None, last_resort: Box::new(|event| give_up(event)) }
+        Self { stdin: false, timeout: None, last_resort: Box::new(give_up) }
     }
 }
 

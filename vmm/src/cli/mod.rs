@@ -12,8 +12,8 @@ use crate::session::STATUS_ERROR;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// What is logged unless `RUST_LOG` says otherwise: nothing of what guests commonly provoke.
-const DEFAULT_LOG: &str = "warn,x86_cpu=error";
+/// What is logged unless `RUST_LOG` says otherwise.
+const DEFAULT_LOG: &str = "warn";
 
 /// Boots stock Linux kernels on a machine whose DMA can be made incoherent, bounced or confined, with an RDMA device
 /// in it.

@@ -2,8 +2,9 @@
 //!
 //! Each guest is a few instructions of 32-bit code in an ELF file with a PVH note.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+mod common;
+
+use common::{Ran, file, new_file, path, run, status_member};
 use std::time::{Duration, Instant};
 
 /// Guest-physical address of the code.
@@ -52,67 +53,57 @@ fn pvh_elf(code: &[u8]) -> Vec<u8> {
 }
 
 struct Ended {
-    output: Output,
+    ran: Ran,
     cause: String,
     took: Duration,
 }
 
 /// Runs `code` with `extra` options.
-fn run(name: &str, code: &[u8], extra: &[&str]) -> Ended {
-    let folder = tempfile::tempdir().unwrap();
-    let kernel: PathBuf = folder.path().join(name);
-    let status = folder.path().join("status.json");
-    std::fs::write(&kernel, pvh_elf(code)).unwrap();
+fn end(name: &str, code: &[u8], extra: &[&str]) -> Ended {
+    let kernel = file(&pvh_elf(code));
+    let (_folder, status) = new_file();
+    let mut arguments =
+        vec!["run", "--memory", "64M", "--kernel", path(kernel.path()), "--status", path(&status)];
+    arguments.extend_from_slice(extra);
     let start = Instant::now();
-    let output = Command::new(env!("CARGO_BIN_EXE_staleline"))
-        .args(["run", "--memory", "64M", "--kernel"])
-        .arg(&kernel)
-        .arg("--status")
-        .arg(&status)
-        .args(extra)
-        .stdin(std::process::Stdio::null())
-        .output()
-        .unwrap();
+    let ran = run(&arguments);
     let took = start.elapsed();
-    let text = std::fs::read_to_string(&status).unwrap_or_default();
-    let value: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let cause = value["cause"].as_str().unwrap_or_default().to_owned();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(!stderr.contains("panicked"), "{name}: {stderr}");
-    assert_ne!(cause, "", "{name}: no cause in {text:?}; {stderr}");
-    Ended { output, cause, took }
+    let cause = status_member(&status, "cause").as_str().unwrap_or_default().to_owned();
+    assert!(!ran.stderr.contains("panicked"), "{name}: {}", ran.stderr);
+    assert_ne!(cause, "", "{name}: no cause; {}", ran.stderr);
+    Ended { ran, cause, took }
 }
 
 fn assert_timed_out(name: &str, ended: &Ended) {
-    assert_eq!(ended.output.status.code(), Some(124), "{name} ended by {}", ended.cause);
+    assert_eq!(ended.ran.status, 124, "{name} ended by {}", ended.cause);
     assert!(ended.took < Duration::from_secs(30), "{name} took {:?}", ended.took);
 }
 
 #[test]
 fn a_triple_fault_is_an_unexpected_stop() {
     // lidt [zero limit]; int3
-    let ended = run("triple-fault", &[0x0f, 0x01, 0x1d, 0, 0, 0x30, 0, 0xcc], &["--timeout", "20"]);
-    assert_eq!(ended.output.status.code(), Some(255), "{}", ended.cause);
+    let ended = end("triple-fault", &[0x0f, 0x01, 0x1d, 0, 0, 0x30, 0, 0xcc], &["--timeout", "20"]);
+    assert_eq!(ended.ran.status, 255, "{}", ended.cause);
 }
 
 #[test]
 fn a_spin_with_interrupts_off_is_ended_by_the_timeout() {
     // cli; jmp $
-    let ended = run("spin", &[0xfa, 0xeb, 0xfe], &["--timeout", "1"]);
+    let ended = end("spin", &[0xfa, 0xeb, 0xfe], &["--timeout", "1"]);
     assert_timed_out("spin", &ended);
 }
 
 #[test]
 fn a_spin_is_ended_by_the_virtual_deadline() {
-    let ended = run("spin", &[0xfa, 0xeb, 0xfe], &["--deadline", "0.01", "--timeout", "20"]);
-    assert_eq!(ended.output.status.code(), Some(124), "{}", ended.cause);
+    let ended = end("spin", &[0xfa, 0xeb, 0xfe], &["--deadline", "0.01", "--timeout", "20"]);
+    assert_eq!(ended.ran.status, 124, "{}", ended.cause);
 }
 
 #[test]
 fn a_halt_that_nothing_can_end_is_an_unexpected_stop() {
     // cli; hlt
-    let ended = run("halt", &[0xfa, 0xf4], &["--timeout", "20"]);
-    assert_eq!(ended.output.status.code(), Some(255), "{}", ended.cause);
+    let ended = end("halt", &[0xfa, 0xf4], &["--timeout", "20"]);
+    assert_eq!(ended.ran.status, 255, "{}", ended.cause);
 }
 
 #[test]
@@ -130,8 +121,8 @@ fn exceptions_without_end_are_ended_by_the_timeout() {
     code.extend([0x10, 0x00, 0x00, 0x8e]);
     code.extend(((handler >> 16) as u16).to_le_bytes());
     // The stack runs down through RAM and then, from address 0, to where no RAM is: it never faults without paging.
-    let ended = run("exceptions", &code, &["--timeout", "1"]);
-    assert!(matches!(ended.output.status.code(), Some(124 | 255)), "{}", ended.cause);
+    let ended = end("exceptions", &code, &["--timeout", "1"]);
+    assert!(matches!(ended.ran.status, 124 | 255), "{}", ended.cause);
 }
 
 #[test]
@@ -142,8 +133,8 @@ fn a_repeated_store_over_everything_is_ended_by_the_timeout() {
         0xf3, 0xaa, // rep stosb
         0xeb, 0xf2, // jmp here
     ];
-    let ended = run("rep-stos", &code, &["--timeout", "2", "--device", "mlx5"]);
-    assert!(matches!(ended.output.status.code(), Some(124 | 255)), "{}", ended.cause);
+    let ended = end("rep-stos", &code, &["--timeout", "2", "--device", "mlx5"]);
+    assert!(matches!(ended.ran.status, 124 | 255), "{}", ended.cause);
 }
 
 /// A loop that writes and reads pseudo-random addresses from 3 GiB up with every size; with `ports`, I/O ports too.
@@ -180,14 +171,14 @@ fn garbage(seed: u32, ports: bool) -> Vec<u8> {
 #[test]
 fn garbage_at_every_memory_mapped_register_is_ended_by_the_timeout() {
     let devices = ["--timeout", "3", "--device", "mlx5", "--device", "mlx5,slot=2"];
-    let ended = run("garbage", &garbage(12345, false), &devices);
+    let ended = end("garbage", &garbage(12345, false), &devices);
     assert_timed_out("garbage", &ended);
 }
 
 #[test]
 fn garbage_at_every_port_ends_like_any_run() {
     for seed in 1..=20 {
-        let ended = run("garbage", &garbage(seed, true), &["--timeout", "1", "--device", "mlx5"]);
+        let ended = end("garbage", &garbage(seed, true), &["--timeout", "1", "--device", "mlx5"]);
         // Some of it switches the machine off, resets it or asks for an exit status.
         let expected = ["timeout", "power-off", "reset", "debug-exit", "triple-fault"];
         assert!(expected.contains(&ended.cause.as_str()), "seed {seed}: {}", ended.cause);
@@ -202,7 +193,7 @@ fn an_endless_stream_to_the_console_is_not_kept_in_memory() {
         0xee, // here: out dx, al
         0xeb, 0xfd, // jmp here
     ];
-    let ended = run("console", &code, &["--timeout", "2"]);
+    let ended = end("console", &code, &["--timeout", "2"]);
     assert_timed_out("console", &ended);
-    assert!(ended.output.stdout.iter().filter(|byte| **byte == b'A').count() > 1000);
+    assert!(ended.ran.stdout.bytes().filter(|byte| *byte == b'A').count() > 1000);
 }

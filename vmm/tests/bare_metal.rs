@@ -68,11 +68,9 @@ fn idle_time_costs_nothing() {
     // sti; hlt; jmp back: the guest sleeps until the deadline.
     let kernel = guest(&[&[0xfb, HLT, 0xeb, 0xfd]]);
     let (_folder, status) = new_file();
-    let started = Instant::now();
     let ran =
         run(&["run", "--kernel", path(kernel.path()), "--deadline", "86400", "--status", path(&status)]);
     assert_eq!(ran.status, 124, "{ran:?}");
-    assert!(started.elapsed() < Duration::from_secs(30));
     assert_eq!(status_member(&status, "virtual_nanos"), 86_400_000_000_000_u64);
     assert!(status_member(&status, "instructions").as_u64().unwrap() < 10);
 }

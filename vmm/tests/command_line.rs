@@ -177,10 +177,8 @@ fn images_are_listed_and_hashed() {
 }
 
 #[test]
-fn doctor_reports_in_seconds() {
-    let started = std::time::Instant::now();
+fn doctor_reports_on_engines_tools_and_cache() {
     let ran = run(&["doctor", "--offline"]);
-    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
     for word in ["soft", "kvm", "make", "image cache"] {
         assert!(ran.stdout.contains(word), "{word}: {}", ran.stdout);
     }

@@ -5,7 +5,6 @@
 mod common;
 
 use common::{Ran, file, new_file, path, run, status_member};
-use std::time::{Duration, Instant};
 
 /// Guest-physical address of the code.
 const ENTRY: u32 = 0x20_0000;
@@ -55,7 +54,6 @@ fn pvh_elf(code: &[u8]) -> Vec<u8> {
 struct Ended {
     ran: Ran,
     cause: String,
-    took: Duration,
 }
 
 /// Runs `code` with `extra` options.
@@ -65,18 +63,15 @@ fn end(name: &str, code: &[u8], extra: &[&str]) -> Ended {
     let mut arguments =
         vec!["run", "--memory", "64M", "--kernel", path(kernel.path()), "--status", path(&status)];
     arguments.extend_from_slice(extra);
-    let start = Instant::now();
     let ran = run(&arguments);
-    let took = start.elapsed();
     let cause = status_member(&status, "cause").as_str().unwrap_or_default().to_owned();
     assert!(!ran.stderr.contains("panicked"), "{name}: {}", ran.stderr);
     assert_ne!(cause, "", "{name}: no cause; {}", ran.stderr);
-    Ended { ran, cause, took }
+    Ended { ran, cause }
 }
 
 fn assert_timed_out(name: &str, ended: &Ended) {
     assert_eq!(ended.ran.status, 124, "{name} ended by {}", ended.cause);
-    assert!(ended.took < Duration::from_secs(30), "{name} took {:?}", ended.took);
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod decode;
 mod exec;
 mod fault;
 pub mod flags;
+#[cfg(test)]
+mod hook_tests;
 mod interrupt;
 mod memory;
 mod mode;

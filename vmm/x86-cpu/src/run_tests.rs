@@ -8,7 +8,7 @@ use crate::{CodeCache, Exit, run};
 const CODE: u64 = 0x4000;
 
 /// A vCPU in 64-bit mode at CPL 0 with the first 2 MiB mapped onto themselves, about to execute `code`.
-fn machine(code: &[u8]) -> (Vcpu, TestWorld, CodeCache<TestWorld>) {
+pub(crate) fn prepare(code: &[u8]) -> (Vcpu, TestWorld) {
     let mut world = TestWorld::new(512);
     world.poke(0x1000, &0x2003_u64.to_le_bytes());
     world.poke(0x2000, &0x3003_u64.to_le_bytes());
@@ -23,6 +23,12 @@ fn machine(code: &[u8]) -> (Vcpu, TestWorld, CodeCache<TestWorld>) {
     cpu.set_segment(seg::SS, Segment { selector: 16, base: 0, limit: u32::MAX, attr: 0xc093 });
     cpu.rip = CODE;
     cpu.gpr[reg::RSP] = 0x10000;
+    (cpu, world)
+}
+
+/// As [`prepare`], with a code cache.
+pub(crate) fn machine(code: &[u8]) -> (Vcpu, TestWorld, CodeCache<TestWorld>) {
+    let (cpu, world) = prepare(code);
     (cpu, world, CodeCache::default())
 }
 

@@ -180,3 +180,21 @@ fn the_stock_driver_binds_to_mlx5() {
         assert!(ran.stdout.contains(text), "no {text:?} in {ran:?}");
     }
 }
+
+/// As an Ethernet port without RoCE the function has no network interface, so its port stays down; memory can be registered.
+#[test]
+fn an_ethernet_port_binds_as_well() {
+    let script = "ibv_devinfo && regtwice";
+    let device = "mlx5,port=eth,slot=3";
+    let kernel = "linux-6.12-debug";
+    let (_folder, console) = new_file();
+    let arguments =
+        ["run", "--kernel", kernel, "--device", device, "--timeout", PATIENCE, "--console", path(&console)];
+    let ran = run(&[&arguments[..], &["--", "sh", "-c", script]].concat());
+    assert_eq!(ran.status, 0, "{ran:?}");
+    for text in ["PORT_DOWN", "link_layer:\t\tEthernet", "page+1 length 0xfff: ok", "error_count: 0 -> 1"] {
+        assert!(ran.stdout.contains(text), "no {text:?} in {ran:?}");
+    }
+    let console = std::fs::read_to_string(console).unwrap();
+    assert!(console.contains("DMA-API: mlx5_core 0000:03:00.0: cacheline tracking EEXIST"), "{console}");
+}

@@ -89,7 +89,16 @@ impl LazyFlags {
     /// Replaces CF only.
     #[inline(always)]
     pub fn put_cf(&mut self, cf: bool) {
-        let of = self.of();
+        self.put_cf_of(cf, self.of());
+    }
+    /// Replaces ZF only.
+    pub fn put_zf(&mut self, zf: bool) {
+        let others = self.to_bits() & !bits::ZF;
+        self.set_bits(others | if zf { bits::ZF } else { 0 });
+    }
+    /// Replaces CF and OF only, as rotates do.
+    #[inline(always)]
+    pub fn put_cf_of(&mut self, cf: bool, of: bool) {
         self.carries = self.carries & !CARRY_MASK | u64::from(cf) << 63 | u64::from(cf ^ of) << 62;
     }
     /// The six flags at their EFLAGS positions.

@@ -12,8 +12,7 @@ pub enum CodeSize {
 }
 
 /// Bits 0-1 code size (0: 16, 1: 32, 2: 64), 2 stack is 32-bit, 3 user (CPL 3), 4 FP and SIMD raise #NM (CR0.TS), 5 x87
-/// raises #NM (CR0.EM), 6 SSE enabled (CR4.OSFXSR and not CR0.EM), 7 protected, 8 virtual-8086, 9 WAIT raises #NM,
-/// 10 flat: CS, DS, ES, SS have base 0 and limit 4 GiB.
+/// raises #NM (CR0.EM), 6 SSE enabled (CR4.OSFXSR and not CR0.EM), 7 protected, 8 virtual-8086 and 9 WAIT raises #NM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Mode(pub u16);
 

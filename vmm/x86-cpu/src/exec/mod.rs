@@ -27,6 +27,7 @@ macro_rules! by_wide_size {
 
 pub(crate) mod condition;
 pub(crate) mod control;
+pub(crate) mod index;
 pub(crate) mod integer;
 pub(crate) mod register;
 pub(crate) mod sse;

@@ -3,8 +3,9 @@
 use crate::block::Op;
 use crate::decode::Lowered;
 use crate::decode::operand::{effective_segment, segment};
+use crate::exec::index::address_size;
+use crate::exec::integer::sub;
 use crate::fault::Fault;
-use crate::flags::{LazyFlags, bits};
 use crate::memory::word::Int;
 use crate::mode::Mode;
 use crate::state::{Vcpu, reg, seg};
@@ -36,13 +37,6 @@ trait Kind: 'static {
     ) -> Result<u64, Fault> {
         Ok(0)
     }
-}
-
-/// Compares as CMP does.
-fn compare<T: Int>(flags: &mut LazyFlags, a: T, b: T) {
-    let result = T::low(a.zext().wrapping_sub(b.zext()));
-    let borrows = !a.zext() & b.zext() | (!a.zext() | b.zext()) & result.zext();
-    flags.set_carries(result.sext(), borrows, T::BITS);
 }
 
 /// Bytes left in the page of `linear`.
@@ -132,7 +126,7 @@ impl Kind for Cmps {
     fn element<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, from: u64, to: u64) -> Result<(), Fault> {
         let a = cpu.load::<T, W>(world, from)?;
         let b = cpu.load::<T, W>(world, to)?;
-        compare(&mut cpu.flags, a, b);
+        sub(&mut cpu.flags, a, b, false);
         Ok(())
     }
 }
@@ -145,33 +139,12 @@ impl Kind for Scas {
     fn element<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, _: u64, to: u64) -> Result<(), Fault> {
         let b = cpu.load::<T, W>(world, to)?;
         let a = cpu.reg::<T>(0);
-        compare(&mut cpu.flags, a, b);
+        sub(&mut cpu.flags, a, b, false);
         Ok(())
     }
 }
 
-/// Adds to an index or count register of `bits` (the address size): 32-bit writes clear the upper half.
-#[inline(always)]
-fn advance(cpu: &mut Vcpu, register: usize, by: u64, bits: u8) {
-    let value = &mut cpu.gpr[register];
-    *value = match bits {
-        64 => value.wrapping_add(by),
-        32 => value.wrapping_add(by) & 0xffff_ffff,
-        _ => *value & !0xffff | value.wrapping_add(by) & 0xffff,
-    };
-}
-
-/// The low `bits` of a register.
-#[inline(always)]
-fn low(value: u64, bits: u8) -> u64 {
-    match bits {
-        64 => value,
-        32 => value & 0xffff_ffff,
-        _ => value & 0xffff,
-    }
-}
-
-/// Executes a string instruction: `aux` is the address size in bits, `dst` the repeat kind, `seg` the source segment.
+/// Executes a string instruction: `aux` is the address size in bytes, `dst` the repeat kind, `seg` the source segment.
 fn string<K: Kind, T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let flags = cpu.flags;
     let result = elements::<K, T, W>(cpu, world, op);
@@ -183,13 +156,12 @@ fn string<K: Kind, T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) 
 }
 
 fn elements<K: Kind, T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    let address_bits = op.aux;
-    let size = T::SIZE as u64;
-    let backwards = cpu.system_flags & bits::DF != 0;
-    let step = if backwards { size.wrapping_neg() } else { size };
+    let address_size = op.aux;
+    let step = cpu.index_step(T::SIZE);
+    let forwards = step == T::SIZE as u64;
     let mut left = MAX_ELEMENTS;
     loop {
-        let count = low(cpu.gpr[reg::RCX], address_bits);
+        let count = cpu.index_register(reg::RCX, address_size);
         if op.dst != NO_REPEAT && count == 0 {
             return Ok(());
         }
@@ -199,21 +171,21 @@ fn elements<K: Kind, T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>
         let resolve = |fault: Fault| fault.resolve(usize::from(op.seg) == seg::SS);
         let mut from = 0;
         if K::SOURCE {
-            let offset = low(cpu.gpr[reg::RSI], address_bits);
+            let offset = cpu.index_register(reg::RSI, address_size);
             from = cpu.linear(usize::from(op.seg), offset, T::SIZE as u32, false).map_err(resolve)?;
         }
         let mut to = 0;
         if K::DESTINATION {
-            let offset = low(cpu.gpr[reg::RDI], address_bits);
+            let offset = cpu.index_register(reg::RDI, address_size);
             let writes = !K::COMPARES;
             to = cpu.linear(seg::ES, offset, T::SIZE as u32, writes)?;
         }
         let mut done = 0;
         if op.dst != NO_REPEAT
             && !K::COMPARES
-            && !backwards
+            && forwards
             && cpu.mode.is_64()
-            && address_bits == 64
+            && address_size == 8
             && !W::HOOKED
         {
             done = K::bulk::<T, W>(cpu, world, from, to, count.min(left))?;
@@ -224,36 +196,24 @@ fn elements<K: Kind, T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>
         }
         let moved = step.wrapping_mul(done);
         if K::SOURCE {
-            advance(cpu, reg::RSI, moved, address_bits);
+            cpu.move_index(reg::RSI, address_size, moved);
         }
         if K::DESTINATION {
-            advance(cpu, reg::RDI, moved, address_bits);
+            cpu.move_index(reg::RDI, address_size, moved);
         }
         if op.dst == NO_REPEAT {
             return Ok(());
         }
-        advance(cpu, reg::RCX, done.wrapping_neg(), address_bits);
+        cpu.move_index(reg::RCX, address_size, done.wrapping_neg());
         left -= done.min(left);
         if K::COMPARES && cpu.flags.zf() == (op.dst == REPEAT_WHILE_NOT_EQUAL) {
             return Ok(());
         }
         // A device was touched: let it act before the next element.
-        if cpu.attention && low(cpu.gpr[reg::RCX], address_bits) != 0 {
+        if cpu.attention && cpu.index_register(reg::RCX, address_size) != 0 {
             return Err(Fault::RESTART);
         }
     }
-}
-
-fn address_bits(instruction: &Instruction) -> u8 {
-    for index in 0..instruction.op_count() {
-        match instruction.op_kind(index) {
-            OpKind::MemorySegSI | OpKind::MemoryESDI => return 16,
-            OpKind::MemorySegESI | OpKind::MemoryESEDI => return 32,
-            OpKind::MemorySegRSI | OpKind::MemoryESRDI => return 64,
-            _ => {}
-        }
-    }
-    64
 }
 
 pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op<W>) -> Lowered {
@@ -286,7 +246,7 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
         Mnemonic::Scasq => string::<Scas, u64, W>,
         _ => return Lowered::No,
     };
-    op.aux = address_bits(instruction);
+    op.aux = address_size(instruction);
     op.seg = segment(effective_segment(instruction, mode));
     op.dst = if instruction.has_repne_prefix() {
         REPEAT_WHILE_NOT_EQUAL

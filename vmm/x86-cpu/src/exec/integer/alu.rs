@@ -31,7 +31,7 @@ pub(super) fn add<T: Int>(flags: &mut LazyFlags, a: T, b: T, carry: bool) -> T {
 
 /// Subtracts with a borrow in, setting flags.
 #[inline(always)]
-pub(super) fn sub<T: Int>(flags: &mut LazyFlags, a: T, b: T, borrow: bool) -> T {
+pub(crate) fn sub<T: Int>(flags: &mut LazyFlags, a: T, b: T, borrow: bool) -> T {
     let (x, y) = (a.zext(), b.zext());
     let result = T::low(x.wrapping_sub(y).wrapping_sub(u64::from(borrow)));
     let borrows = !x & y | (!x | y) & result.zext();
@@ -263,9 +263,7 @@ fn add_one_flag<const OVERFLOW: bool, T: Int, W: World>(
     cpu.set_reg(op.dst, T::low(sum as u64));
     let carry = sum >> T::BITS != 0;
     if OVERFLOW {
-        let cf = cpu.flags.cf();
-        cpu.flags.carries =
-            cpu.flags.carries & !(3 << 62) | u64::from(cf) << 63 | u64::from(cf ^ carry) << 62;
+        cpu.flags.put_cf_of(cpu.flags.cf(), carry);
     } else {
         cpu.flags.put_cf(carry);
     }

@@ -94,15 +94,10 @@ trait Scan: 'static {
 }
 
 /// BSF and BSR: ZF says the source is 0, and then the destination stays (as processors do; documented as undefined).
-fn scan_flags(cpu: &mut Vcpu, zero: bool) {
-    let others = cpu.flags.to_bits() & !bits::ZF;
-    cpu.flags.set_bits(others | if zero { bits::ZF } else { 0 });
-}
-
 struct Bsf;
 impl Scan for Bsf {
     fn apply<T: Int>(cpu: &mut Vcpu, source: T) -> Option<u64> {
-        scan_flags(cpu, source.zext() == 0);
+        cpu.flags.put_zf(source.zext() == 0);
         (source.zext() != 0).then(|| u64::from(source.zext().trailing_zeros()))
     }
 }
@@ -110,16 +105,15 @@ impl Scan for Bsf {
 struct Bsr;
 impl Scan for Bsr {
     fn apply<T: Int>(cpu: &mut Vcpu, source: T) -> Option<u64> {
-        scan_flags(cpu, source.zext() == 0);
+        cpu.flags.put_zf(source.zext() == 0);
         (source.zext() != 0).then(|| u64::from(63 - source.zext().leading_zeros()))
     }
 }
 
 /// TZCNT and LZCNT: CF says the source is 0, ZF the result.
 fn count_flags(cpu: &mut Vcpu, empty: bool, result: u64) {
-    let others = cpu.flags.to_bits() & !(bits::ZF | bits::CF);
-    let zf = if result == 0 { bits::ZF } else { 0 };
-    cpu.flags.set_bits(others | zf | u64::from(empty));
+    cpu.flags.put_zf(result == 0);
+    cpu.flags.put_cf(empty);
 }
 
 struct Tzcnt;

@@ -6,7 +6,6 @@ use crate::decode::Lowered;
 use crate::decode::operand::gpr;
 use crate::exec::register::operand_size;
 use crate::fault::Fault;
-use crate::flags::bits;
 use crate::memory::word::Int;
 use crate::mode::Mode;
 use crate::state::{Vcpu, reg};
@@ -73,11 +72,6 @@ fn cmpxchg_mem<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> R
     Ok(())
 }
 
-fn set_zf(cpu: &mut Vcpu, zf: bool) {
-    let others = cpu.flags.to_bits() & !bits::ZF;
-    cpu.flags.set_bits(others | if zf { bits::ZF } else { 0 });
-}
-
 fn cmpxchg8b<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let address = cpu.address_mut::<u64, W>(op)?;
     let old = cpu.load_for_store::<u64, W>(world, address)?;
@@ -89,7 +83,7 @@ fn cmpxchg8b<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), 
         cpu.gpr[reg::RAX] = old & 0xffff_ffff;
         cpu.gpr[reg::RDX] = old >> 32;
     }
-    set_zf(cpu, equal);
+    cpu.flags.put_zf(equal);
     Ok(())
 }
 
@@ -108,7 +102,7 @@ fn cmpxchg16b<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(),
         cpu.gpr[reg::RAX] = old as u64;
         cpu.gpr[reg::RDX] = (old >> 64) as u64;
     }
-    set_zf(cpu, equal);
+    cpu.flags.put_zf(equal);
     Ok(())
 }
 

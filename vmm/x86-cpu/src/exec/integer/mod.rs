@@ -9,6 +9,8 @@ mod multiply;
 mod shift;
 mod stack;
 
+pub(crate) use alu::sub;
+
 use crate::block::Op;
 use crate::decode::Lowered;
 use crate::mode::Mode;

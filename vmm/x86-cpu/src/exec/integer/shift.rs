@@ -56,11 +56,6 @@ impl Shift for Sar {
     }
 }
 
-/// Rotates write CF and OF only.
-fn rotated(flags: &mut LazyFlags, cf: bool, of: bool) {
-    flags.carries = flags.carries & !(3 << 62) | u64::from(cf) << 63 | u64::from(cf ^ of) << 62;
-}
-
 struct Rol;
 impl Shift for Rol {
     #[inline(always)]
@@ -69,7 +64,7 @@ impl Shift for Rol {
         let wide = u128::from(value.zext());
         let result = T::low((wide << turn | wide >> (T::BITS - turn)) as u64);
         let carry = result.zext() & 1 != 0;
-        rotated(flags, carry, top(result) != carry);
+        flags.put_cf_of(carry, top(result) != carry);
         result
     }
 }
@@ -82,7 +77,7 @@ impl Shift for Ror {
         let wide = u128::from(value.zext());
         let result = T::low((wide >> turn | wide << (T::BITS - turn)) as u64);
         let second = result.zext() >> (T::BITS - 2) & 1 != 0;
-        rotated(flags, top(result), top(result) != second);
+        flags.put_cf_of(top(result), top(result) != second);
         result
     }
 }
@@ -95,14 +90,14 @@ impl Shift for Rcl {
         if turn == 0 {
             // CF stays; OF still follows from the unchanged bits.
             let carry = flags.cf();
-            rotated(flags, carry, top(value) != carry);
+            flags.put_cf_of(carry, top(value) != carry);
             return value;
         }
         let wide = u128::from(flags.cf()) << T::BITS | u128::from(value.zext());
         let turned = wide << turn | wide >> (T::BITS + 1 - turn);
         let result = T::low(turned as u64);
         let carry = turned >> T::BITS & 1 != 0;
-        rotated(flags, carry, top(result) != carry);
+        flags.put_cf_of(carry, top(result) != carry);
         result
     }
 }
@@ -115,7 +110,7 @@ impl Shift for Rcr {
         if turn == 0 {
             let carry = flags.cf();
             let second = value.zext() >> (T::BITS - 2) & 1 != 0;
-            rotated(flags, carry, top(value) != second);
+            flags.put_cf_of(carry, top(value) != second);
             return value;
         }
         let wide = u128::from(flags.cf()) << T::BITS | u128::from(value.zext());
@@ -123,7 +118,7 @@ impl Shift for Rcr {
         let result = T::low(turned as u64);
         let carry = turned >> T::BITS & 1 != 0;
         let second = result.zext() >> (T::BITS - 2) & 1 != 0;
-        rotated(flags, carry, top(result) != second);
+        flags.put_cf_of(carry, top(result) != second);
         result
     }
 }

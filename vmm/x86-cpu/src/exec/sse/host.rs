@@ -248,11 +248,11 @@ float! {
     }
 }
 
-macro_rules! predicate {
-    ($($name:ident $mnemonic:literal;)*) => {$(
-        /// With predicate `P`, 0-7.
-        pub(super) enum $name<const P: u8> {}
-        impl<const P: u8> Float for $name<P> {
+/// Operations with an immediate that follows from their parameter.
+macro_rules! with_immediate {
+    (<$parameter:ident> $immediate:expr; $($name:ident $mnemonic:literal;)*) => {$(
+        pub(super) enum $name<const $parameter: u8> {}
+        impl<const $parameter: u8> Float for $name<$parameter> {
             type Left = Lanes;
             type Right = Lanes;
             type Out = Lanes;
@@ -261,8 +261,8 @@ macro_rules! predicate {
                 let out: Lanes;
                 execute!(
                     mxcsr,
-                    concat!($mnemonic, " {dst}, {src}, {predicate}"),
-                    predicate = const P,
+                    concat!($mnemonic, " {dst}, {src}, {immediate}"),
+                    immediate = const $immediate,
                     dst = inout(xmm_reg) dst => out,
                     src = in(xmm_reg) src
                 );
@@ -272,33 +272,17 @@ macro_rules! predicate {
     )*};
 }
 
-predicate! { Cmpps "cmpps"; Cmppd "cmppd"; Cmpss "cmpss"; Cmpsd "cmpsd"; }
-
-macro_rules! round {
-    ($($name:ident $mnemonic:literal;)*) => {$(
-        /// Rounds as MXCSR says; raises the precision exception unless `QUIET` is 8.
-        pub(super) enum $name<const QUIET: u8> {}
-        impl<const QUIET: u8> Float for $name<QUIET> {
-            type Left = Lanes;
-            type Right = Lanes;
-            type Out = Lanes;
-            #[inline(always)]
-            fn run(dst: Lanes, src: Lanes, mxcsr: &mut u32) -> Lanes {
-                let out: Lanes;
-                execute!(
-                    mxcsr,
-                    concat!($mnemonic, " {dst}, {src}, {control}"),
-                    control = const QUIET | 4,
-                    dst = inout(xmm_reg) dst => out,
-                    src = in(xmm_reg) src
-                );
-                out
-            }
-        }
-    )*};
+with_immediate! {
+    // Comparisons with predicate `P`, 0-7.
+    <P> P;
+    Cmpps "cmpps"; Cmppd "cmppd"; Cmpss "cmpss"; Cmpsd "cmpsd";
 }
 
-round! { Roundps "roundps"; Roundpd "roundpd"; Roundss "roundss"; Roundsd "roundsd"; }
+with_immediate! {
+    // Rounding as MXCSR says; raises the precision exception unless `QUIET` is 8.
+    <QUIET> QUIET | 4;
+    Roundps "roundps"; Roundpd "roundpd"; Roundss "roundss"; Roundsd "roundsd";
+}
 
 macro_rules! from_integer {
     ($($name:ident $text:literal;)*) => {$(

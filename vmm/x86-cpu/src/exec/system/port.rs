@@ -3,7 +3,8 @@
 use super::descriptor::kind;
 use crate::block::Op;
 use crate::decode::Lowered;
-use crate::decode::operand::segment;
+use crate::decode::operand::{effective_segment, segment};
+use crate::exec::index::address_size;
 use crate::fault::Fault;
 use crate::memory::word::Int;
 use crate::mode::Mode;
@@ -16,7 +17,7 @@ const CHUNK: u32 = 4096;
 /// Offset of the I/O map base in a 32- and 64-bit TSS.
 const IO_MAP_BASE: u32 = 0x66;
 
-pub(crate) fn lower<W: World>(instruction: &Instruction, _: Mode, op: &mut Op<W>) -> Lowered {
+pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op<W>) -> Lowered {
     op.run = match instruction.code() {
         Code::In_AL_imm8 => input::<u8, false, W>,
         Code::In_AX_imm8 => input::<u16, false, W>,
@@ -38,20 +39,13 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, _: Mode, op: &mut Op<W>
         Code::Outsd_DX_m32 => output_string::<u32, W>,
         _ => return Lowered::No,
     };
-    for index in 0..instruction.op_count() {
-        match instruction.op_kind(index) {
-            OpKind::Immediate8 => op.imm = u64::from(instruction.immediate8()),
-            OpKind::MemoryESDI => (op.seg, op.aux) = (seg::ES as u8, 2),
-            OpKind::MemoryESEDI => (op.seg, op.aux) = (seg::ES as u8, 4),
-            OpKind::MemoryESRDI => (op.seg, op.aux) = (seg::ES as u8, 8),
-            OpKind::MemorySegSI => (op.seg, op.aux) = (segment(instruction.memory_segment()), 2),
-            OpKind::MemorySegESI => (op.seg, op.aux) = (segment(instruction.memory_segment()), 4),
-            OpKind::MemorySegRSI => (op.seg, op.aux) = (segment(instruction.memory_segment()), 8),
-            _ => {}
-        }
-    }
+    op.aux = address_size(instruction);
     if op.aux != 0 {
+        let source = effective_segment(instruction, mode);
+        op.seg = if instruction.op0_kind() == OpKind::Register { segment(source) } else { seg::ES as u8 };
         op.imm = u64::from(instruction.has_rep_prefix() || instruction.has_repne_prefix());
+    } else if (0..instruction.op_count()).any(|index| instruction.op_kind(index) == OpKind::Immediate8) {
+        op.imm = u64::from(instruction.immediate8());
     }
     Lowered::Last
 }
@@ -80,35 +74,6 @@ impl Vcpu {
             .map_err(|fault| fault.resolve(false))?;
         let mask = (1_u16 << size) - 1;
         if bits >> (port & 7) & mask == 0 { Ok(()) } else { Err(Fault::GP0) }
-    }
-
-    fn index_register(&self, register: usize, size: u8) -> u64 {
-        self.gpr[register] & address_mask(size)
-    }
-
-    fn set_index_register(&mut self, register: usize, size: u8, value: u64) {
-        let target = &mut self.gpr[register];
-        *target = match size {
-            2 => *target & !0xffff | value & 0xffff,
-            4 => value & 0xffff_ffff,
-            _ => value,
-        };
-    }
-
-    /// Moves an index register by one element, in the direction of DF.
-    fn advance(&mut self, register: usize, address_size: u8, element: usize) {
-        let element = element as u64;
-        let down = self.system_flags & crate::flags::bits::DF != 0;
-        let step = if down { element.wrapping_neg() } else { element };
-        self.set_index_register(register, address_size, self.gpr[register].wrapping_add(step));
-    }
-}
-
-const fn address_mask(size: u8) -> u64 {
-    match size {
-        2 => 0xffff,
-        4 => 0xffff_ffff,
-        _ => u64::MAX,
     }
 }
 
@@ -150,9 +115,8 @@ fn repeat<W: World>(
         if !repeated {
             return Ok(());
         }
-        let left = cpu.index_register(reg::RCX, op.aux).wrapping_sub(1);
-        cpu.set_index_register(reg::RCX, op.aux, left);
-        if left == 0 {
+        cpu.move_index(reg::RCX, op.aux, u64::MAX);
+        if cpu.index_register(reg::RCX, op.aux) == 0 {
             return Ok(());
         }
     }
@@ -169,7 +133,7 @@ fn input_string<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> 
         cpu.check_write(world, linear, T::SIZE)?;
         let value = world.io_read(cpu.id, cpu.now(), port, T::SIZE as u8);
         cpu.store(world, linear, T::low(u64::from(value)))?;
-        cpu.advance(reg::RDI, op.aux, T::SIZE);
+        cpu.move_index(reg::RDI, op.aux, cpu.index_step(T::SIZE));
         Ok(())
     })
 }
@@ -182,7 +146,7 @@ fn output_string<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) ->
         let linear = cpu.linear(usize::from(op.seg), offset, T::SIZE as u32, false)?;
         let value = cpu.load::<T, W>(world, linear)?;
         world.io_write(cpu.id, cpu.now(), port, T::SIZE as u8, value.zext() as u32);
-        cpu.advance(reg::RSI, op.aux, T::SIZE);
+        cpu.move_index(reg::RSI, op.aux, cpu.index_step(T::SIZE));
         Ok(())
     })
 }

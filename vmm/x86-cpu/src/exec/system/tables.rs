@@ -92,12 +92,6 @@ impl Vcpu {
         (descriptor.is_code() && descriptor.is_conforming())
             || (self.cpl <= descriptor.dpl() && rpl(selector) <= descriptor.dpl())
     }
-
-    fn put_zf(&mut self, zf: bool) {
-        use crate::flags::bits::ZF;
-        let flags = self.flags.to_bits();
-        self.flags.set_bits(if zf { flags | ZF } else { flags & !ZF });
-    }
 }
 
 fn read_table<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<TableRegister, Fault> {
@@ -245,7 +239,7 @@ fn load_access_rights<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Re
         .visible_descriptor(world, selector)?
         .filter(|found| cpu.may_access(*found, selector) && (!found.is_system() || valid(found.kind())))
         .map(|found| found.raw >> 32 & 0x00f0_ff00);
-    cpu.put_zf(rights.is_some());
+    cpu.flags.put_zf(rights.is_some());
     if let Some(rights) = rights {
         cpu.set_reg_sized(op.dst, op.aux, rights);
     }
@@ -265,7 +259,7 @@ fn load_limit<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(),
         .visible_descriptor(world, selector)?
         .filter(|found| cpu.may_access(*found, selector) && (!found.is_system() || valid(found.kind())))
         .map(Descriptor::limit);
-    cpu.put_zf(limit.is_some());
+    cpu.flags.put_zf(limit.is_some());
     if let Some(limit) = limit {
         cpu.set_reg_sized(op.dst, op.aux, u64::from(limit));
     }
@@ -279,7 +273,7 @@ fn verify<const WRITE: bool, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>
         let permitted = if WRITE { found.is_writable_data() } else { found.is_readable() };
         permitted && cpu.may_access(found, selector)
     });
-    cpu.put_zf(usable);
+    cpu.flags.put_zf(usable);
     Ok(())
 }
 
@@ -301,6 +295,6 @@ fn adjust_rpl<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(),
         }
         adjusted
     };
-    cpu.put_zf(adjusted.is_some());
+    cpu.flags.put_zf(adjusted.is_some());
     Ok(())
 }

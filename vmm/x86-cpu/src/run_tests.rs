@@ -107,3 +107,19 @@ fn a_repeated_move_retires_once_and_moves_everything() {
     assert_eq!(cpu.system_flags & bits::DF, 0);
     assert_eq!(cpu.activity, Activity::Running);
 }
+
+#[test]
+fn a_repeated_move_between_two_names_of_one_page_propagates_bytes() {
+    // rep movsb ; jmp $
+    let (mut cpu, mut world, mut code) = machine(&[0xf3, 0xa4, 0xeb, 0xfe]);
+    // A table of 4 KiB pages for the second 2 MiB: its first page is the frame at 0x8000 again.
+    world.poke(0x3008, &0x6003_u64.to_le_bytes());
+    world.poke(0x6000, &0x8003_u64.to_le_bytes());
+    world.poke(0x8000, b"ab");
+    cpu.gpr[reg::RSI] = 0x8000;
+    cpu.gpr[reg::RDI] = 0x20_0002;
+    cpu.gpr[reg::RCX] = 100;
+    run(&mut cpu, &mut world, &mut code, 0, 1);
+    assert_eq!(cpu.gpr[reg::RCX], 0);
+    assert_eq!(world.peek(0x8000, 102), b"ab".repeat(51));
+}

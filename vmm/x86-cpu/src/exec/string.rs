@@ -61,12 +61,21 @@ impl Kind for Movs {
     ) -> Result<u64, Fault> {
         let size = T::SIZE as u64;
         let mut len = left_in_page(from).min(left_in_page(to)).min(count.saturating_mul(size)) / size * size;
-        let distance = to.wrapping_sub(from);
+        if len < 2 * size {
+            return Ok(0);
+        }
+        let (Some(source), Some(target)) =
+            (cpu.plain_ram(world, from, false)?, cpu.plain_ram(world, to, true)?)
+        else {
+            return Ok(0);
+        };
+        // Where the destination overlaps what is still to be read, bytes propagate, as they must. Two linear pages may
+        // be one page of RAM.
+        let distance = target.wrapping_sub(source);
         if distance < len {
-            // The destination overlaps what is still to be read: bytes propagate, as they must.
             len = distance / size * size;
         }
-        if len < 2 * size || !cpu.is_plain_ram(world, from, false)? || !cpu.is_plain_ram(world, to, true)? {
+        if len < 2 * size {
             return Ok(0);
         }
         let mut buffer = [0; 4096];
@@ -93,7 +102,7 @@ impl Kind for Stos {
     ) -> Result<u64, Fault> {
         let size = T::SIZE as u64;
         let len = left_in_page(to).min(count.saturating_mul(size)) / size * size;
-        if len < 2 * size || !cpu.is_plain_ram(world, to, true)? {
+        if len < 2 * size || cpu.plain_ram(world, to, true)?.is_none() {
             return Ok(0);
         }
         let mut buffer = [0; 4096];

@@ -143,16 +143,17 @@ impl Vcpu {
         self.targets(world, linear, len, Access::Write, self.system_context()).map(|_| ())
     }
 
-    /// Whether `linear` lies in RAM that may be touched directly, for bulk moves.
-    pub(crate) fn is_plain_ram<W: World>(
+    /// Guest-physical address of `linear` if it lies in RAM that may be touched directly, for bulk moves.
+    pub(crate) fn plain_ram<W: World>(
         &mut self,
         world: &mut W,
         linear: u64,
         write: bool,
-    ) -> Result<bool, Fault> {
+    ) -> Result<Option<u64>, Fault> {
         let access = if write { Access::Write } else { Access::Read };
         let target = self.targets(world, linear, 1, access, self.tlb.context)?[0];
-        Ok(!W::HOOKED && target.host.is_some() && self.tlb.context != Context::UserAligned)
+        let direct = !W::HOOKED && target.host.is_some() && self.tlb.context != Context::UserAligned;
+        Ok(direct.then_some(target.phys))
     }
 
     /// Guest-physical address of `linear` for a read, as an instruction such as CLFLUSH needs it.

@@ -7,47 +7,15 @@
 //! Environment: `DIFFERENTIAL_CASES` states a form, `DIFFERENTIAL_SEQUENCES`, `DIFFERENTIAL_SEED`, and to repeat one thing
 //! `DIFFERENTIAL_FORM` (a `Code` name, or the start of one and `*`) and `DIFFERENTIAL_CASE`.
 
-#[path = "differential/address.rs"]
-mod address;
-#[path = "differential/compare.rs"]
-mod compare;
-#[path = "differential/forms.rs"]
-mod forms;
-#[path = "differential/generate.rs"]
-mod generate;
-#[path = "differential/initial.rs"]
-mod initial;
-#[path = "differential/interp.rs"]
-mod interp;
-#[path = "differential/lab.rs"]
-mod lab;
-#[path = "differential/native.rs"]
-mod native;
-#[path = "differential/prefix.rs"]
-mod prefix;
-#[path = "differential/report.rs"]
-mod report;
-#[path = "differential/rng.rs"]
-mod rng;
-#[path = "differential/sequence.rs"]
-mod sequence;
-#[path = "differential/special.rs"]
-mod special;
-#[path = "differential/state.rs"]
-mod state;
-#[path = "differential/values.rs"]
-mod values;
-#[path = "differential/world.rs"]
-mod world;
-
-use compare::Undefined;
 use iced_x86::Code;
-use lab::Lab;
-use report::Coverage;
-use rng::Rng;
-use state::Width;
 use std::io::Write;
 use std::time::Instant;
+use x86_cpu_oracle::compare::Undefined;
+use x86_cpu_oracle::lab::Lab;
+use x86_cpu_oracle::report::{self, Coverage};
+use x86_cpu_oracle::rng::Rng;
+use x86_cpu_oracle::state::Width;
+use x86_cpu_oracle::{forms, generate, prefix, sequence, vendor};
 
 const DEFAULT_CASES: u64 = 300;
 /// One case with more prefixes for so many plain ones.
@@ -131,6 +99,7 @@ fn compare_forms(width: Width) {
             coverage.covered(extension, completed == 0);
         }
     }
+    show(&vendor::summary());
     show(&coverage.table(&format!("{}-bit forms", width.bits()), total, start.elapsed().as_secs_f64()));
     for (text, _, _) in failures.iter().take(report::SHOWN) {
         show(text);

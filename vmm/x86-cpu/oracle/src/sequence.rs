@@ -1,10 +1,11 @@
 //! Short straight-line programs of integer instructions: flags and registers must be right for whoever reads them next.
 
-use super::compare::{Undefined, rflags, shifts};
-use super::forms;
-use super::generate::{Case, Generator, RSP, decode};
-use super::rng::Rng;
-use super::state::Width;
+use crate::compare::{Undefined, rflags, shifts};
+use crate::forms;
+use crate::generate::{Case, Generator, RSP, decode};
+use crate::rng::Rng;
+use crate::state::Width;
+use crate::vendor;
 use iced_x86::{
     Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpCodeOperandKind, OpKind,
     Register, RflagsBits,
@@ -92,6 +93,7 @@ fn suits(code: Code, width: Width) -> bool {
         && instruction.flow_control() == FlowControl::Next
         && !forms::only_faults(code)
         && forms::exclusion(code, width).is_none()
+        && vendor::suits_sequences(code)
 }
 
 /// Flags that may be undefined after `instruction`, and those it certainly defines, for any count of a shift.
@@ -165,5 +167,8 @@ pub fn generate(rng: Rng, width: Width, pool: &[Code], branches: &[Code]) -> (Ca
     }
     undefined.rflags = open;
     let instructions = decode(width, &bytes, start);
-    (generator.finish(instructions, bytes), undefined)
+    let case = generator.finish(instructions, bytes);
+    // Registers that an address depends on keep their values throughout.
+    case.instructions.iter().for_each(|instruction| vendor::open(&mut undefined, instruction, &case.state));
+    (case, undefined)
 }

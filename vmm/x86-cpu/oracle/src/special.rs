@@ -1,12 +1,12 @@
 //! Registers and memory that certain instructions give a meaning of their own.
 
-use super::forms::host_is_intel;
-use super::generate::{
+use crate::generate::{
     ALIGNMENT, DIRECTION, Generator, RAX, RBP, RCX, RDI, RDX, RSI, RSP, TRAP, linear_address,
 };
-use super::initial::{random_fpu, random_mxcsr, random_state};
-use super::state::{DATA, READ_ONLY, STACK, Width, locate};
-use super::values::Flavour;
+use crate::initial::{random_fpu, random_mxcsr, random_state};
+use crate::state::{DATA, READ_ONLY, STACK, Width, locate};
+use crate::values::Flavour;
+use crate::vendor::{self, Vendor};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
 
 impl Generator {
@@ -241,7 +241,7 @@ impl Generator {
         match self.rng.below(20) {
             0 if self.faults => self.rng.pick(&[DATA.base, 8, 0x7fff_0000_0000]),
             // Processors of another vendor load the target first and fault there.
-            1 if self.faults && host_is_intel() && stack_mapped => 0x8000_0000_0000,
+            1 if self.faults && vendor::host() == Vendor::Intel && stack_mapped => 0x8000_0000_0000,
             _ => self.code_target(ip),
         }
     }

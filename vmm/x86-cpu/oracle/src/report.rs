@@ -1,7 +1,7 @@
 //! What is shown: mismatches with all that is needed to repeat them, and the coverage by extension.
 
-use super::generate::Case;
-use super::state::{State, Width};
+use crate::generate::Case;
+use crate::state::{State, Width};
 use iced_x86::Formatter;
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -1,6 +1,7 @@
 //! Which instruction forms exist, and which of them are not compared, with the reason.
 
-use super::state::Width;
+use crate::state::Width;
+use crate::vendor;
 use iced_x86::{Code, CpuidFeature, EncodingKind, Mnemonic};
 
 /// Forms with one of these mnemonics are not compared.
@@ -103,7 +104,7 @@ pub fn advertised(width: Width) -> impl Iterator<Item = Code> {
         };
         info.is_instruction()
             && in_width
-            && info.encoding() == EncodingKind::Legacy
+            && matches!(info.encoding(), EncodingKind::Legacy | EncodingKind::VEX)
             && x86_cpu::advertises(*code)
     })
 }
@@ -123,6 +124,7 @@ pub fn exclusion(code: Code, width: Width) -> Option<&'static str> {
     by_mnemonic
         .map(|(reason, _)| *reason)
         .or(by_code.map(|(reason, _)| *reason))
+        .or_else(|| vendor::exclusion(code, width))
         .or_else(|| host_lacks(code).then_some("this host's processor does not have it"))
 }
 
@@ -175,13 +177,7 @@ fn host_lacks(code: Code) -> bool {
 
 /// Whether the host's kernel lets user code change the bases of FS and GS.
 fn user_may_set_bases() -> bool {
-    super::native::auxiliary_capabilities() & 2 != 0
-}
-
-/// Whether the host's processor is of the vendor that the interpreter presents.
-pub fn host_is_intel() -> bool {
-    let leaf = std::arch::x86_64::__cpuid(0);
-    (leaf.ebx, leaf.edx, leaf.ecx) == (0x756e_6547, 0x4965_6e69, 0x6c65_746e)
+    crate::native::auxiliary_capabilities() & 2 != 0
 }
 
 /// The extension a form belongs to, for the report.

@@ -1,8 +1,8 @@
 //! Memory operands: where they lie, and which registers and displacements lead there.
 
-use super::generate::{Generator, RSP};
-use super::state::{CODE, DATA, READ_ONLY, STACK, Width};
-use super::values::Flavour;
+use crate::generate::{Generator, RSP};
+use crate::state::{CODE, DATA, READ_ONLY, STACK, Width};
+use crate::values::Flavour;
 use iced_x86::{Instruction, OpCodeOperandKind as Kind, OpKind, Register};
 
 impl Generator {

@@ -1,10 +1,10 @@
 //! Forms with prefixes added that do not belong to them: ignored ones, repeated ones, and LOCK where it is not allowed.
 
-use super::compare::Undefined;
-use super::forms;
-use super::generate::{ALIGNMENT, Case, decode, linear_address, single};
-use super::rng::Rng;
-use super::state::Width;
+use crate::compare::Undefined;
+use crate::forms;
+use crate::generate::{ALIGNMENT, Case, decode, linear_address, single};
+use crate::rng::Rng;
+use crate::state::Width;
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind};
 
 const LEGACY: [u8; 12] = [0xf0, 0xf0, 0xf2, 0xf3, 0x66, 0x67, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];

@@ -3,8 +3,9 @@
 //! Every exception is delivered through an IDT whose handlers are HLT, so that vector, error code, CR2 and the saved
 //! registers are seen exactly as a kernel would see them.
 
-use super::state::{Outcome, PAGE, PAGES, REGIONS, State, Width, locate};
-use super::world::Ram;
+use crate::state::{Outcome, PAGE, PAGES, REGIONS, State, Width, locate};
+use crate::world::Ram;
+use std::fmt;
 use x86_cpu::{Activity, CodeCache, Exit, Segment, TableRegister, Vcpu, cr0, cr4, efer, run, seg, slot};
 
 const PRESENT: u64 = 1;
@@ -54,6 +55,12 @@ pub struct Interpreter {
     cpu: Box<Vcpu>,
     ram: Ram,
     code: CodeCache<Ram>,
+}
+
+impl fmt::Debug for Interpreter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interpreter").field("rip", &self.cpu.rip).finish_non_exhaustive()
+    }
 }
 
 impl Interpreter {

@@ -1,9 +1,9 @@
 //! Random instances of an instruction form: bytes, registers and memory chosen to meet its corners.
 
-use super::initial::random_state;
-use super::rng::Rng;
-use super::state::{CODE, DATA, State, Width, locate};
-use super::values::{Flavour, integer};
+use crate::initial::random_state;
+use crate::rng::Rng;
+use crate::state::{CODE, DATA, State, Width, locate};
+use crate::values::{Flavour, integer};
 use iced_x86::{
     Code, Decoder, DecoderOptions, Encoder, Instruction, Mnemonic, OpCodeOperandKind as Kind, OpKind,
     Register,
@@ -34,7 +34,7 @@ pub const DIRECTION: u64 = 1 << 10;
 pub const ALIGNMENT: u64 = 1 << 18;
 pub const TRAP: u64 = 1 << 8;
 
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Generator {
     pub rng: Rng,
     pub width: Width,
@@ -197,10 +197,10 @@ impl Generator {
             Kind::r16_or_mem | Kind::r16_reg | Kind::r16_rm | Kind::r16_opcode => {
                 register(self, instruction, Register::AX, count);
             }
-            Kind::r32_or_mem | Kind::r32_reg | Kind::r32_rm | Kind::r32_opcode => {
+            Kind::r32_or_mem | Kind::r32_reg | Kind::r32_rm | Kind::r32_opcode | Kind::r32_vvvv => {
                 register(self, instruction, Register::EAX, count);
             }
-            Kind::r64_or_mem | Kind::r64_reg | Kind::r64_rm | Kind::r64_opcode => {
+            Kind::r64_or_mem | Kind::r64_reg | Kind::r64_rm | Kind::r64_opcode | Kind::r64_vvvv => {
                 register(self, instruction, Register::RAX, count);
             }
             Kind::mm_or_mem | Kind::mm_reg | Kind::mm_rm => register(self, instruction, Register::MM0, 8),
@@ -330,10 +330,19 @@ pub fn decode(width: Width, bytes: &[u8], ip: u64) -> Vec<Instruction> {
 
 /// The linear address of the memory operand of `instruction`, if it has one of the ModRM kind.
 pub fn linear_address(instruction: &Instruction, state: &State) -> Option<u64> {
+    address(instruction, state, state.fs_base, state.gs_base)
+}
+
+/// The address of the memory operand of `instruction` before a segment base is added, if it has one of the ModRM kind.
+pub fn effective_address(instruction: &Instruction, state: &State) -> Option<u64> {
+    address(instruction, state, 0, 0)
+}
+
+fn address(instruction: &Instruction, state: &State, fs_base: u64, gs_base: u64) -> Option<u64> {
     let operand = (0..instruction.op_count()).find(|i| instruction.op_kind(*i) == OpKind::Memory)?;
     instruction.try_virtual_address(operand, 0, |register, _, _| match register {
-        Register::FS => Some(state.fs_base),
-        Register::GS => Some(state.gs_base),
+        Register::FS => Some(fs_base),
+        Register::GS => Some(gs_base),
         _ if register.is_segment_register() => Some(0),
         _ => {
             let value = state.gpr.get(register.full_register().number())?;

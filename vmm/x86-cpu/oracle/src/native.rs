@@ -4,20 +4,13 @@
 //! and from then on executes what the test puts into its code pages, with the registers the test gives it, until it
 //! meets an INT3 or a fault. Faults are seen as the signals they would become; none is ever delivered.
 
-use super::state::{CODE, Outcome, PAGE, PAGES, REGIONS, State, Width};
-use std::fs::{self, Permissions};
-use std::io::{self, Error};
+use crate::state::{CODE, Outcome, PAGE, PAGES, REGIONS, State, Width};
+use std::fs::File;
+use std::io::{self, Error, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::ptr::{NonNull, null_mut};
-use std::sync::Mutex;
-
-/// One thread at a time writes and starts the stub: a descriptor open for writing in a sibling's child would make the
-/// kernel refuse to execute it.
-static STARTING: Mutex<()> = Mutex::new(());
 
 const INT3: u8 = 0xcc;
 const SYSCALL_INT3: [u8; 3] = [0x0f, 0x05, INT3];
@@ -87,13 +80,15 @@ fn stub_program() -> Vec<u8> {
     elf
 }
 
+/// Starts the stub from a file that exists in memory only.
 fn spawn_stub() -> io::Result<Child> {
-    let _guard = STARTING.lock().map_err(|_| Error::other("another thread failed to start its child"))?;
-    let name = format!("native-stub-{}-{:?}", std::process::id(), std::thread::current().id());
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-    fs::write(&path, stub_program())?;
-    fs::set_permissions(&path, Permissions::from_mode(0o700))?;
-    let mut command = Command::new(&path);
+    // SAFETY: a plain system call; the descriptor is new and owned here.
+    let mut file = unsafe {
+        let fd = check(libc::memfd_create(c"native-stub".as_ptr(), libc::MFD_CLOEXEC).into())?;
+        File::from_raw_fd(fd as i32)
+    };
+    file.write_all(&stub_program())?;
+    let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).env_clear();
     // SAFETY: the closure makes two system calls and touches no memory but its own.
     unsafe {
@@ -102,9 +97,7 @@ fn spawn_stub() -> io::Result<Child> {
             check(libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0)).map(|_| ())
         });
     }
-    let child = command.spawn();
-    fs::remove_file(&path)?;
-    child
+    command.spawn()
 }
 
 /// Keeps this thread, and with it its child, on one processor: a switch between them then needs no interrupt.
@@ -257,7 +250,7 @@ impl Native {
 
     /// Has the child execute POPFQ, which alone can clear NT and ID.
     fn clear_sticky_flags(&mut self) -> io::Result<()> {
-        let stack = super::state::STACK;
+        let stack = crate::state::STACK;
         let slot = stack.first * PAGE;
         let image = self.image();
         let mut saved = ([0; 2], [0; 8]);

@@ -1,6 +1,6 @@
 //! Operand values worth trying: limits, powers of two, and the corners of the floating-point formats.
 
-use super::rng::Rng;
+use crate::rng::Rng;
 use iced_x86::MemorySize;
 
 /// What the elements of an operand are.

@@ -1,9 +1,9 @@
 //! Random states to start from.
 
-use super::generate::{ALIGNMENT, DIRECTION, RSP};
-use super::rng::Rng;
-use super::state::{CODE, Fpu, STACK, State, Width};
-use super::values::{Flavour, extended, integer};
+use crate::generate::{ALIGNMENT, DIRECTION, RSP};
+use crate::rng::Rng;
+use crate::state::{CODE, Fpu, STACK, State, Width};
+use crate::values::{Flavour, extended, integer};
 
 /// The flags that may be set at the start of a case: all arithmetic ones, and IF as user code always has it.
 const ARITHMETIC: u64 = 0x8d5;

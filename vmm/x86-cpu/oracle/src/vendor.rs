@@ -1,0 +1,199 @@
+//! Where processors of other vendors differ from the Intel processor that the interpreter presents, as far as user code can
+//! tell. The table is the only place that knows the host's vendor: what is in it is not compared on such a host, all else is
+//! compared everywhere. (What is left open between processors of one vendor too is in [`compare`](crate::compare).)
+
+use crate::compare::Undefined;
+use crate::generate::{RDI, RSI, RSP, effective_address};
+use crate::state::{State, Width};
+use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+use std::arch::x86_64::__cpuid;
+use std::sync::LazyLock;
+
+/// Maker of the host's processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vendor {
+    Intel,
+    /// AMD, and Hygon, whose processors are AMD's.
+    Amd,
+    Other,
+}
+
+static HOST: LazyLock<Vendor> = LazyLock::new(|| {
+    let leaf = __cpuid(0);
+    let mut name = [0; 12];
+    for (part, word) in name.chunks_exact_mut(4).zip([leaf.ebx, leaf.edx, leaf.ecx]) {
+        part.copy_from_slice(&word.to_le_bytes());
+    }
+    match &name {
+        b"GenuineIntel" => Vendor::Intel,
+        b"AuthenticAMD" | b"HygonGenuine" => Vendor::Amd,
+        _ => Vendor::Other,
+    }
+});
+
+/// Maker of this host's processor.
+pub fn host() -> Vendor {
+    *HOST
+}
+
+/// A documented or observed difference.
+#[derive(Debug)]
+struct Difference {
+    /// Whose processors behave unlike Intel's.
+    vendor: Vendor,
+    /// What they do, and where it is written.
+    what: &'static str,
+    applies: fn(&Instruction, &State) -> bool,
+    /// Opens what may differ.
+    open: fn(&mut Undefined, &Instruction, &State),
+}
+
+/// Forms that only fault on other vendors' processors, or that fault differently there.
+static OTHER_FORMS: &[(Vendor, &str, Width, &[Code])] = &[
+    (
+        Vendor::Amd,
+        "0F 0D with a register is #UD on AMD (APM volume 3, PREFETCH), a no-operation on Intel",
+        Width::Bits64,
+        RESERVED_NOP_0F0D,
+    ),
+    (
+        Vendor::Amd,
+        "0F 0D with a register is #UD on AMD (APM volume 3, PREFETCH), a no-operation on Intel",
+        Width::Bits32,
+        RESERVED_NOP_0F0D,
+    ),
+    (
+        Vendor::Amd,
+        "SYSRET in compatibility mode is #UD on Intel (SDM volume 2), legal for the kernel on AMD (APM volume 3)",
+        Width::Bits32,
+        &[Code::Sysretd],
+    ),
+];
+
+static RESERVED_NOP_0F0D: &[Code] =
+    &[Code::Reservednop_rm16_r16_0F0D, Code::Reservednop_rm32_r32_0F0D, Code::Reservednop_rm64_r64_0F0D];
+
+static PUSH_SEGMENT_32: &[Code] =
+    &[Code::Pushd_ES, Code::Pushd_CS, Code::Pushd_SS, Code::Pushd_DS, Code::Pushd_FS, Code::Pushd_GS];
+
+static DIFFERENCES: &[Difference] = &[
+    Difference {
+        vendor: Vendor::Amd,
+        what: "PUSH of a segment register with a 32-bit operand writes 4 bytes (APM volume 3, PUSH), 2 on Intel (SDM volume 2)",
+        applies: |instruction, _| PUSH_SEGMENT_32.contains(&instruction.code()),
+        open: |undefined, _, before| {
+            let sp = before.gpr[RSP];
+            undefined.completed.memory.push(sp.wrapping_sub(2)..sp);
+        },
+    },
+    Difference {
+        vendor: Vendor::Amd,
+        what: "a fault within repeated CMPS or SCAS leaves the flags of the last comparison; Intel restores those from before \
+               (SDM volume 2, REP)",
+        applies: |instruction, _| {
+            let repeats = instruction.has_rep_prefix() || instruction.has_repne_prefix();
+            repeats && (compares(instruction.mnemonic()) || scans(instruction.mnemonic()))
+        },
+        open: |undefined, instruction, _| undefined.open_flags_at(instruction.ip(), Undefined::ARITHMETIC),
+    },
+    Difference {
+        vendor: Vendor::Amd,
+        what: "an x87 store looks at its operand's address before it computes: a memory fault comes before an unmasked \
+               numeric exception (observed)",
+        applies: |instruction, before| {
+            stores_x87(instruction.mnemonic())
+                && instruction.op0_kind() == OpKind::Memory
+                && !before.fpu.control & 0x3f != 0
+        },
+        open: |undefined, _, _| undefined.host_may_fault = true,
+    },
+    Difference {
+        vendor: Vendor::Amd,
+        what: "an effective address that is not canonical is #GP or #SS, even if the segment base makes it so (observed)",
+        applies: |instruction, before| {
+            effective_addresses(instruction, before).any(|address| !is_canonical(address))
+        },
+        open: |undefined, _, _| undefined.either.extend([(13, 14), (12, 14), (13, 17), (12, 17)]),
+    },
+    Difference {
+        vendor: Vendor::Amd,
+        what: "MOVSXD with a 16-bit operand reads 32 bits of memory (observed); Intel reads 16 (SDM volume 2, MOVSXD)",
+        applies: |instruction, _| instruction.code() == Code::Movsxd_r16_rm16,
+        open: |undefined, _, _| undefined.host_may_fault = true,
+    },
+    Difference {
+        vendor: Vendor::Amd,
+        what: "DPPS and DPPD add their products in another order, which shows in whose NaN is returned (SDM volume 2, DPPS: \
+               the order is left to the implementation)",
+        applies: |instruction, _| matches!(instruction.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd),
+        open: |undefined, instruction, _| {
+            undefined.nan_lanes = if instruction.mnemonic() == Mnemonic::Dpps { 32 } else { 64 };
+        },
+    },
+];
+
+/// The addresses of the memory operands of `instruction` before a segment base is added.
+fn effective_addresses(instruction: &Instruction, before: &State) -> impl Iterator<Item = u64> {
+    let string = (0..instruction.op_count()).filter_map(|i| match instruction.op_kind(i) {
+        OpKind::MemorySegRSI => Some(before.gpr[RSI]),
+        OpKind::MemorySegRDI | OpKind::MemoryESRDI => Some(before.gpr[RDI]),
+        _ => None,
+    });
+    effective_address(instruction, before).into_iter().chain(string)
+}
+
+fn is_canonical(address: u64) -> bool {
+    (address as i64) << 16 >> 16 == address as i64
+}
+
+fn compares(mnemonic: Mnemonic) -> bool {
+    matches!(mnemonic, Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq)
+}
+
+fn scans(mnemonic: Mnemonic) -> bool {
+    matches!(mnemonic, Mnemonic::Scasb | Mnemonic::Scasw | Mnemonic::Scasd | Mnemonic::Scasq)
+}
+
+fn stores_x87(mnemonic: Mnemonic) -> bool {
+    matches!(
+        mnemonic,
+        Mnemonic::Fst
+            | Mnemonic::Fstp
+            | Mnemonic::Fist
+            | Mnemonic::Fistp
+            | Mnemonic::Fisttp
+            | Mnemonic::Fbstp
+    )
+}
+
+/// Why `code` is not compared on this host for its vendor, if so.
+pub fn exclusion(code: Code, width: Width) -> Option<&'static str> {
+    let host = host();
+    OTHER_FORMS
+        .iter()
+        .find(|(vendor, _, in_width, codes)| *vendor == host && *in_width == width && codes.contains(&code))
+        .map(|(_, reason, _, _)| *reason)
+}
+
+/// Opens in `undefined` what this host does unlike Intel's processors in `instruction` from the state `before`.
+pub fn open(undefined: &mut Undefined, instruction: &Instruction, before: &State) {
+    let host = host();
+    for difference in DIFFERENCES {
+        if difference.vendor == host && (difference.applies)(instruction, before) {
+            (difference.open)(undefined, instruction, before);
+        }
+    }
+}
+
+/// Whether what `code` leaves is the same on this host whatever else is known of it, so that other instructions may follow.
+pub fn suits_sequences(code: Code) -> bool {
+    host() != Vendor::Amd || code != Code::Movsxd_r16_rm16 && !PUSH_SEGMENT_32.contains(&code)
+}
+
+/// The differences that were not compared on this host, one a line.
+pub fn summary() -> String {
+    let host = host();
+    let rules = DIFFERENCES.iter().filter(|rule| rule.vendor == host).map(|rule| rule.what);
+    let lines: String = rules.map(|what| format!("  not compared on this host: {what}\n")).collect();
+    format!("host's processor: {host:?}\n{lines}")
+}

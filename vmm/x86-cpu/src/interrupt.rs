@@ -1,5 +1,6 @@
 //! Delivery of exceptions and interrupts (SDM volume 3, chapter 6).
 
+use crate::debug::dr7;
 use crate::exec::system::descriptor::{Descriptor, index_of, is_null, kind};
 use crate::fault::Fault;
 use crate::flags::bits;
@@ -10,6 +11,7 @@ use crate::world::World;
 /// delivery of #AC raise #AC for ever.)
 const MAX_NESTED: u32 = 16;
 
+const DEBUG: u8 = 1;
 const PAGE_FAULT: u8 = 14;
 const DOUBLE_FAULT: u8 = 8;
 
@@ -41,9 +43,11 @@ impl Event {
     fn gate_code(self) -> u16 {
         u16::from(self.vector) << 3 | 2 | self.ext()
     }
-    /// RFLAGS as pushed: RF is set for faults, so that an instruction breakpoint does not fire again.
+    /// RFLAGS as pushed: RF is set for faults, so that an instruction breakpoint does not fire again; for others it is as
+    /// the run loop left it (SDM volume 3, 18.3.1.1).
     fn flags_image(self, cpu: &Vcpu) -> u64 {
-        let is_fault = self.source == Source::Exception && !matches!(self.vector, 1 | 3 | 4 | DOUBLE_FAULT);
+        let is_fault =
+            self.source == Source::Exception && !matches!(self.vector, DEBUG | 3 | 4 | DOUBLE_FAULT);
         cpu.rflags() | if is_fault { bits::RF } else { 0 }
     }
 }
@@ -105,7 +109,10 @@ pub(crate) fn software<W: World>(cpu: &mut Vcpu, world: &mut W, vector: u8, next
 /// # Errors
 /// As [`software`].
 pub(crate) fn debug_trap<W: World>(cpu: &mut Vcpu, world: &mut W, next: u64) -> Result<(), Fault> {
-    deliver(cpu, world, Event::exception(Fault::DB), next)
+    deliver(cpu, world, Event::exception(Fault::DB), next)?;
+    // Debug traps that waited behind a load of SS are reported with it.
+    cpu.dr[6] |= std::mem::take(&mut cpu.debug.pending);
+    Ok(())
 }
 
 fn deliver_or_nest<W: World>(cpu: &mut Vcpu, world: &mut W, first: Event) {
@@ -140,6 +147,11 @@ fn deliver<W: World>(cpu: &mut Vcpu, world: &mut W, event: Event, next: u64) -> 
     delivered.map_err(|fault| fault.resolve(true))?;
     cpu.inhibit_at = u64::MAX;
     cpu.trap_inhibit_at = u64::MAX;
+    cpu.activity = Activity::Running;
+    if event.vector == DEBUG && event.source == Source::Exception {
+        cpu.dr[7] &= !dr7::GD;
+        cpu.msr.debug_ctl = 0;
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 mod block;
 mod code_pages;
 mod cpuid;
+mod debug;
 mod decode;
 mod exec;
 mod fault;
@@ -29,6 +30,7 @@ mod world;
 pub use block::{AddressKind, Op, OpFn};
 pub use code_pages::CodePages;
 pub use cpuid::{CRYSTAL_HZ, TSC_PER_CRYSTAL};
+pub use debug::Debug;
 pub use fault::Fault;
 pub use memory::Word;
 pub use mode::{CodeSize, Mode};

@@ -245,6 +245,16 @@ impl Default for Msrs {
     }
 }
 
+/// IA32_DEBUGCTL.BTF: the trap flag steps from branch to branch.
+const BRANCH_STEP: u64 = 1 << 1;
+
+impl Msrs {
+    /// Whether single steps go from branch to branch (IA32_DEBUGCTL.BTF).
+    pub(crate) fn steps_branches(&self) -> bool {
+        self.debug_ctl & BRANCH_STEP != 0
+    }
+}
+
 impl Vcpu {
     /// The time stamp counter at the running instruction: one tick is one instruction retired and 1 ns of virtual time.
     #[must_use]

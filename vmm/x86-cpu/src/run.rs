@@ -1,6 +1,7 @@
 //! The execution loop: finds blocks, runs their operations, delivers what interrupts them.
 
 use crate::block::{Block, Link};
+use crate::debug::dr6;
 use crate::decode::decode_block;
 use crate::fault::Fault;
 use crate::flags::bits;
@@ -294,6 +295,18 @@ pub fn run<W: World>(
             return (Exit::Deadline, cpu.block_clock);
         }
 
+        if cpu.debug.code && cpu.system_flags & bits::RF == 0 && !cpu.stack_load_shadow() {
+            let met = cpu.code_breakpoints();
+            if met != 0 {
+                from = None;
+                barren += 1;
+                debug_exception(cpu, world, met);
+                if barren > MAX_BARREN_EXCEPTIONS || cpu.activity != Activity::Running {
+                    return (leave(cpu), cpu.block_clock);
+                }
+                continue;
+            }
+        }
         let mut number = match find(cpu, world, code) {
             Ok(number) => number,
             Err(fault) => {
@@ -312,13 +325,18 @@ pub fn run<W: World>(
             previous.links[link] = Link { epoch: cpu.epoch, rip: cpu.rip, block: number };
         }
 
+        // RF serves one instruction, from the check above on (SDM volume 3, 18.3.1.1).
+        cpu.system_flags &= !bits::RF;
         let trap = cpu.system_flags & bits::TF != 0;
+        single |= cpu.debug.code && cpu.breaks_within(&code.blocks[number as usize]);
+        let alone = single || cpu.debug.code;
+        let first = cpu.rip;
         let ended = loop {
             let block = &code.blocks[number as usize];
             let start = cpu.rip;
             let budget = if single { 1 } else { until - cpu.block_clock };
             let ended = run_block(cpu, world, block, budget);
-            if !matches!(ended, Ended::Plainly) || single || cpu.block_clock >= until {
+            if !matches!(ended, Ended::Plainly) || alone || cpu.block_clock >= until {
                 break ended;
             }
             let taken = usize::from(cpu.rip != start.wrapping_add(u64::from(block.len)));
@@ -334,22 +352,30 @@ pub fn run<W: World>(
             Ended::Faulted(raised, done) => {
                 barren = if done == 0 { barren + 1 } else { 1 };
                 if raised.is_restart() {
-                    cpu.attention = true;
-                    return (Exit::Attention, cpu.block_clock);
+                    // What comes between two iterations saves RF set.
+                    cpu.system_flags |= bits::RF;
+                    let step = if trap && !cpu.msr.steps_branches() { dr6::BS } else { 0 };
+                    let bits = std::mem::take(&mut cpu.debug.pending) | step;
+                    if bits != 0 {
+                        debug_exception(cpu, world, bits);
+                    } else {
+                        cpu.attention = true;
+                    }
+                } else {
+                    let op = code.blocks[number as usize].ops.get(done as usize);
+                    let stack = op.is_some_and(|op| usize::from(op.seg) == seg::SS);
+                    cpu.debug.pending = 0;
+                    crate::interrupt::raise(cpu, world, raised.resolve(stack));
                 }
-                let op = code.blocks[number as usize].ops.get(done as usize);
-                let stack = op.is_some_and(|op| usize::from(op.seg) == seg::SS);
-                if done != 0 {
-                    cpu.system_flags &= !bits::RF;
-                }
-                crate::interrupt::raise(cpu, world, raised.resolve(stack));
             }
             Ended::Plainly | Ended::Early => {
                 barren = 0;
-                cpu.system_flags &= !bits::RF;
-                if trap && cpu.trap_inhibit_at != cpu.block_clock {
-                    cpu.dr[6] |= 1 << 14;
-                    crate::interrupt::raise(cpu, world, Fault::DB);
+                if trap && steps(cpu, &code.blocks[number as usize], first) {
+                    cpu.debug.pending |= dr6::BS;
+                }
+                if cpu.debug.pending != 0 && !cpu.stack_load_shadow() {
+                    let bits = std::mem::take(&mut cpu.debug.pending);
+                    debug_exception(cpu, world, bits);
                 }
             }
         }
@@ -363,6 +389,20 @@ pub fn run<W: World>(
             return (leave(cpu), cpu.block_clock);
         }
     }
+}
+
+/// Whether the instruction that `block` began with at `start` is followed by a single-step trap; with DEBUGCTL.BTF only a
+/// branch is (SDM volume 3, 18.4.3).
+#[cold]
+fn steps<W: World>(cpu: &Vcpu, block: &Block<W>, start: u64) -> bool {
+    cpu.trap_inhibit_at != cpu.block_clock && (!cpu.msr.steps_branches() || block.branched(start, cpu.rip))
+}
+
+/// Raises #DB for the reasons `bits` of DR6.
+#[cold]
+fn debug_exception<W: World>(cpu: &mut Vcpu, world: &mut W, bits: u64) {
+    cpu.dr[6] |= bits;
+    crate::interrupt::raise(cpu, world, Fault::DB);
 }
 
 /// Prepares a run: everything outside may have changed since the last one.
@@ -418,7 +458,6 @@ fn take_interrupts<W: World>(cpu: &mut Vcpu, world: &mut W) -> Taken {
     }
     let held = cpu.inhibit_at == cpu.block_clock;
     if !cpu.nmi_blocked && !held && world.take_nmi(cpu.id) {
-        cpu.activity = Activity::Running;
         cpu.nmi_blocked = true;
         crate::interrupt::external(cpu, world, 2);
     }
@@ -428,7 +467,6 @@ fn take_interrupts<W: World>(cpu: &mut Vcpu, world: &mut W) -> Taken {
             return Taken::Held;
         }
         if let Some(vector) = world.acknowledge_interrupt(cpu.id, cpu.block_clock) {
-            cpu.activity = Activity::Running;
             crate::interrupt::external(cpu, world, vector);
         }
     }

@@ -219,6 +219,8 @@ pub struct Vcpu {
     pub cr4: u64,
     pub efer: u64,
     pub dr: [u64; 8],
+    /// What the debug registers amount to, and debug exceptions under way.
+    pub debug: crate::debug::Debug,
     pub xmm: [u128; 16],
     pub mxcsr: u32,
     pub x87: X87,
@@ -269,6 +271,7 @@ impl Vcpu {
             cr4: 0,
             efer: 0,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            debug: crate::debug::Debug::default(),
             xmm: [0; 16],
             mxcsr: 0x1f80,
             x87: X87::default(),

@@ -196,6 +196,7 @@ fn elements<K: Kind, T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>
             && cpu.mode.is_64()
             && address_size == 8
             && !W::HOOKED
+            && !cpu.single_steps()
         {
             done = K::bulk::<T, W>(cpu, world, from, to, count.min(left))?;
         }
@@ -218,8 +219,8 @@ fn elements<K: Kind, T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>
         if K::COMPARES && cpu.flags.zf() == (op.dst == REPEAT_WHILE_NOT_EQUAL) {
             return Ok(());
         }
-        // A device was touched: let it act before the next element.
-        if cpu.attention && cpu.index_register(reg::RCX, address_size) != 0 {
+        // A device was touched, or a debug trap is due: that comes before the next element.
+        if cpu.stops_between_iterations() && cpu.index_register(reg::RCX, address_size) != 0 {
             return Err(Fault::RESTART);
         }
     }

@@ -90,6 +90,9 @@ impl Vcpu {
     /// As [`Vcpu::load`], without alignment check.
     pub fn load_bytes<W: World>(&mut self, world: &mut W, linear: u64, data: &mut [u8]) -> Result<(), Fault> {
         let targets = self.targets(world, linear, data.len(), Access::Read, self.tlb.context)?;
+        if self.debug.data {
+            self.watch_data(linear, data.len(), false);
+        }
         self.read_targets(world, targets, data);
         Ok(())
     }
@@ -100,6 +103,9 @@ impl Vcpu {
     /// As [`Vcpu::store`], without alignment check.
     pub fn store_bytes<W: World>(&mut self, world: &mut W, linear: u64, data: &[u8]) -> Result<(), Fault> {
         let targets = self.targets(world, linear, data.len(), Access::Write, self.tlb.context)?;
+        if self.debug.data {
+            self.watch_data(linear, data.len(), true);
+        }
         self.write_targets(world, targets, data);
         Ok(())
     }
@@ -152,7 +158,10 @@ impl Vcpu {
     ) -> Result<Option<u64>, Fault> {
         let access = if write { Access::Write } else { Access::Read };
         let target = self.targets(world, linear, 1, access, self.tlb.context)?[0];
-        let direct = !W::HOOKED && target.host.is_some() && self.tlb.context != Context::UserAligned;
+        let direct = !W::HOOKED
+            && target.host.is_some()
+            && self.tlb.context != Context::UserAligned
+            && !self.debug.data;
         Ok(direct.then_some(target.phys))
     }
 
@@ -234,6 +243,9 @@ impl Vcpu {
         self.check_alignment::<T>(linear)?;
         let mut data = [0; 16];
         let targets = self.targets(world, linear, T::SIZE, Access::Read, self.tlb.context)?;
+        if self.debug.data {
+            self.watch_data(linear, T::SIZE, false);
+        }
         self.read_targets(world, targets, &mut data[..T::SIZE]);
         Ok(T::truncate(u128::from_le_bytes(data)))
     }
@@ -243,6 +255,9 @@ impl Vcpu {
     fn store_slow<T: Word, W: World>(&mut self, world: &mut W, linear: u64, value: T) -> Result<(), Fault> {
         self.check_alignment::<T>(linear)?;
         let targets = self.targets(world, linear, T::SIZE, Access::Write, self.tlb.context)?;
+        if self.debug.data {
+            self.watch_data(linear, T::SIZE, true);
+        }
         self.write_targets(world, targets, &value.extend().to_le_bytes()[..T::SIZE]);
         Ok(())
     }
@@ -300,6 +315,7 @@ impl Vcpu {
             }
             self.fill(world, linear, access, context)?;
         }
+        let watched = self.debug.data && self.watches_page(page);
         let entry = self.tlb.entry_in(context, linear);
         // A page that was guarded because it held code, and does no longer, gets its fast path back.
         if access == Access::Write
@@ -307,6 +323,7 @@ impl Vcpu {
             && entry.phys & HOST != 0
             && !W::HOOKED
             && context != Context::UserAligned
+            && !watched
             && !world.code_pages().is_code_page(entry.phys)
         {
             entry.write &= !SLOW;
@@ -329,7 +346,9 @@ impl Vcpu {
         let frame = world.ram_frame(walked.frame);
         let is_code = world.code_pages().is_code_page(walked.frame);
         let page = linear & PAGE_MASK;
-        let slow = if W::HOOKED || frame.is_none() || context == Context::UserAligned { SLOW } else { 0 };
+        let watched = self.debug.data && self.watches_page(page);
+        let slow =
+            if W::HOOKED || frame.is_none() || context == Context::UserAligned || watched { SLOW } else { 0 };
         self.tlb.note_size(linear, walked.size_class);
         let entry = self.tlb.entry_in(context, linear);
         entry.read = page | slow;

@@ -1,4 +1,4 @@
-//! Control and debug registers, and TLB invalidation (SDM volume 3, 2.5 and 4.10).
+//! Control registers and TLB invalidation (SDM volume 3, 2.5 and 4.10).
 
 use super::operand;
 use crate::block::{AddressKind, Op};
@@ -41,15 +41,6 @@ const CR4_MASK: u64 = cr4::TSD
 const CR4_PAGING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP;
 const PDPTE_RESERVED: u64 = !((1 << PHYSICAL_BITS) - 1) | 0x1e6;
 
-const DR6_FIXED: u64 = 0xffff_0ff0;
-const DR6_WRITABLE: u64 = 0xe00f;
-/// DR6.BD.
-const DR6_ACCESS_DETECTED: u64 = 1 << 13;
-const DR7_FIXED: u64 = 1 << 10;
-const DR7_WRITABLE: u64 = 0xffff_23ff;
-/// DR7.GD.
-const DR7_GENERAL_DETECT: u64 = 1 << 13;
-
 pub(crate) fn lower<W: World>(instruction: &Instruction, _: Mode, op: &mut Op<W>) -> Lowered {
     match instruction.code() {
         Code::Mov_r32_cr | Code::Mov_r64_cr => {
@@ -73,18 +64,6 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, _: Mode, op: &mut Op<W>
                 8 => write_cr8,
                 _ => crate::decode::undefined,
             };
-            Lowered::Last
-        }
-        Code::Mov_r32_dr | Code::Mov_r64_dr => {
-            op.dst = gpr(instruction.op0_register());
-            op.src = instruction.op1_register().number() as u8;
-            op.run = if op.src < 8 { read_debug } else { crate::decode::undefined };
-            Lowered::Last
-        }
-        Code::Mov_dr_r32 | Code::Mov_dr_r64 => {
-            op.dst = instruction.op0_register().number() as u8;
-            op.src = gpr(instruction.op1_register());
-            op.run = if op.dst < 8 { write_debug } else { crate::decode::undefined };
             Lowered::Last
         }
         Code::Lmsw_rm16 | Code::Lmsw_r32m16 | Code::Lmsw_r64m16 => {
@@ -166,6 +145,9 @@ impl Vcpu {
             self.check_pdptes(world, self.cr3)?;
         }
         self.cr4 = value;
+        if changed & cr4::DE != 0 {
+            self.update_breakpoints();
+        }
         if changed & CR4_PAGING != 0 {
             self.tlb.flush(false);
             self.new_epoch(world);
@@ -186,28 +168,12 @@ impl Vcpu {
         Ok(())
     }
 
-    /// #DB when debug registers are accessed under DR7.GD; #UD for DR4 and DR5 under CR4.DE. Returns the register.
-    fn debug_register(&mut self, number: u8) -> Result<usize, Fault> {
-        let number = match number {
-            4 | 5 if self.cr4 & cr4::DE != 0 => return Err(Fault::UD),
-            4 | 5 => number + 2,
-            _ => number,
-        };
-        self.require_supervisor()?;
-        if self.dr[7] & DR7_GENERAL_DETECT != 0 {
-            self.dr[6] |= DR6_ACCESS_DETECTED;
-            self.dr[7] &= !DR7_GENERAL_DETECT;
-            return Err(Fault::DB);
-        }
-        Ok(usize::from(number))
-    }
-
     /// A general register as MOV to and from control and debug registers uses it: 64 bits in 64-bit mode, else 32.
-    fn full_register(&self, index: u8) -> u64 {
+    pub(super) fn full_register(&self, index: u8) -> u64 {
         if self.mode.is_64() { self.reg::<u64>(index) } else { u64::from(self.reg::<u32>(index)) }
     }
 
-    fn set_full_register(&mut self, index: u8, value: u64) {
+    pub(super) fn set_full_register(&mut self, index: u8, value: u64) {
         if self.mode.is_64() {
             self.set_reg::<u64>(index, value);
         } else {
@@ -258,26 +224,6 @@ fn write_cr8<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), 
     }
     world.set_task_priority(cpu.id, class as u8);
     cpu.call_attention();
-    Ok(())
-}
-
-fn read_debug<W: World>(cpu: &mut Vcpu, _: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    let number = cpu.debug_register(op.src)?;
-    cpu.set_full_register(op.dst, cpu.dr[number & 7]);
-    Ok(())
-}
-
-fn write_debug<W: World>(cpu: &mut Vcpu, _: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    let number = cpu.debug_register(op.dst)?;
-    let value = cpu.full_register(op.src);
-    if number >= 6 && value >> 32 != 0 {
-        return Err(Fault::GP0);
-    }
-    cpu.dr[number & 7] = match number {
-        6 => value & DR6_WRITABLE | DR6_FIXED,
-        7 => value & DR7_WRITABLE | DR7_FIXED,
-        _ => value,
-    };
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! System instructions: privilege, segments, control registers, ports and what else talks to the machine.
 
 mod control_registers;
+mod debug_registers;
 pub(crate) mod descriptor;
 mod far;
 mod flags;
@@ -28,6 +29,7 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
         flags::lower::<W>,
         syscall::lower::<W>,
         control_registers::lower::<W>,
+        debug_registers::lower::<W>,
         segment::lower::<W>,
         identification::lower::<W>,
         traps::lower::<W>,

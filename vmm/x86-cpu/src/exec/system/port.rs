@@ -86,6 +86,7 @@ fn input<T: Int, const DX: bool, W: World>(cpu: &mut Vcpu, world: &mut W, op: &O
     cpu.require_port(world, port, T::SIZE as u32)?;
     let value = world.io_read(cpu.id, cpu.now(), port, T::SIZE as u8);
     cpu.set_reg(reg::RAX as u8, T::low(u64::from(value)));
+    cpu.watch_port(port, T::SIZE);
     cpu.call_attention();
     Ok(())
 }
@@ -95,6 +96,7 @@ fn output<T: Int, const DX: bool, W: World>(cpu: &mut Vcpu, world: &mut W, op: &
     cpu.require_port(world, port, T::SIZE as u32)?;
     let value = cpu.reg::<T>(reg::RAX as u8).zext() as u32;
     world.io_write(cpu.id, cpu.now(), port, T::SIZE as u8, value);
+    cpu.watch_port(port, T::SIZE);
     cpu.call_attention();
     Ok(())
 }
@@ -119,6 +121,9 @@ fn repeat<W: World>(
         if cpu.index_register(reg::RCX, op.aux) == 0 {
             return Ok(());
         }
+        if cpu.debug.pending != 0 || cpu.single_steps() {
+            break;
+        }
     }
     Err(Fault::RESTART)
 }
@@ -133,6 +138,7 @@ fn input_string<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> 
         cpu.check_write(world, linear, T::SIZE)?;
         let value = world.io_read(cpu.id, cpu.now(), port, T::SIZE as u8);
         cpu.store(world, linear, T::low(u64::from(value)))?;
+        cpu.watch_port(port, T::SIZE);
         cpu.move_index(reg::RDI, op.aux, cpu.index_step(T::SIZE));
         Ok(())
     })
@@ -146,6 +152,7 @@ fn output_string<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) ->
         let linear = cpu.linear(usize::from(op.seg), offset, T::SIZE as u32, false)?;
         let value = cpu.load::<T, W>(world, linear)?;
         world.io_write(cpu.id, cpu.now(), port, T::SIZE as u8, value.zext() as u32);
+        cpu.watch_port(port, T::SIZE);
         cpu.move_index(reg::RSI, op.aux, cpu.index_step(T::SIZE));
         Ok(())
     })

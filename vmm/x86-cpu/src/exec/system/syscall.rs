@@ -1,6 +1,7 @@
 //! Fast system calls (SDM volume 3, 5.8.7 and 5.8.8) and SWAPGS.
 
 use crate::block::Op;
+use crate::debug::dr6;
 use crate::decode::{Lowered, undefined};
 use crate::fault::Fault;
 use crate::flags::bits;
@@ -80,6 +81,11 @@ fn system_return<const LONG: bool, W: World>(cpu: &mut Vcpu, world: &mut W, _: &
     cpu.set_rflags(cpu.gpr[reg::R11] & SYSRET_FLAGS);
     cpu.enter_flat(world, code, base.wrapping_add(8) | 3, 3);
     cpu.rip = target;
+    // Unlike IRET, it is the trap flag that SYSRET leaves which decides on a trap after it.
+    cpu.trap_inhibit_at = cpu.now() + 1;
+    if cpu.single_steps() {
+        cpu.add_pending(dr6::BS);
+    }
     cpu.interrupts_enabled(world);
     Ok(())
 }

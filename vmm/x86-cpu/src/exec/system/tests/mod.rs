@@ -1,6 +1,7 @@
 //! Tests of system instructions and event delivery, by small guest programs.
 
 mod boot;
+mod breakpoints;
 mod delivery;
 mod machine;
 mod paging;

@@ -38,7 +38,7 @@ impl<'a> Status<'a> {
             findings: 0,
             image,
             seed,
-            instructions: Some(outcome.instructions),
+            instructions: outcome.instructions,
             virtual_nanos: Some(outcome.virtual_nanos),
             inputs: outcome.inputs.clone(),
         }

@@ -7,7 +7,7 @@ pub use kick::Kick;
 pub use soft::SoftEngine;
 
 use crate::boot::CpuState;
-use crate::machine::Machine;
+use crate::machine::SharedMachine;
 use devices::bus::{Nanos, PowerRequest};
 
 /// Why an engine came back.
@@ -32,9 +32,9 @@ pub enum Exit {
 /// What an engine has done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Instructions retired by all vCPUs together.
-    pub instructions: u64,
-    /// Virtual time: instructions retired, and the time skipped while all vCPUs were idle.
+    /// Instructions retired by all vCPUs together, if the engine counts them.
+    pub instructions: Option<u64>,
+    /// Virtual time. By the software engine: instructions retired, and the time skipped while all vCPUs were idle.
     pub now: Nanos,
 }
 
@@ -49,17 +49,20 @@ pub enum EngineError {
 ///
 /// [`Engine::create_vcpus`] comes first; the others only after it. State may be read and written only between calls of
 /// [`Engine::run`].
-pub trait Engine {
+pub trait Engine: std::fmt::Debug {
     /// Creates `count` vCPUs: the first starts in state `boot`, the others wait for a start-up IPI.
     ///
     /// # Errors
     /// [`EngineError`] if the engine cannot have that many.
     fn create_vcpus(&mut self, count: u32, boot: &CpuState) -> Result<(), EngineError>;
-    /// Runs until virtual time `until`, or until something needs the machine's owner.
+    /// Runs until virtual time `until`, or until something needs the machine's owner, who must not hold the machine. No
+    /// vCPU executes between calls.
     ///
     /// # Errors
     /// [`EngineError`] if the engine fails.
-    fn run(&mut self, machine: &mut Machine, until: Nanos) -> Result<Exit, EngineError>;
+    fn run(&mut self, machine: &SharedMachine, until: Nanos) -> Result<Exit, EngineError>;
+    /// Whether the interrupt controllers are the engine's: then the machine only collects what its devices signal.
+    fn owns_interrupt_controllers(&self) -> bool;
     /// Moves virtual time on to `to` while all vCPUs are idle.
     fn skip_to(&mut self, to: Nanos);
     /// What makes [`Engine::run`] come back soon, from another thread.

@@ -2,7 +2,7 @@
 
 use super::{Engine, EngineError, Exit, Kick, Progress};
 use crate::boot::CpuState;
-use crate::machine::Machine;
+use crate::machine::{Machine, SharedMachine};
 use crate::memory::layout::{GIB, LOW_RAM_MAX, PCI_WINDOW_64};
 use devices::bus::Nanos;
 use x86_cpu::flags::bits;
@@ -129,7 +129,8 @@ impl Engine for SoftEngine {
         self.set_state(0, boot)
     }
 
-    fn run(&mut self, machine: &mut Machine, until: Nanos) -> Result<Exit, EngineError> {
+    fn run(&mut self, machine: &SharedMachine, until: Nanos) -> Result<Exit, EngineError> {
+        let machine = &mut *machine.lock();
         let outside = self.now.saturating_add(OUTSIDE_INTERVAL);
         loop {
             machine.advance(self.now);
@@ -176,6 +177,10 @@ impl Engine for SoftEngine {
         }
     }
 
+    fn owns_interrupt_controllers(&self) -> bool {
+        false
+    }
+
     fn skip_to(&mut self, to: Nanos) {
         self.skipped += to.saturating_sub(self.now);
         self.now = self.now.max(to);
@@ -186,7 +191,7 @@ impl Engine for SoftEngine {
     }
 
     fn progress(&self) -> Progress {
-        Progress { instructions: self.now - self.skipped, now: self.now }
+        Progress { instructions: Some(self.now - self.skipped), now: self.now }
     }
 
     fn state(&self, cpu: u32) -> Result<CpuState, EngineError> {

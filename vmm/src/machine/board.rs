@@ -2,6 +2,7 @@
 
 use crate::clock::events::Source;
 use crate::clock::{EventId, EventQueue};
+use crate::memory::layout::MESSAGES;
 use crate::memory::{GuestRam, dma};
 use devices::bus::{Nanos, Platform, PowerRequest};
 use devices::dma::{AtomicOp, DmaAttrs, DmaError};
@@ -12,10 +13,21 @@ use x86_cpu::CodePages;
 /// MAXPHYADDR of the vCPUs.
 const PHYSICAL_BITS: u8 = 46;
 
+/// What a device has signalled, for interrupt controllers that an engine owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterruptSignal {
+    /// Global system interrupt `gsi` is driven to `high`.
+    Line { gsi: u32, high: bool },
+    /// A memory write to the interrupt address range.
+    Message { address: u64, data: u32 },
+}
+
 /// Shared state behind the contexts that devices are lent.
 #[derive(Debug, Clone)]
 pub(super) struct Board {
     pub interrupts: Interrupts,
+    /// What devices have signalled while an engine owns the interrupt controllers; else the signals go to `interrupts`.
+    pub delegated: Option<Vec<InterruptSignal>>,
     pub events: EventQueue,
     /// The first request that has not been taken yet.
     pub power: Option<PowerRequest>,
@@ -28,7 +40,26 @@ impl Board {
         let config = InterruptsConfig { cpus, clock: ApicClock::default(), physical_bits: PHYSICAL_BITS };
         let mut interrupts = Interrupts::new(&config);
         interrupts.enter_virtual_wire();
-        Self { interrupts, events: EventQueue::default(), power: None, now: 0 }
+        Self { interrupts, delegated: None, events: EventQueue::default(), power: None, now: 0 }
+    }
+
+    fn set_gsi(&mut self, gsi: u32, high: bool) {
+        match &mut self.delegated {
+            Some(signals) => signals.push(InterruptSignal::Line { gsi, high }),
+            None => self.interrupts.set_gsi(gsi, high),
+        }
+    }
+
+    /// Returns whether `address` is an interrupt's.
+    fn deliver_msi(&mut self, address: u64, data: u32) -> bool {
+        match &mut self.delegated {
+            Some(signals) if MESSAGES.contains(address) => {
+                signals.push(InterruptSignal::Message { address, data });
+                true
+            }
+            Some(_) => false,
+            None => self.interrupts.deliver_msi(address, data),
+        }
     }
 }
 
@@ -43,7 +74,7 @@ impl Platform for PlatformPort<'_> {
         self.board.now
     }
     fn set_irq(&mut self, gsi: u32, high: bool) {
-        self.board.interrupts.set_gsi(gsi, high);
+        self.board.set_gsi(gsi, high);
     }
     fn schedule(&mut self, at: Nanos, token: u32) {
         self.board.events.schedule(at, EventId { source: self.source, token });
@@ -79,7 +110,7 @@ impl Host for PciHost<'_> {
     /// Writes reach RAM at once: there is nothing to wait for.
     fn dma_flush(&mut self, _: Bdf) {}
     fn deliver_msi(&mut self, from: Bdf, address: u64, data: u32) {
-        if !self.board.interrupts.deliver_msi(address, data)
+        if !self.board.deliver_msi(address, data)
             && let Err(error) = dma::write(self.ram, self.code, address, &data.to_le_bytes())
         {
             log::debug!("{from}: interrupt message lost: {error}");
@@ -111,6 +142,23 @@ mod tests {
         let mut word = [0; 4];
         ram.read(0x5000, &mut word).unwrap();
         assert_eq!(u32::from_le_bytes(word), 0xabcd);
+    }
+
+    #[test]
+    fn signals_are_kept_for_controllers_that_are_an_engines() {
+        let ram = GuestRam::new(8 * MIB).unwrap();
+        let (mut code, mut board) = (CodePages::default(), Board::new(1));
+        board.delegated = Some(Vec::new());
+        PlatformPort { source: Source::Platform(0), board: &mut board }.set_irq(4, true);
+        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board };
+        host.deliver_msi(Bdf::new(1, 0, 0), 0xfee0_1000, 0x41);
+        host.deliver_msi(Bdf::new(1, 0, 0), 0x5000, 0xabcd);
+        let message = InterruptSignal::Message { address: 0xfee0_1000, data: 0x41 };
+        assert_eq!(board.delegated, Some(vec![InterruptSignal::Line { gsi: 4, high: true }, message]));
+        assert!(!board.interrupts.has_event(0), "the machine's own hear nothing");
+        let mut word = [0; 4];
+        ram.read(0x5000, &mut word).unwrap();
+        assert_eq!(u32::from_le_bytes(word), 0xabcd, "a message to RAM stays a write");
     }
 
     #[test]

@@ -5,9 +5,12 @@ mod bus;
 pub mod device;
 mod ports;
 mod random;
+mod shared;
 mod world;
 
+pub use board::InterruptSignal;
 pub use device::{DeviceError, DeviceSpec};
+pub use shared::SharedMachine;
 
 use crate::clock::EventId;
 use crate::clock::events::Source;
@@ -118,6 +121,18 @@ impl Machine {
         &mut self.board.interrupts
     }
 
+    /// Leaves the interrupt controllers to the engine: from now on what devices signal is kept for
+    /// [`Machine::take_interrupt_signals`], and the machine's own controllers hear of nothing.
+    pub fn delegate_interrupts(&mut self) {
+        self.board.delegated.get_or_insert_default();
+    }
+
+    /// What devices have signalled since the last call to controllers that are the engine's, in order. To be asked for
+    /// after every access and every [`Machine::advance`].
+    pub fn take_interrupt_signals(&mut self) -> Vec<InterruptSignal> {
+        self.board.delegated.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Virtual time of the next thing that happens by itself.
     #[must_use]
     pub fn next_event(&self) -> Option<Nanos> {
@@ -170,6 +185,12 @@ impl Machine {
     pub fn serial_room(&self, port: Port) -> usize {
         let serial = self.ports.serial(port);
         if serial.requests_to_send() { serial.input_room() } else { 0 }
+    }
+
+    /// Whether the guest has sent anything on a serial port since it was last asked for.
+    #[must_use]
+    pub fn has_serial_output(&self) -> bool {
+        [Port::Console, Port::Channel].into_iter().any(|port| self.ports.serial(port).has_output())
     }
 
     /// What the guest has sent on a serial port since the last call.

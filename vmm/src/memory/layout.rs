@@ -47,6 +47,8 @@ pub const ECAM: Window = Window { start: 0xe000_0000, size: PCI_BUSES as u64 * M
 
 /// Window of the IO-APIC.
 pub const IO_APIC: Window = Window { start: 0xfec0_0000, size: PAGE };
+/// Where a device's write is an interrupt message (SDM volume 3A, 11.11.1).
+pub const MESSAGES: Window = Window { start: 0xfee0_0000, size: MIB };
 /// Page of the local APICs.
 pub const LOCAL_APIC: Window = Window { start: 0xfee0_0000, size: PAGE };
 

@@ -55,6 +55,12 @@ struct Span {
     size: u64,
 }
 
+// SAFETY: the pointer is an address within a mapping that `memory` keeps alive for as long as the span exists; both live
+// in one `GuestRam`. Nothing is read or written through it here.
+unsafe impl Send for Span {}
+// SAFETY: as above; a shared span only gives out the address.
+unsafe impl Sync for Span {}
+
 impl GuestRam {
     /// Maps `size` bytes of zeroed RAM.
     ///

@@ -10,7 +10,7 @@ pub use output::Output;
 use crate::boot::{self, Boot, BootError, InitrdPart, Kernel};
 use crate::engine::{Engine, EngineError, Exit, Kick, SoftEngine};
 use crate::host::{Host, HostEvent};
-use crate::machine::{Machine, MachineConfig, MachineError, Port};
+use crate::machine::{Machine, MachineConfig, MachineError, Port, SharedMachine};
 use devices::bus::{Nanos, PowerRequest};
 use output::Heard;
 use std::path::PathBuf;
@@ -50,8 +50,8 @@ const LONG_WAIT: Duration = Duration::from_secs(3600);
 /// A guest ready to run.
 #[derive(Debug)]
 pub struct Session {
-    machine: Machine,
-    engine: SoftEngine,
+    machine: SharedMachine,
+    engine: Box<dyn Engine>,
     deadline: Nanos,
     command: bool,
     /// End of the grace after a panic.
@@ -75,10 +75,10 @@ impl Session {
         let cpus = config.machine.cpus;
         let boot = Boot { kernel: &kernel, initrd: &config.initrd, command_line: &config.command_line, cpus };
         let state = boot::load(machine.ram(), &boot)?;
-        let mut engine = SoftEngine::new(kick);
+        let mut engine: Box<dyn Engine> = Box::new(SoftEngine::new(kick));
         engine.create_vcpus(cpus, &state)?;
         Ok(Self {
-            machine,
+            machine: SharedMachine::new(machine),
             engine,
             deadline: config.deadline.unwrap_or(Nanos::MAX),
             command: config.command,
@@ -94,7 +94,7 @@ impl Session {
     pub fn run(mut self, host: Option<&Host>, output: &mut Output<'_>) -> Result<Outcome, SessionError> {
         loop {
             let until = self.panic_end.unwrap_or(Nanos::MAX).min(self.deadline);
-            let exit = self.engine.run(&mut self.machine, until)?;
+            let exit = self.engine.run(&self.machine, until)?;
             let ended = self.listen(output);
             let ended =
                 ended.or_else(|| host.and_then(|host| host.inbox().event()).map(Self::stopped_by_host));
@@ -112,13 +112,15 @@ impl Session {
     /// Passes on what the guest has sent.
     fn listen(&mut self, output: &mut Output<'_>) -> Option<Cause> {
         let mut ended = None;
-        if let Some(bytes) = self.machine.serial_output(Port::Console) {
+        let sent = self.machine.lock().serial_output(Port::Console);
+        if let Some(bytes) = sent {
             ended = output.console(&bytes);
             if output.panic_message().is_some() && self.panic_end.is_none() {
                 self.panic_end = Some(self.engine.progress().now.saturating_add(PANIC_GRACE));
             }
         }
-        if let Some(bytes) = self.machine.serial_output(Port::Channel) {
+        let sent = self.machine.lock().serial_output(Port::Channel);
+        if let Some(bytes) = sent {
             ended = ended.or(match output.channel(&bytes) {
                 Heard::Nothing => None,
                 Heard::End(cause) if self.command => Some(cause),
@@ -166,16 +168,18 @@ impl Session {
     /// Gives waiting host input to the console; returns whether there was any.
     fn feed(&mut self, host: Option<&Host>) -> bool {
         let Some(host) = host else { return false };
-        let bytes = host.inbox().take_input(self.machine.serial_room(Port::Console));
+        let mut machine = self.machine.lock();
+        let bytes = host.inbox().take_input(machine.serial_room(Port::Console));
         if bytes.is_empty() {
             return false;
         }
-        let count = self.engine.progress().instructions;
-        log::debug!("{} bytes of console input at instruction {count}", bytes.len());
-        if self.inputs.len() < MAX_INPUTS {
-            self.inputs.push((count, bytes.len()));
+        if let Some(count) = self.engine.progress().instructions {
+            log::debug!("{} bytes of console input at instruction {count}", bytes.len());
+            if self.inputs.len() < MAX_INPUTS {
+                self.inputs.push((count, bytes.len()));
+            }
         }
-        self.machine.serial_input(Port::Console, &bytes);
+        machine.serial_input(Port::Console, &bytes);
         true
     }
 
@@ -188,7 +192,7 @@ impl Session {
             (Some(at), Some(host)) => {
                 if host.interactive() && at > self.engine.progress().now {
                     host.inbox().wait(INTERACTIVE_PAUSE);
-                    if host.inbox().has_input() && self.machine.serial_room(Port::Console) > 0 {
+                    if host.inbox().has_input() && self.machine.lock().serial_room(Port::Console) > 0 {
                         return None;
                     }
                 }
@@ -199,7 +203,7 @@ impl Session {
                 self.engine.skip_to(at);
                 None
             }
-            (None, Some(host)) if self.machine.serial_room(Port::Console) > 0 => {
+            (None, Some(host)) if self.machine.lock().serial_room(Port::Console) > 0 => {
                 host.inbox().wait(LONG_WAIT);
                 None
             }

@@ -116,8 +116,8 @@ impl Cause {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     pub cause: Cause,
-    /// Instructions retired by all vCPUs together.
-    pub instructions: u64,
+    /// Instructions retired by all vCPUs together, if the engine counts them.
+    pub instructions: Option<u64>,
     /// Virtual time at the end.
     pub virtual_nanos: u64,
     /// Host input that entered: at which count of instructions, and how many bytes.

@@ -50,7 +50,7 @@ pub fn run(
             InitrdPart::File(variation.initrd.clone().unwrap_or(image.initrd)),
             InitrdPart::Bytes(guest_images::command_archive(&guest.command)),
         ],
-        command_line,
+        command_line: Some(command_line),
         deadline: None,
         command: true,
     };

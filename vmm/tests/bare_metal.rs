@@ -282,7 +282,7 @@ fn a_second_processor_starts() {
         machine: MachineConfig { memory: 64 << 20, cpus: 2, seed: 1, devices: Vec::new() },
         kernel: kernel.path().to_owned(),
         initrd: Vec::new(),
-        command_line: String::new(),
+        command_line: Some(String::new()),
         deadline: Some(1_000_000_000),
         command: false,
     };

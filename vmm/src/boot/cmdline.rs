@@ -2,6 +2,8 @@
 
 use super::place::COMMAND_LINE_SIZE;
 
+/// What Linux needs to use its console, if no command line is given.
+pub const DEFAULT: &str = "console=ttyS0";
 /// Has the kernel start our init from the initial RAM file system.
 pub const OUR_INIT: &str = "rdinit=/staleline/init";
 

@@ -1,6 +1,6 @@
 //! The processor's state at the kernel's first instruction.
 
-use super::place;
+use super::{multiboot, place};
 use crate::memory::GuestRam;
 use crate::memory::ram::NotRam;
 use x86_cpu::{Segment, TableRegister, cr0, cr4, efer, reg, seg};
@@ -12,6 +12,8 @@ pub enum Entry {
     Pvh(u32),
     /// 64-bit mode, memory mapped one to one, RSI at the zero page (boot.rst, "64-bit boot protocol").
     Long(u64),
+    /// 32-bit protected mode with EAX at the magic number and EBX at the information (Multiboot 0.6.96, 3.2).
+    Multiboot(u32),
     /// 32-bit protected mode with ESI at the zero page (boot.rst, "32-bit boot protocol").
     Protected(u32),
 }
@@ -49,6 +51,7 @@ const ATTR_TASK: u16 = 0x008b;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProtectedProtocol {
     Pvh,
+    Multiboot,
     Linux,
 }
 
@@ -95,6 +98,10 @@ pub(super) fn protected_mode(
     let mut state = state(ram, rip.into(), ATTR_CODE_32)?;
     match protocol {
         ProtectedProtocol::Pvh => state.gpr[reg::RBX] = place::PVH_START_INFO,
+        ProtectedProtocol::Multiboot => {
+            state.gpr[reg::RAX] = multiboot::MAGIC;
+            state.gpr[reg::RBX] = place::MULTIBOOT_INFO;
+        }
         ProtectedProtocol::Linux => state.gpr[reg::RSI] = place::ZERO_PAGE,
     }
     Ok(state)
@@ -160,6 +167,9 @@ mod tests {
         let ram = GuestRam::new(16 * MIB).unwrap();
         let pvh = protected_mode(&ram, 0x100_0000, ProtectedProtocol::Pvh).unwrap();
         assert_eq!((pvh.gpr[reg::RBX], pvh.cr0 & cr0::PG), (place::PVH_START_INFO, 0));
+        let multiboot = protected_mode(&ram, 0x100_0000, ProtectedProtocol::Multiboot).unwrap();
+        assert_eq!(multiboot.gpr[reg::RAX], 0x2bad_b002);
+        assert_eq!((multiboot.gpr[reg::RBX], multiboot.cr0 & 1), (place::MULTIBOOT_INFO, 1));
         let linux = protected_mode(&ram, 0x100_0000, ProtectedProtocol::Linux).unwrap();
         assert_eq!(linux.gpr[reg::RSI], place::ZERO_PAGE);
     }

@@ -1,12 +1,13 @@
 //! A kernel file, whatever its format: what it needs, where it goes, how it is entered.
 
 use super::bzimage::{self, BzImage};
-use super::elf::Elf;
+use super::elf::{self, Elf};
 use super::unpack::UnpackError;
-use super::{BootError, Entry, read_file};
+use super::{BootError, Entry, cmdline, multiboot, place, read_file};
 use crate::memory::GuestRam;
 use crate::memory::layout::FIRMWARE_END;
 use linux_loader::loader::bootparam::setup_header;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Why a file cannot be booted. Reads after "kernel FILE: ".
@@ -16,8 +17,18 @@ pub enum KernelError {
     Truncated { needed: u64, size: u64 },
     #[error("it is not for x86-64: {0}")]
     NotX86(String),
-    #[error("it is neither a bzImage nor an ELF file")]
+    #[error("it is neither a bzImage nor an ELF file, and has no multiboot header in its first 8192 bytes")]
     Unknown,
+    #[error("its multiboot header requires what this boot loader does not know (flags {0:#x})")]
+    MultibootFlags(u32),
+    #[error("the addresses in its multiboot header are wrong: {0}")]
+    MultibootAddresses(&'static str),
+    #[error(
+        "it is a 32-bit ELF file without a multiboot header in its first 8192 bytes and without a PVH note"
+    )]
+    No32BitEntry,
+    #[error("it loads at {0:#x}, where the boot information lies")]
+    Occupied(u64),
     #[error("it is {0}")]
     NotBootable(&'static str),
     #[error(transparent)]
@@ -28,11 +39,20 @@ pub enum KernelError {
 const DEFAULT_COMMAND_LINE_MAX: u32 = 2047;
 const DEFAULT_INITRD_MAX: u32 = 0x7fff_ffff;
 
+/// Linux is never loaded below 1 MiB.
+fn check_above_firmware(elf: &Elf) -> Result<(), KernelError> {
+    if elf.ranges().any(|range| range.start < FIRMWARE_END) {
+        return Err(KernelError::NotBootable("an ELF file that loads below 1 MiB"));
+    }
+    Ok(())
+}
+
 /// A kernel that has been read and understood.
 #[derive(Debug)]
 pub struct Kernel {
     path: PathBuf,
     header: Option<setup_header>,
+    entry: Entry,
     body: Body,
 }
 
@@ -42,12 +62,11 @@ enum Body {
         image: Vec<u8>,
         elf: Elf,
     },
-    /// A bzImage that unpacks itself.
+    /// Loaded as it is: a bzImage that unpacks itself, a multiboot kernel with addresses.
     Flat {
         image: Vec<u8>,
         address: u64,
         init_size: u64,
-        entry: Entry,
     },
 }
 
@@ -63,11 +82,21 @@ impl Kernel {
 
     fn parse(path: &Path, file: Vec<u8>) -> Result<Self, KernelError> {
         let path = path.to_owned();
-        if file.starts_with(b"\x7fELF") {
-            let elf = Elf::parse(&file)?;
-            return Ok(Self { path, header: None, body: Body::Elf { image: file, elf } });
+        let is_bzimage = bzimage::is_bzimage(&file);
+        if let Some(header) = if is_bzimage { None } else { multiboot::find(&file)? } {
+            return Self::parse_multiboot(path, file, header);
         }
-        if !bzimage::is_bzimage(&file) {
+        if elf::is_elf(&file) {
+            let elf = Elf::parse(&file)?;
+            let entry = match elf.pvh_entry {
+                Some(address) => Entry::Pvh(address),
+                None if elf.is_64_bit() => Entry::Long(elf.entry),
+                None => return Err(KernelError::No32BitEntry),
+            };
+            check_above_firmware(&elf)?;
+            return Ok(Self { path, header: None, entry, body: Body::Elf { image: file, elf } });
+        }
+        if !is_bzimage {
             return Err(match file.get(0x38..0x3c) {
                 Some(b"ARM\x64") => KernelError::NotX86("an AArch64 Image".into()),
                 Some(b"RSC\x05") => KernelError::NotX86("a RISC-V Image".into()),
@@ -79,7 +108,11 @@ impl Kernel {
         let header = Some(bzimage.header);
         if let Some(image) = bzimage.unpack()? {
             let elf = Elf::parse(&image)?;
-            return Ok(Self { path, header, body: Body::Elf { image, elf } });
+            if !elf.is_64_bit() {
+                return Err(KernelError::NotX86("a bzImage with a 32-bit kernel".into()));
+            }
+            check_above_firmware(&elf)?;
+            return Ok(Self { path, header, entry: Entry::Long(elf.entry), body: Body::Elf { image, elf } });
         }
         log::info!("{}: no payload to unpack: the kernel unpacks itself", path.display());
         let address = bzimage.load_address();
@@ -93,8 +126,46 @@ impl Kernel {
         if address < FIRMWARE_END {
             return Err(KernelError::NotBootable("a bzImage that loads below 1 MiB"));
         }
-        let body = Body::Flat { image: bzimage.into_protected_mode(), address, init_size, entry };
-        Ok(Self { path, header, body })
+        let body = Body::Flat { image: bzimage.into_protected_mode(), address, init_size };
+        Ok(Self { path, header, entry, body })
+    }
+
+    /// A multiboot kernel. The addresses in its header, if there are any, count more than an ELF header's.
+    fn parse_multiboot(
+        path: PathBuf,
+        mut file: Vec<u8>,
+        header: multiboot::Header,
+    ) -> Result<Self, KernelError> {
+        let (entry, body) = if let Some(image) = header.image(file.len())? {
+            file.truncate(image.file.end);
+            file.drain(..image.file.start);
+            let body =
+                Body::Flat { image: file, address: image.address.into(), init_size: image.size.into() };
+            (image.entry, body)
+        } else if elf::is_elf(&file) {
+            let elf = Elf::parse(&file)?;
+            let entry = u32::try_from(elf.physical_entry())
+                .map_err(|_| KernelError::NotBootable("a multiboot kernel whose entry is above 4 GiB"))?;
+            (entry, Body::Elf { image: file, elf })
+        } else {
+            return Err(KernelError::NotBootable(
+                "a multiboot kernel that is no ELF file and gives no addresses",
+            ));
+        };
+        let kernel = Self { path, header: None, entry: Entry::Multiboot(entry), body };
+        match place::IN_USE.iter().find(|used| kernel.loads_into(used)) {
+            Some(used) => Err(KernelError::Occupied(used.start)),
+            None => Ok(kernel),
+        }
+    }
+
+    /// Whether the kernel is loaded into this range of physical addresses.
+    fn loads_into(&self, used: &Range<u64>) -> bool {
+        let overlaps = |range: Range<u64>| range.start < used.end && used.start < range.end;
+        match &self.body {
+            Body::Elf { elf, .. } => elf.ranges().any(overlaps),
+            Body::Flat { address, init_size, .. } => overlaps(*address..address.saturating_add(*init_size)),
+        }
     }
 
     /// Copies the kernel into RAM and returns the first address beyond what it needs.
@@ -104,7 +175,7 @@ impl Kernel {
                 let end = elf.end();
                 (end, if end <= ram.low_end() { elf.load(image, ram) } else { None })
             }
-            Body::Flat { image, address, init_size, .. } => {
+            Body::Flat { image, address, init_size } => {
                 let end = address.saturating_add(*init_size);
                 let fits = ram.contains(*address, *init_size);
                 (end, if fits { ram.write(*address, image).ok() } else { None })
@@ -117,14 +188,32 @@ impl Kernel {
         })
     }
 
-    /// How the kernel is entered: by its PVH note if it is a bare ELF file with one, else by the 64-bit protocol.
+    /// How the kernel is entered: by multiboot if it has such a header; a bare ELF file by its PVH note if it has one;
+    /// else by the Linux protocol.
     pub(super) fn entry(&self) -> Entry {
-        match &self.body {
-            Body::Elf { elf, .. } => match (elf.pvh_entry, &self.header) {
-                (Some(address), None) => Entry::Pvh(address),
-                _ => Entry::Long(elf.entry),
-            },
-            Body::Flat { entry, .. } => *entry,
+        self.entry
+    }
+
+    /// Whether the kernel is booted by multiboot: it is not Linux then.
+    #[must_use]
+    pub fn is_multiboot(&self) -> bool {
+        matches!(self.entry, Entry::Multiboot(_))
+    }
+
+    /// The command line if none is given: Linux is told of its console, other kernels nothing.
+    #[must_use]
+    pub fn default_command_line(&self) -> &'static str {
+        if self.is_multiboot() { "" } else { cmdline::DEFAULT }
+    }
+
+    /// The command line as the kernel gets it: by multiboot the file's name comes first, as boot loaders do it and test
+    /// kernels expect (it is their `argv[0]`).
+    pub(super) fn command_line(&self, given: &str) -> String {
+        let name = self.path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        match self.entry {
+            Entry::Multiboot(_) if given.is_empty() => name.into_owned(),
+            Entry::Multiboot(_) => format!("{name} {given}"),
+            _ => given.to_owned(),
         }
     }
 
@@ -161,8 +250,51 @@ mod tests {
         assert_eq!(parse(plain).unwrap().entry(), Entry::Long(16 * MIB));
         let packed = bzimage::tests::sample(&bzimage::tests::gzip(&vmlinux));
         assert_eq!(parse(packed).unwrap().entry(), Entry::Long(16 * MIB));
+        let small = elf::tests::sample_32(16 * MIB, b"\xf4", Some(0x100_0040));
+        assert_eq!(parse(small).unwrap().entry(), Entry::Pvh(0x100_0040));
         let flat = bzimage::tests::sample(b"BZh91AY");
         assert_eq!(parse(flat).unwrap().entry(), Entry::Long(16 * MIB + 0x200));
+    }
+
+    #[test]
+    fn multiboot_kernels_of_every_kind_are_recognised() {
+        let code = multiboot::header(3, &[]);
+        for (file, entry) in [
+            (elf::tests::sample_32(MIB, &code, None), 0x10_0000),
+            (elf::tests::sample(MIB, &code, None), 0x10_0000),
+            (elf::tests::sample_32(0x8_0000, &code, None), 0x8_0000),
+            (elf::tests::sample(MIB, &code, Some(0x10_0040)), 0x10_0000),
+        ] {
+            let kernel = parse(file).unwrap();
+            assert_eq!(kernel.entry(), Entry::Multiboot(entry));
+            assert!(kernel.is_multiboot());
+            assert_eq!(kernel.default_command_line(), "");
+        }
+        let addresses = [0x10_0000, 0x10_0000, 0, 0x10_1000, 0x10_0020];
+        let mut flat = multiboot::header(1 << 16, &addresses);
+        flat.extend_from_slice(b"code");
+        let kernel = parse(flat).unwrap();
+        assert_eq!(kernel.entry(), Entry::Multiboot(0x10_0020));
+        let ram = GuestRam::new(16 * MIB).unwrap();
+        assert_eq!(kernel.load(&ram).unwrap(), MIB + 0x1000);
+        let mut code = [0; 5];
+        ram.read(MIB + 32, &mut code).unwrap();
+        assert_eq!(&code, b"code\0");
+        assert_eq!(kernel.command_line("a=1 b"), "test a=1 b");
+        assert_eq!(kernel.command_line(""), "test");
+    }
+
+    #[test]
+    fn what_multiboot_kernels_lack_is_named() {
+        let error = |file: Vec<u8>| parse(file).unwrap_err().to_string();
+        let code = multiboot::header(3, &[]);
+        let over = elf::tests::sample_32(0x2_1000, &code, None);
+        assert!(error(over).contains("0x20000, where the boot information lies"));
+        assert!(error(code).contains("no ELF file and gives no addresses"));
+        assert!(error(multiboot::header(1 << 3, &[])).contains("0x8"));
+        let high = elf::tests::sample(5 << 30, &multiboot::header(3, &[]), None);
+        assert!(error(high).contains("above 4 GiB"));
+        assert!(error(elf::tests::sample_32(MIB, b"", None)).contains("without a multiboot header"));
     }
 
     #[test]

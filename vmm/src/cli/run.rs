@@ -18,8 +18,6 @@ use std::time::Duration;
 
 /// The image that runs when none is named.
 const DEFAULT_IMAGE: &str = "debian-cloud-6.1";
-/// Command line for kernels that come without one.
-const DEFAULT_COMMAND_LINE: &str = "console=ttyS0";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Arch {
@@ -63,13 +61,16 @@ pub(super) struct RunArguments {
     /// Architecture of the guest.
     #[arg(long, value_enum, default_value = "x86_64")]
     arch: Arch,
-    /// Kernel: a bzImage or ELF file, or the name of an image (`staleline images list`), which is built at first use.
+    /// Kernel: a bzImage, an ELF file with a PVH note or a 64-bit entry, a multiboot (version 1) kernel, or the name of an
+    /// image (`staleline images list`), which is built at first use.
     #[arg(long, value_name = "FILE|IMAGE")]
     kernel: Option<String>,
-    /// Initial RAM file system; an image's own by default.
+    /// Initial RAM file system; an image's own by default. Given several times the files are appended to one another; a
+    /// multiboot kernel gets each as a module.
     #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
-    /// Kernel command line; an image's own by default, otherwise `console=ttyS0`.
+    initrd: Vec<PathBuf>,
+    /// Kernel command line; an image's own by default, otherwise `console=ttyS0`. A multiboot kernel gets its file's name
+    /// before it, and nothing else by default.
     #[arg(long, value_name = "STR")]
     cmdline: Option<String>,
     /// RAM, as 512M or 2G.
@@ -180,8 +181,8 @@ impl RunArguments {
 /// Kernel, initrd and command line, from an image or from files.
 struct Guest {
     kernel: PathBuf,
-    initrd: Option<PathBuf>,
-    command_line: String,
+    initrd: Vec<PathBuf>,
+    command_line: Option<String>,
     /// For `--status`.
     name: String,
     /// The initrd has our init in it.
@@ -209,7 +210,7 @@ fn find_guest(arguments: &RunArguments) -> Result<Guest> {
         return Ok(Guest {
             kernel: path,
             initrd: arguments.initrd.clone(),
-            command_line: arguments.cmdline.clone().unwrap_or_else(|| DEFAULT_COMMAND_LINE.into()),
+            command_line: arguments.cmdline.clone(),
             name: wanted.to_owned(),
             ours: false,
         });
@@ -217,9 +218,9 @@ fn find_guest(arguments: &RunArguments) -> Result<Guest> {
     let image: Image = store?.ensure(wanted, guest_images::progress::for_stderr().as_ref())?;
     Ok(Guest {
         kernel: image.kernel,
-        ours: arguments.initrd.is_none(),
-        initrd: arguments.initrd.clone().or(Some(image.initrd)),
-        command_line: arguments.cmdline.clone().unwrap_or(image.cmdline),
+        ours: arguments.initrd.is_empty(),
+        initrd: if arguments.initrd.is_empty() { vec![image.initrd] } else { arguments.initrd.clone() },
+        command_line: arguments.cmdline.clone().or(Some(image.cmdline)),
         name: format!("{} {}", image.name, image.hash),
     })
 }
@@ -238,13 +239,15 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     arguments.check()?;
     let guest = find_guest(arguments)?;
     let has_command = !arguments.command.is_empty();
-    let mut initrd: Vec<_> = guest.initrd.clone().map(InitrdPart::File).into_iter().collect();
+    let mut initrd: Vec<_> = guest.initrd.iter().cloned().map(InitrdPart::File).collect();
     let mut command_line = guest.command_line;
     if has_command {
         initrd.push(InitrdPart::Bytes(guest_images::command_archive(&arguments.command)));
     }
-    if (has_command || guest.ours) && !command_line.contains("rdinit=") {
-        command_line = cmdline::append(&command_line, cmdline::OUR_INIT);
+    if has_command || guest.ours {
+        let line = command_line.unwrap_or_else(|| cmdline::DEFAULT.into());
+        let has_init = line.contains("rdinit=");
+        command_line = Some(if has_init { line } else { cmdline::append(&line, cmdline::OUR_INIT) });
     }
     let config = SessionConfig {
         machine: MachineConfig {

@@ -22,7 +22,8 @@ pub struct SessionConfig {
     pub machine: MachineConfig,
     pub kernel: PathBuf,
     pub initrd: Vec<InitrdPart>,
-    pub command_line: String,
+    /// `None`: what the kernel needs for its console.
+    pub command_line: Option<String>,
     /// End of the run in virtual time.
     pub deadline: Option<Nanos>,
     /// The guest runs a command and says over the channel how it ended.
@@ -36,6 +37,8 @@ pub enum SessionError {
     Machine(#[from] MachineError),
     #[error(transparent)]
     Boot(#[from] BootError),
+    #[error("kernel {}: a multiboot kernel runs no command: leave out `-- COMMAND`", .0.display())]
+    NoCommand(PathBuf),
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -71,9 +74,13 @@ impl Session {
     pub fn new(config: &SessionConfig, kick: Kick) -> Result<Self, SessionError> {
         // The kernel is read before RAM is mapped and dropped before the guest runs.
         let kernel = Kernel::open(&config.kernel)?;
+        if config.command && kernel.is_multiboot() {
+            return Err(SessionError::NoCommand(config.kernel.clone()));
+        }
         let machine = Machine::new(&config.machine)?;
         let cpus = config.machine.cpus;
-        let boot = Boot { kernel: &kernel, initrd: &config.initrd, command_line: &config.command_line, cpus };
+        let command_line = config.command_line.as_deref().unwrap_or(kernel.default_command_line());
+        let boot = Boot { kernel: &kernel, initrd: &config.initrd, command_line, cpus };
         let state = boot::load(machine.ram(), &boot)?;
         let mut engine: Box<dyn Engine> = Box::new(SoftEngine::new(kick));
         engine.create_vcpus(cpus, &state)?;

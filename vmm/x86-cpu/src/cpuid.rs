@@ -82,6 +82,7 @@ static FEATURES: &[Feature] = &[
     group(Word::Leaf1Ecx, 0, &[CpuidFeature::SSE3]),
     group(Word::Leaf1Ecx, 9, &[CpuidFeature::SSSE3]),
     group(Word::Leaf1Ecx, 13, &[CpuidFeature::CMPXCHG16B]),
+    bit(Word::Leaf1Ecx, 17), // PCID
     group(Word::Leaf1Ecx, 19, &[CpuidFeature::SSE4_1]),
     group(Word::Leaf1Ecx, 20, &[CpuidFeature::SSE4_2]),
     bit(Word::Leaf1Ecx, 21), // x2APIC
@@ -93,10 +94,11 @@ static FEATURES: &[Feature] = &[
     bit(Word::Leaf1Ecx, 31),
     bit(Word::Leaf6Eax, 2), // ARAT
     group(Word::Leaf7Ebx, 0, &[CpuidFeature::FSGSBASE]),
-    bit(Word::Leaf7Ebx, 1),  // TSC_ADJUST
-    bit(Word::Leaf7Ebx, 6),  // x87 data pointer written on exceptions only
-    bit(Word::Leaf7Ebx, 7),  // SMEP
-    bit(Word::Leaf7Ebx, 9),  // ERMS
+    bit(Word::Leaf7Ebx, 1), // TSC_ADJUST
+    bit(Word::Leaf7Ebx, 6), // x87 data pointer written on exceptions only
+    bit(Word::Leaf7Ebx, 7), // SMEP
+    bit(Word::Leaf7Ebx, 9), // ERMS
+    group(Word::Leaf7Ebx, 10, &[CpuidFeature::INVPCID]),
     bit(Word::Leaf7Ebx, 13), // FCS and FDS deprecated
     group(Word::Leaf7Ebx, 18, &[CpuidFeature::RDSEED]),
     group(Word::Leaf7Ebx, 20, &[CpuidFeature::SMAP]),
@@ -211,13 +213,17 @@ impl Vcpu {
             }
             0x8000_0000..=MAX_EXTENDED => self.extended_leaf(leaf),
             // A leaf beyond the maximum answers as the highest basic leaf (SDM volume 2, CPUID).
-            _ => self.basic_leaf(leaf.min(MAX_BASIC), subleaf),
+            _ => self.basic_leaf(leaf.min(self.max_basic()), subleaf),
         }
+    }
+
+    fn max_basic(&self) -> u32 {
+        if self.msr.limits_cpuid() { 2 } else { MAX_BASIC }
     }
 
     fn basic_leaf(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         match leaf {
-            0 => [MAX_BASIC, VENDOR[0], VENDOR[2], VENDOR[1]],
+            0 => [self.max_basic(), VENDOR[0], VENDOR[2], VENDOR[1]],
             1 => {
                 let ids = 1_u32 << topology_shift(self.count).min(7);
                 let multiple = u32::from(self.count > 1);
@@ -248,7 +254,8 @@ impl Vcpu {
             0x8000_0000 => [MAX_EXTENDED, 0, 0, 0],
             0x8000_0001 => {
                 let syscall = if self.mode.is_64() { 0 } else { 1 << 11 };
-                [0, 0, features(Word::Extended1Ecx), features(Word::Extended1Edx) & !syscall]
+                let nx = if self.msr.disables_nx() { 1 << 20 } else { 0 };
+                [0, 0, features(Word::Extended1Ecx), features(Word::Extended1Edx) & !(syscall | nx)]
             }
             0x8000_0002..=0x8000_0004 => {
                 let start = (leaf - 0x8000_0002) as usize * 16;

@@ -24,6 +24,8 @@ pub(crate) mod dr7 {
     pub const WRITABLE: u64 = 0xffff_23ff;
     /// General detect: an access to a debug register raises #DB.
     pub const GD: u64 = 1 << 13;
+    /// The local enable bits, which a task switch clears.
+    pub const LOCAL: u64 = 0x155;
 }
 
 /// What a breakpoint waits for (DR7.R/W).

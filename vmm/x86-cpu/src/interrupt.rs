@@ -2,6 +2,7 @@
 
 use crate::debug::dr7;
 use crate::exec::system::descriptor::{Descriptor, index_of, is_null, kind};
+use crate::exec::system::task::{Cause, Switched};
 use crate::fault::Fault;
 use crate::flags::bits;
 use crate::state::{Activity, Segment, Vcpu, cr0, reg, seg};
@@ -147,7 +148,9 @@ fn deliver<W: World>(cpu: &mut Vcpu, world: &mut W, event: Event, next: u64) -> 
     delivered.map_err(|fault| fault.resolve(true))?;
     cpu.inhibit_at = u64::MAX;
     cpu.trap_inhibit_at = u64::MAX;
-    cpu.activity = Activity::Running;
+    if cpu.activity == Activity::Halted {
+        cpu.activity = Activity::Running;
+    }
     if event.vector == DEBUG && event.source == Source::Exception {
         cpu.dr[7] &= !dr7::GD;
         cpu.msr.debug_ctl = 0;
@@ -276,9 +279,9 @@ fn long<W: World>(cpu: &mut Vcpu, world: &mut W, event: Event, next: u64) -> Res
     Ok(())
 }
 
-/// A fault of the handler's stack, with the EXT bit.
-fn stack_fault(fault: Fault, ext: u16) -> Fault {
-    if fault == Fault::SS0 { Fault::ss(ext) } else { fault }
+/// A fault of the handler's stack, with the error code given: the selector of a new stack, and the EXT bit.
+fn stack_fault(fault: Fault, code: u16) -> Fault {
+    if fault == Fault::SS0 { Fault::ss(code) } else { fault }
 }
 
 /// Clears the flags that a gate clears.
@@ -287,7 +290,31 @@ fn leave_interrupted(cpu: &mut Vcpu, gate: Descriptor) {
     clear_flags(cpu, bits::TF | bits::NT | bits::RF | bits::VM | if interrupt { bits::IF } else { 0 });
 }
 
-/// Protected and virtual-8086 mode: gates of 16 and 32 bits. Task gates raise #GP: tasks are not switched by hardware.
+/// Through a task gate: the handler is a task of its own.
+fn task<W: World>(
+    cpu: &mut Vcpu,
+    world: &mut W,
+    event: Event,
+    gate: Descriptor,
+    next: u64,
+) -> Result<(), Fault> {
+    check_gate(cpu, event, gate)?;
+    let cause = Cause::Event { ext: event.ext(), error_code: event.error_code };
+    let selector = (gate.raw >> 16) as u16;
+    let descriptor = cpu.task_descriptor(world, selector, cause)?;
+    let flags = event.flags_image(cpu);
+    match cpu.switch_task(world, selector, descriptor, cause, next, flags)? {
+        Switched::Whole => Ok(()),
+        // The instruction has been left: its own exception it cannot be any more.
+        Switched::Faulted(fault) if event.source == Source::Software => {
+            raise(cpu, world, fault);
+            Ok(())
+        }
+        Switched::Faulted(fault) => Err(fault),
+    }
+}
+
+/// Protected and virtual-8086 mode: gates of 16 and 32 bits, and task gates.
 fn protected<W: World>(cpu: &mut Vcpu, world: &mut W, event: Event, next: u64) -> Result<(), Fault> {
     let ext = event.ext();
     let offset = u16::from(event.vector) * 8;
@@ -299,6 +326,7 @@ fn protected<W: World>(cpu: &mut Vcpu, world: &mut W, event: Event, next: u64) -
     let size: u8 = match (gate.is_system(), gate.kind()) {
         (true, kind::INTERRUPT_GATE16 | kind::TRAP_GATE16) => 2,
         (true, kind::INTERRUPT_GATE32 | kind::TRAP_GATE32) => 4,
+        (true, kind::TASK_GATE) => return task(cpu, world, event, gate, next),
         _ => return Err(Fault::gp(event.gate_code())),
     };
     check_gate(cpu, event, gate)?;
@@ -341,7 +369,8 @@ fn protected<W: World>(cpu: &mut Vcpu, world: &mut W, event: Event, next: u64) -
             cpu.set_stack_pointer(inner.pointer);
         }
         for value in frame[..len].iter().copied().chain(event.error_code.map(u64::from)) {
-            cpu.push_sized(world, size, value).map_err(|fault| stack_fault(fault, ext))?;
+            let code = inner.map_or(0, |inner| index_of(inner.segment.selector)) | ext;
+            cpu.push_sized(world, size, value).map_err(|fault| stack_fault(fault, code))?;
         }
         Ok(())
     })?;

@@ -82,8 +82,13 @@ const ARCH_CAPABILITIES: u64 = 1 << 0
 const MICROCODE_REVISION: u64 = 0x7f00_0000 << 32;
 /// Fast strings; branch trace storage and precise sampling unavailable.
 const MISC_ENABLE_RESET: u64 = 1 << 0 | 1 << 11 | 1 << 12;
-/// The bits of MISC_ENABLE that software may change here: fast strings, and "limit CPUID", "disable NX" to 0 only.
-const MISC_ENABLE_WRITABLE: u64 = 1 << 0;
+/// IA32_MISC_ENABLE: CPUID reports no leaf above 2.
+const LIMIT_CPUID: u64 = 1 << 22;
+/// IA32_MISC_ENABLE: there is no NX.
+const DISABLE_NX: u64 = 1 << 34;
+/// The bits of MISC_ENABLE that software may change: fast strings, and those of thermal control, SpeedStep, MONITOR and
+/// xTPR, which have no effect here.
+const MISC_ENABLE_WRITABLE: u64 = 1 << 0 | 1 << 3 | 1 << 16 | 1 << 18 | LIMIT_CPUID | 1 << 23 | DISABLE_NX;
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 /// Locked, with neither VMX nor SGX enabled.
 const FEATURE_CONTROL: u64 = 1;
@@ -253,6 +258,14 @@ impl Msrs {
     pub(crate) fn steps_branches(&self) -> bool {
         self.debug_ctl & BRANCH_STEP != 0
     }
+    /// Whether CPUID is to report no leaf above 2.
+    pub(crate) fn limits_cpuid(&self) -> bool {
+        self.misc_enable & LIMIT_CPUID != 0
+    }
+    /// Whether NX is hidden and cannot be enabled.
+    pub(crate) fn disables_nx(&self) -> bool {
+        self.misc_enable & DISABLE_NX != 0
+    }
 }
 
 impl Vcpu {
@@ -374,7 +387,10 @@ impl Vcpu {
     fn write_efer<W: World>(&mut self, world: &mut W, value: u64) -> Result<(), Fault> {
         let changed = value ^ self.efer;
         let writable = efer::SCE | efer::LME | efer::NXE;
-        if changed & !(writable | efer::LMA) != 0 || (changed & efer::LME != 0 && self.cr0 & cr0::PG != 0) {
+        if changed & !(writable | efer::LMA) != 0
+            || (changed & efer::LME != 0 && self.cr0 & cr0::PG != 0)
+            || (changed & value & efer::NXE != 0 && self.msr.disables_nx())
+        {
             return Err(Fault::GP0);
         }
         self.efer = value & writable | self.efer & efer::LMA;

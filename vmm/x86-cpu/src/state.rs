@@ -102,6 +102,11 @@ impl Segment {
     pub const fn real(selector: u16, code: bool) -> Self {
         Self { selector, base: (selector as u64) << 4, limit: 0xffff, attr: if code { 0x9b } else { 0x93 } }
     }
+    /// A segment of virtual-8086 mode.
+    #[must_use]
+    pub const fn virtual_8086(selector: u16) -> Self {
+        Self { attr: 0xf3, ..Self::real(selector, false) }
+    }
     /// A null, unusable segment.
     #[must_use]
     pub const fn null(selector: u16) -> Self {
@@ -217,6 +222,8 @@ pub struct Vcpu {
     pub cr2: u64,
     pub cr3: u64,
     pub cr4: u64,
+    /// The four top entries of PAE paging, loaded with CR3.
+    pub pdptes: [u64; 4],
     pub efer: u64,
     pub dr: [u64; 8],
     /// What the debug registers amount to, and debug exceptions under way.
@@ -269,6 +276,7 @@ impl Vcpu {
             cr2: 0,
             cr3: 0,
             cr4: 0,
+            pdptes: [0; 4],
             efer: 0,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             debug: crate::debug::Debug::default(),

@@ -114,20 +114,20 @@ impl Vcpu {
             level -= 1;
             let shift = 12 + level * format.index_bits;
             let index = linear >> shift & ((1 << format.index_bits) - 1);
-            let index = if !long && pae && level == 2 { linear >> 30 & 3 } else { index };
+            if !long && pae && level == 2 {
+                // The four top entries of PAE paging have neither permissions nor A and D bits, and were checked when
+                // they were loaded.
+                let entry = self.pdptes[(linear >> 30 & 3) as usize];
+                if entry & pte::P == 0 {
+                    return Err(self.page_fault(linear, error));
+                }
+                table = entry & ((1 << PHYSICAL_BITS) - 1) & !0xfff;
+                continue;
+            }
             let address = table + index * format.entry_size;
             let mut entry = self.read_entry(world, address, format.entry_size);
             if entry & pte::P == 0 {
                 return Err(self.page_fault(linear, error));
-            }
-            // In PAE paging the four top entries have neither permissions nor A and D bits.
-            let is_pdpte = !long && pae && level == 2;
-            if is_pdpte {
-                if entry & (((1 << 63) - 1) & !((1_u64 << PHYSICAL_BITS) - 1) | pte::NX | 0x1e6) != 0 {
-                    return Err(self.page_fault(linear, error | code::P | code::RSVD));
-                }
-                table = entry & ((1 << PHYSICAL_BITS) - 1) & !0xfff;
-                continue;
             }
             let mut bad = entry & reserved != 0;
             let large =

@@ -1,7 +1,8 @@
-//! Control registers and TLB invalidation (SDM volume 3, 2.5 and 4.10).
+//! Control registers (SDM volume 3, 2.5).
 
+use super::descriptor::kind;
 use super::operand;
-use crate::block::{AddressKind, Op};
+use crate::block::Op;
 use crate::decode::Lowered;
 use crate::decode::operand::gpr;
 use crate::fault::Fault;
@@ -35,10 +36,15 @@ const CR4_MASK: u64 = cr4::TSD
     | cr4::OSXMMEXCPT
     | cr4::UMIP
     | cr4::FSGSBASE
+    | cr4::PCIDE
     | cr4::SMEP
     | cr4::SMAP;
 /// CR4 bits whose change makes translations void.
-const CR4_PAGING: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP;
+const CR4_PAGING: u64 = CR4_PDPTES | cr4::PCIDE;
+/// CR4 bits whose change loads the top entries of PAE paging again.
+const CR4_PDPTES: u64 = cr4::PSE | cr4::PAE | cr4::PGE | cr4::SMEP;
+/// Bit 63 of a value for CR3.
+const KEEP_TRANSLATIONS: u64 = 1 << 63;
 const PDPTE_RESERVED: u64 = !((1 << PHYSICAL_BITS) - 1) | 0x1e6;
 
 pub(crate) fn lower<W: World>(instruction: &Instruction, _: Mode, op: &mut Op<W>) -> Lowered {
@@ -75,15 +81,16 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, _: Mode, op: &mut Op<W>
             op.run = clear_task_switched;
             Lowered::Last
         }
-        Code::Invlpg_m => {
-            op.run = invalidate_page;
-            Lowered::Last
-        }
         _ => Lowered::No,
     }
 }
 
 impl Vcpu {
+    /// Whether PAE paging is in use with CR0 and CR4 as given.
+    fn pae_paging(&self, cr0: u64, cr4: u64) -> bool {
+        cr0 & cr0::PG != 0 && cr4 & cr4::PAE != 0 && self.efer & efer::LME == 0
+    }
+
     /// Replaces CR0 (SDM volume 3, 2.5 and volume 2, MOV to control registers).
     pub(crate) fn write_cr0<W: World>(&mut self, world: &mut W, value: u64) -> Result<(), Fault> {
         let on = |bit: u64| value & bit != 0;
@@ -93,15 +100,20 @@ impl Vcpu {
         let value = value & CR0_MASK | cr0::ET;
         let changed = value ^ self.cr0;
         let mut new_efer = self.efer;
+        if changed & cr0::PG != 0 && !on(cr0::PG) && self.cr4 & cr4::PCIDE != 0 {
+            return Err(Fault::GP0);
+        }
+        if changed & (cr0::PG | cr0::CD | cr0::NW) != 0 && self.pae_paging(value, self.cr4) {
+            self.load_pdptes(world, self.cr3)?;
+        }
         if changed & cr0::PG != 0 {
             if on(cr0::PG) {
                 if self.efer & efer::LME != 0 {
-                    if self.cr4 & cr4::PAE == 0 || self.segs[seg::CS].long() {
+                    let task16 = matches!(self.tr.attr as u8 & 15, kind::TSS16 | kind::TSS16_BUSY);
+                    if self.cr4 & cr4::PAE == 0 || self.segs[seg::CS].long() || task16 {
                         return Err(Fault::GP0);
                     }
                     new_efer |= efer::LMA;
-                } else if self.cr4 & cr4::PAE != 0 {
-                    self.check_pdptes(world, self.cr3)?;
                 }
             } else {
                 if self.mode.is_64() {
@@ -122,11 +134,13 @@ impl Vcpu {
 
     /// Replaces CR3: forgets all translations but those of global pages.
     pub(crate) fn write_cr3<W: World>(&mut self, world: &mut W, value: u64) -> Result<(), Fault> {
+        // With PCIDs, bit 63 permits to keep the translations of the new one: none are kept here.
+        let value = if self.cr4 & cr4::PCIDE != 0 { value & !KEEP_TRANSLATIONS } else { value };
         if self.long_mode() && value >> PHYSICAL_BITS != 0 {
             return Err(Fault::GP0);
         }
-        if self.cr0 & cr0::PG != 0 && self.cr4 & cr4::PAE != 0 && !self.long_mode() {
-            self.check_pdptes(world, value)?;
+        if self.pae_paging(self.cr0, self.cr4) {
+            self.load_pdptes(world, value)?;
         }
         self.cr3 = value;
         self.tlb.flush(true);
@@ -140,9 +154,12 @@ impl Vcpu {
         if value & !CR4_MASK != 0 || (self.long_mode() && changed & cr4::PAE != 0) {
             return Err(Fault::GP0);
         }
-        let pae_paging = value & cr4::PAE != 0 && self.cr0 & cr0::PG != 0 && !self.long_mode();
-        if pae_paging && changed & CR4_PAGING != 0 {
-            self.check_pdptes(world, self.cr3)?;
+        let on = changed & value;
+        if on & cr4::PCIDE != 0 && (!self.long_mode() || self.cr3 & 0xfff != 0) {
+            return Err(Fault::GP0);
+        }
+        if self.pae_paging(self.cr0, value) && changed & CR4_PDPTES != 0 {
+            self.load_pdptes(world, self.cr3)?;
         }
         self.cr4 = value;
         if changed & cr4::DE != 0 {
@@ -156,15 +173,14 @@ impl Vcpu {
         Ok(())
     }
 
-    /// PAE paging: the four top entries are checked when CR3 is loaded (SDM volume 3, 4.4.1).
-    fn check_pdptes<W: World>(&mut self, world: &mut W, cr3: u64) -> Result<(), Fault> {
+    /// PAE paging: loads the four top entries, which are checked now and not in each walk (SDM volume 3, 4.4.1).
+    pub(super) fn load_pdptes<W: World>(&mut self, world: &mut W, cr3: u64) -> Result<(), Fault> {
         let table = cr3 & 0xffff_ffe0;
-        for i in 0..4 {
-            let entry = self.physical_load::<u64, W>(world, table + i * 8);
-            if entry & 1 != 0 && entry & PDPTE_RESERVED != 0 {
-                return Err(Fault::GP0);
-            }
+        let entries = [0, 8, 16, 24].map(|offset| self.physical_load::<u64, W>(world, table + offset));
+        if entries.into_iter().any(|entry| entry & 1 != 0 && entry & PDPTE_RESERVED != 0) {
+            return Err(Fault::GP0);
         }
+        self.pdptes = entries;
         Ok(())
     }
 
@@ -240,19 +256,5 @@ fn clear_task_switched<W: World>(cpu: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result
     cpu.require_supervisor()?;
     cpu.cr0 &= !cr0::TS;
     cpu.update_mode();
-    Ok(())
-}
-
-fn invalidate_page<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    cpu.require_supervisor()?;
-    let offset = cpu.effective_address(op);
-    let linear = if matches!(op.address, AddressKind::Flat64 | AddressKind::Flat64Addr32) {
-        offset.wrapping_add(cpu.gpr[usize::from(op.seg_slot & 31)])
-    } else {
-        cpu.segs[usize::from(op.seg & 7)].base.wrapping_add(offset) & 0xffff_ffff
-    };
-    if cpu.tlb.flush_page(linear) {
-        cpu.new_epoch(world);
-    }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Far jumps, calls and returns, direct and through call gates (SDM volume 3, 5.8; volume 2, JMP, CALL, RET).
 
 use super::descriptor::{Descriptor, index_of, is_null, kind, rpl};
+use super::task::Cause;
 use crate::block::Op;
 use crate::decode::Lowered;
 use crate::fault::Fault;
@@ -101,9 +102,28 @@ fn transfer<W: World>(
     match descriptor.kind() {
         kind::CALL_GATE32 if descriptor.is_system() => gate(cpu, world, transfer, descriptor),
         kind::CALL_GATE16 if descriptor.is_system() && !long => gate(cpu, world, transfer, descriptor),
-        // Tasks are not switched by hardware: task gates and TSSs are refused as a wrong type is.
+        kind::TSS16 | kind::TSS32 | kind::TASK_GATE if descriptor.is_system() && !long => {
+            task(cpu, world, transfer, descriptor)
+        }
         _ => Err(Fault::gp(index_of(selector))),
     }
+}
+
+/// To another task, by its TSS or through a task gate.
+fn task<W: World>(cpu: &mut Vcpu, world: &mut W, transfer: Transfer, found: Descriptor) -> Result<(), Fault> {
+    let code = index_of(transfer.selector);
+    if found.dpl() < cpu.cpl || found.dpl() < rpl(transfer.selector) {
+        return Err(Fault::gp(code));
+    }
+    let mut selector = transfer.selector;
+    if found.kind() == kind::TASK_GATE {
+        if !found.present() {
+            return Err(Fault::np(code));
+        }
+        selector = (found.raw >> 16) as u16;
+    }
+    let cause = if transfer.call { Cause::Call } else { Cause::Jump };
+    cpu.switch_task_by_instruction(world, selector, cause, transfer.next)
 }
 
 /// Real and virtual-8086 mode.
@@ -221,11 +241,14 @@ fn call_inward<W: World>(
         cpu.set_stack_pointer(pointer);
         let parameters = copied.iter().take(parameters).rev().copied();
         for value in old_stack.into_iter().chain(parameters).chain(old_code) {
-            cpu.push_sized(world, transfer.size, value)?;
+            // A fault of the new stack names it.
+            cpu.push_sized(world, transfer.size, value).map_err(|fault| match fault.resolve(true) {
+                Fault::SS0 => Fault::ss(index_of(stack.selector)),
+                other => other,
+            })?;
         }
         Ok(())
-    })
-    .map_err(|fault| fault.resolve(true))?;
+    })?;
     cpu.rip = transfer.offset;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! IRET (SDM volume 2, IRET; volume 3, 6.12 and 20.2).
 
-use super::descriptor::{index_of, rpl};
+use super::descriptor::rpl;
+use super::task::Cause;
 use crate::block::Op;
 use crate::decode::Lowered;
 use crate::fault::Fault;
@@ -31,7 +32,8 @@ fn interrupt_return<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Resu
         return real_return(cpu, world, op.aux);
     }
     unblock_nmi(cpu);
-    if cpu.protected() { protected_return(cpu, world, op.aux) } else { real_return(cpu, world, op.aux) }
+    let next = cpu.block_ip(op.next_offset());
+    if cpu.protected() { protected_return(cpu, world, op.aux, next) } else { real_return(cpu, world, op.aux) }
 }
 
 /// IRET ends the blocking of NMIs, even if it faults (SDM volume 3, 6.7.1).
@@ -79,10 +81,9 @@ fn real_return<W: World>(cpu: &mut Vcpu, world: &mut W, size: u8) -> Result<(), 
     Ok(())
 }
 
-fn protected_return<W: World>(cpu: &mut Vcpu, world: &mut W, size: u8) -> Result<(), Fault> {
+fn protected_return<W: World>(cpu: &mut Vcpu, world: &mut W, size: u8, next: u64) -> Result<(), Fault> {
     if cpu.system_flags & bits::NT != 0 {
-        // A return to the previous task: long mode forbids it, and tasks are not switched by hardware here.
-        return Err(if cpu.long_mode() { Fault::GP0 } else { Fault::ts(index_of(cpu.tr.selector)) });
+        return return_to_task(cpu, world, next);
     }
     let ip = cpu.peek_sized(world, size, 0)?;
     let selector = cpu.peek_sized(world, size, 1)? as u16;
@@ -109,6 +110,15 @@ fn protected_return<W: World>(cpu: &mut Vcpu, world: &mut W, size: u8) -> Result
     Ok(())
 }
 
+/// A return to the task that the link of this one's TSS names; long mode has no task switches.
+fn return_to_task<W: World>(cpu: &mut Vcpu, world: &mut W, next: u64) -> Result<(), Fault> {
+    if cpu.long_mode() {
+        return Err(Fault::GP0);
+    }
+    let link = cpu.load_system::<u16, W>(world, cpu.tr.base)?;
+    cpu.switch_task_by_instruction(world, link, Cause::Return, next)
+}
+
 /// From CPL 0 to virtual-8086 mode: nine words are popped.
 fn return_to_v86<W: World>(
     cpu: &mut Vcpu,
@@ -125,11 +135,10 @@ fn return_to_v86<W: World>(
     if ip > 0xffff {
         return Err(Fault::GP0);
     }
-    let segment = |selector: u16| Segment { attr: 0xf3, ..Segment::real(selector, false) };
     cpu.set_rflags(flags);
-    cpu.enter_code(world, segment(selector), 3);
+    cpu.enter_code(world, Segment::virtual_8086(selector), 3);
     for (index, value) in [seg::SS, seg::ES, seg::DS, seg::FS, seg::GS].into_iter().zip(selectors) {
-        cpu.set_segment(index, segment(value));
+        cpu.set_segment(index, Segment::virtual_8086(value));
     }
     cpu.gpr[crate::state::reg::RSP] = pointer & 0xffff_ffff;
     cpu.rip = ip;

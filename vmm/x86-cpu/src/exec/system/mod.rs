@@ -11,8 +11,10 @@ mod port;
 mod segment;
 mod syscall;
 mod tables;
+pub(crate) mod task;
 #[cfg(test)]
 mod tests;
+mod translations;
 mod traps;
 
 use crate::block::Op;
@@ -30,6 +32,7 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
         syscall::lower::<W>,
         control_registers::lower::<W>,
         debug_registers::lower::<W>,
+        translations::lower::<W>,
         segment::lower::<W>,
         identification::lower::<W>,
         traps::lower::<W>,

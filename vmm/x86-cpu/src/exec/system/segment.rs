@@ -136,7 +136,7 @@ impl Vcpu {
     fn real_segment(&self, index: usize, selector: u16) -> Segment {
         let old = self.segs[index & 7];
         if self.virtual_8086() {
-            Segment { attr: 0xf3, ..Segment::real(selector, false) }
+            Segment::virtual_8086(selector)
         } else if old.usable() {
             Segment { selector, base: u64::from(selector) << 4, ..old }
         } else {

@@ -69,7 +69,8 @@ fn segment_limits_and_types_hold() {
         (assemble!(".code32", "mov eax, 0x58", "mov ds, eax", "mov eax, [0xfffe]"), 13),
         (assemble!(".code32", "mov eax, 0x60", "mov ss, eax"), 12),
         (assemble!(".code32", "mov eax, 0x60", "mov es, eax"), 11),
-        (assemble!(".code32", "ljmp 0x30, 0"), 13),
+        // A task without a code segment.
+        (assemble!(".code32", "ljmp 0x30, 0"), 10),
         (assemble!(".code32", "ljmp 0x58, 0x10000"), 13),
         (assemble!(".code32", "mov ebx, 0x5000", "bound eax, [ebx]"), 5),
         (assemble!(".code32", "mov al, 0x7f", "add al, 1", "into"), 4),

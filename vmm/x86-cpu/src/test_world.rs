@@ -4,6 +4,12 @@ use crate::{CacheOp, CodePages, World};
 use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 
+/// Whether the host's processor is of the vendor that the vCPU presents, where tests compare what vendors do apart.
+pub fn host_is_intel() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    (leaf.ebx, leaf.edx, leaf.ecx) == (0x756e_6547, 0x4965_6e69, 0x6c65_746e)
+}
+
 #[repr(C, align(4096))]
 struct Frame(UnsafeCell<[u8; 4096]>);
 

@@ -3,7 +3,7 @@
 use super::{cpu, execute, forms};
 use crate::flags::bits;
 use crate::state::{Vcpu, reg};
-use crate::test_world::TestWorld;
+use crate::test_world::{TestWorld, host_is_intel};
 use iced_x86::{Code, Encoder, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register};
 
 const IMAGE: usize = 512;
@@ -265,6 +265,7 @@ fn encode(code: Code, memory: bool, imm: u8, random: &mut Random) -> Option<Vec<
 }
 
 /// Forms that the harness cannot run, or whose results are the processor's own affair.
+/// (Of two NaNs in a dot product, vendors return different ones.)
 fn excluded(code: Code) -> bool {
     matches!(
         code.mnemonic(),
@@ -281,7 +282,7 @@ fn excluded(code: Code) -> bool {
             | Mnemonic::Rsqrtss
             | Mnemonic::Clwb
             | Mnemonic::Clflushopt
-    )
+    ) || !host_is_intel() && matches!(code.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd)
 }
 
 #[test]
@@ -328,7 +329,10 @@ fn compare(code: Code, bytes: &[u8], before: &State, host: &State, ours: &State)
     assert_eq!(host.gpr, ours.gpr, "{context}: registers, from {:x?}", before.gpr);
     assert_eq!(host.memory, ours.memory, "{context}: memory");
     for at in (0..416).step_by(16) {
-        let part = |state: &State| u128::from_le_bytes(std::array::from_fn(|i| state.fx[at + i]));
+        // Which bits MXCSR has differs between vendors.
+        let compared = |at: usize| !(28..32).contains(&at);
+        let byte = |state: &State, at: usize| if compared(at) { state.fx[at] } else { 0 };
+        let part = |state: &State| u128::from_le_bytes(std::array::from_fn(|i| byte(state, at + i)));
         assert!(
             part(host) == part(ours),
             "{context}: FXSAVE image at {at}: host {:032x}, here {:032x}, before {:032x}; XMM0 {:x?} XMM1 {:x?} XMM2 {:x?} \

@@ -6,12 +6,15 @@ mod operands;
 mod rules;
 mod transcendental;
 
+use crate::test_world::host_is_intel;
 use guest::Guest;
 use native::{Host, State};
 use operands::Random;
 
 /// Second bytes after D9 whose results differ between vendors.
 const TRANSCENDENTAL: [u8; 8] = [0xf0, 0xf1, 0xf2, 0xf3, 0xf9, 0xfb, 0xfe, 0xff];
+/// FPREM1 and FPREM.
+const PARTIAL_REMAINDERS: [[u8; 2]; 2] = [[0xd9, 0xf5], [0xd9, 0xf8]];
 const STATES: u32 = 1000;
 
 /// Every x87 instruction with ST(i) operands or a memory operand at \[edx\].
@@ -55,6 +58,10 @@ fn compare(
         let mut got = guest.run(&state).unwrap();
         relocate(&mut expected, host.instruction(), host.operand());
         relocate(&mut got, guest::CODE, guest::DATA);
+        if !host_is_intel() {
+            forget_pointers(&mut expected);
+            forget_pointers(&mut got);
+        }
         if got != expected {
             let (state, expected, got) = (show(&state), show(&expected), show(&got));
             let case = format!("{instruction:02x?}, state {number}");
@@ -62,6 +69,13 @@ fn compare(
         }
     }
     Some(Ok(()))
+}
+
+/// Clears pointers, selectors and opcode (which a task switch loses on such hosts), and what an instruction stored of them.
+fn forget_pointers(state: &mut State) {
+    for bytes in [&mut state.image[12..28], &mut state.memory[12..28]] {
+        bytes.fill(0);
+    }
 }
 
 fn show(state: &State) -> String {
@@ -87,7 +101,14 @@ fn show(state: &State) -> String {
 fn every_instruction_does_what_the_host_does() {
     let results: Vec<_> = (0..)
         .zip(encodings())
-        .filter_map(|(seed, instruction)| compare(&instruction, seed, STATES, |_| ()))
+        .filter_map(|(seed, instruction)| {
+            compare(&instruction, seed, STATES, |state| {
+                // Whether an unchanged denormal operand counts as a tiny remainder differs between vendors.
+                if !host_is_intel() && PARTIAL_REMAINDERS.contains(&instruction) {
+                    state.image[0] |= 1 << 4;
+                }
+            })
+        })
         .collect();
     let differences: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
     assert!(differences.is_empty(), "{}", differences.into_iter().cloned().collect::<String>());

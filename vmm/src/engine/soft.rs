@@ -85,9 +85,7 @@ impl SoftEngine {
         for (index, vcpu) in self.vcpus.iter_mut().enumerate() {
             let Some(apic) = machine.interrupts_mut().apic_mut(index) else { continue };
             if apic.take_init() {
-                let old = std::mem::replace(vcpu, Vcpu::new(vcpu.id));
-                vcpu.msr.mtrr = old.msr.mtrr;
-                vcpu.msr.tsc_adjust = old.msr.tsc_adjust;
+                vcpu.init();
                 if index != 0 {
                     vcpu.activity = Activity::WaitForSipi;
                 }

@@ -3,8 +3,9 @@
 //! One table, [`FEATURES`], is the source of the feature bits and of [`implements`]: an instruction whose feature is not
 //! in it raises #UD, and a bit that is not in it reads 0.
 
+use crate::exec::sse::xsave::image_size;
 use crate::memory::paging::PHYSICAL_BITS;
-use crate::state::Vcpu;
+use crate::state::{Vcpu, cr4, xcr0};
 use iced_x86::{Code, CpuidFeature, DecoderOptions, Instruction};
 use std::sync::LazyLock;
 
@@ -23,8 +24,8 @@ const MAX_HYPERVISOR: u32 = 0x4000_0000;
 const MAX_EXTENDED: u32 = 0x8000_0008;
 const LINEAR_BITS: u32 = 48;
 
-/// Quirks of the decoder that follow from the features: REP BSF is BSF without BMI1, WBNOINVD is WBINVD without its bit.
-pub(crate) const DECODER_OPTIONS: u32 = DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_WBNOINVD;
+/// Quirks of the decoder that follow from the features: WBNOINVD is WBINVD without its bit.
+pub(crate) const DECODER_OPTIONS: u32 = DecoderOptions::NO_WBNOINVD;
 
 /// A register of a leaf that holds feature bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,7 @@ enum Word {
     Leaf7Ecx,
     Leaf7Edx,
     Leaf7Subleaf2Edx,
+    LeafDSubleaf1Eax,
     Extended1Ecx,
     Extended1Edx,
     Extended7Edx,
@@ -89,18 +91,22 @@ static FEATURES: &[Feature] = &[
     group(Word::Leaf1Ecx, 22, &[CpuidFeature::MOVBE]),
     group(Word::Leaf1Ecx, 23, &[CpuidFeature::POPCNT]),
     bit(Word::Leaf1Ecx, 24), // TSC deadline timer
+    group(Word::Leaf1Ecx, 26, &[CpuidFeature::XSAVE]),
     group(Word::Leaf1Ecx, 30, &[CpuidFeature::RDRAND]),
     // A hypervisor of no known kind: kernels then leave microcode, uncore and idle-state hardware alone.
     bit(Word::Leaf1Ecx, 31),
     bit(Word::Leaf6Eax, 2), // ARAT
     group(Word::Leaf7Ebx, 0, &[CpuidFeature::FSGSBASE]),
     bit(Word::Leaf7Ebx, 1), // TSC_ADJUST
+    group(Word::Leaf7Ebx, 3, &[CpuidFeature::BMI1]),
     bit(Word::Leaf7Ebx, 6), // x87 data pointer written on exceptions only
     bit(Word::Leaf7Ebx, 7), // SMEP
+    group(Word::Leaf7Ebx, 8, &[CpuidFeature::BMI2]),
     bit(Word::Leaf7Ebx, 9), // ERMS
     group(Word::Leaf7Ebx, 10, &[CpuidFeature::INVPCID]),
     bit(Word::Leaf7Ebx, 13), // FCS and FDS deprecated
     group(Word::Leaf7Ebx, 18, &[CpuidFeature::RDSEED]),
+    group(Word::Leaf7Ebx, 19, &[CpuidFeature::ADX]),
     group(Word::Leaf7Ebx, 20, &[CpuidFeature::SMAP]),
     group(Word::Leaf7Ebx, 23, &[CpuidFeature::CLFLUSHOPT]),
     group(Word::Leaf7Ebx, 24, &[CpuidFeature::CLWB]),
@@ -110,6 +116,9 @@ static FEATURES: &[Feature] = &[
     bit(Word::Leaf7Edx, 26),        // IBRS and IBPB
     bit(Word::Leaf7Edx, 29),        // IA32_ARCH_CAPABILITIES
     bit(Word::Leaf7Subleaf2Edx, 4), // BHI_DIS_S: kernels then clear no branch history in software
+    group(Word::LeafDSubleaf1Eax, 0, &[CpuidFeature::XSAVEOPT]),
+    group(Word::LeafDSubleaf1Eax, 1, &[CpuidFeature::XSAVEC]),
+    bit(Word::LeafDSubleaf1Eax, 2), // XGETBV with ECX = 1
     bit(Word::Extended1Ecx, 0),     // LAHF and SAHF in 64-bit mode
     group(Word::Extended1Ecx, 5, &[CpuidFeature::LZCNT]),
     group(Word::Extended1Ecx, 8, &[CpuidFeature::PREFETCHW]),
@@ -227,10 +236,12 @@ impl Vcpu {
             1 => {
                 let ids = 1_u32 << topology_shift(self.count).min(7);
                 let multiple = u32::from(self.count > 1);
+                // Bit 27 mirrors CR4.
+                let osxsave = if self.cr4 & cr4::OSXSAVE != 0 { 1 << 27 } else { 0 };
                 [
                     SIGNATURE,
                     self.id << 24 | ids << 16 | (LINE / 8) << 8,
-                    features(Word::Leaf1Ecx),
+                    features(Word::Leaf1Ecx) | osxsave,
                     features(Word::Leaf1Edx) | multiple << 28,
                 ]
             }
@@ -242,9 +253,20 @@ impl Vcpu {
                 [2, features(Word::Leaf7Ebx), features(Word::Leaf7Ecx), features(Word::Leaf7Edx)]
             }
             7 if subleaf == 2 => [0, 0, 0, features(Word::Leaf7Subleaf2Edx)],
+            0xd => self.state_leaf(subleaf),
             0xb | 0x1f => topology_leaf(subleaf, self.id, self.count),
             0x15 => [1, TSC_PER_CRYSTAL, CRYSTAL_HZ, 0],
             0x16 => [1000, 1000, 100, 0],
+            _ => [0; 4],
+        }
+    }
+
+    /// Processor extended state (SDM volume 1, 13.2).
+    fn state_leaf(&self, subleaf: u32) -> [u32; 4] {
+        let size = |components| image_size(components) as u32;
+        match subleaf {
+            0 => [xcr0::SUPPORTED as u32, size(self.xcr0), size(xcr0::SUPPORTED), 0],
+            1 => [features(Word::LeafDSubleaf1Eax), size(self.xcr0), 0, 0],
             _ => [0; 4],
         }
     }

@@ -12,7 +12,8 @@ pub enum CodeSize {
 }
 
 /// Bits 0-1 code size (0: 16, 1: 32, 2: 64), 2 stack is 32-bit, 3 user (CPL 3), 4 FP and SIMD raise #NM (CR0.TS), 5 x87
-/// raises #NM (CR0.EM), 6 SSE enabled (CR4.OSFXSR and not CR0.EM), 7 protected, 8 virtual-8086 and 9 WAIT raises #NM.
+/// raises #NM (CR0.EM), 6 SSE enabled (CR4.OSFXSR and not CR0.EM), 7 protected, 8 virtual-8086, 9 WAIT raises #NM and
+/// 10 XSAVE enabled (CR4.OSXSAVE).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Mode(pub u16);
 
@@ -25,6 +26,7 @@ impl Mode {
     const PROTECTED: u16 = 1 << 7;
     const V86: u16 = 1 << 8;
     const WAIT_TRAPS: u16 = 1 << 9;
+    const XSAVE: u16 = 1 << 10;
 
     /// The mode that the state of `cpu` amounts to.
     #[must_use]
@@ -50,6 +52,7 @@ impl Mode {
         put(Self::SSE, cpu.cr4 & cr4::OSFXSR != 0 && cpu.cr0 & cr0::EM == 0);
         put(Self::PROTECTED, cpu.cr0 & cr0::PE != 0 && !v86);
         put(Self::V86, v86);
+        put(Self::XSAVE, cpu.cr4 & cr4::OSXSAVE != 0);
         put(Self::WAIT_TRAPS, cpu.cr0 & (cr0::MP | cr0::TS) == cr0::MP | cr0::TS);
         Self(mode)
     }
@@ -114,6 +117,11 @@ impl Mode {
     #[must_use]
     pub const fn wait_traps(self) -> bool {
         self.0 & Self::WAIT_TRAPS != 0
+    }
+    /// The XSAVE feature set is enabled (CR4.OSXSAVE).
+    #[must_use]
+    pub const fn xsave(self) -> bool {
+        self.0 & Self::XSAVE != 0
     }
     /// Truncates an instruction pointer to the code size. (16-bit code may run above 64 KiB only by a 32-bit jump.)
     #[inline(always)]

@@ -77,6 +77,21 @@ pub mod cr4 {
     pub const SMAP: u64 = 1 << 21;
 }
 
+/// XCR0 bits: the state components that the XSAVE feature set manages (SDM volume 1, 13.1).
+pub mod xcr0 {
+    pub const X87: u64 = 1 << 0;
+    pub const SSE: u64 = 1 << 1;
+    pub const AVX: u64 = 1 << 2;
+    /// The components that exist.
+    pub const SUPPORTED: u64 = X87 | SSE;
+
+    /// Whether XCR0 can hold `value`: x87 is always enabled, AVX only with SSE (SDM volume 1, 13.3).
+    #[must_use]
+    pub const fn valid(value: u64) -> bool {
+        value & !SUPPORTED == 0 && value & X87 != 0 && (value & AVX == 0 || value & SSE != 0)
+    }
+}
+
 /// EFER bits.
 pub mod efer {
     pub const SCE: u64 = 1 << 0;
@@ -225,6 +240,8 @@ pub struct Vcpu {
     /// The four top entries of PAE paging, loaded with CR3.
     pub pdptes: [u64; 4],
     pub efer: u64,
+    /// Extended control register 0: bits of [`xcr0`].
+    pub xcr0: u64,
     pub dr: [u64; 8],
     /// What the debug registers amount to, and debug exceptions under way.
     pub debug: crate::debug::Debug,
@@ -278,6 +295,7 @@ impl Vcpu {
             cr4: 0,
             pdptes: [0; 4],
             efer: 0,
+            xcr0: xcr0::X87,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             debug: crate::debug::Debug::default(),
             xmm: [0; 16],
@@ -299,6 +317,21 @@ impl Vcpu {
         cpu.flags.set_bits(0);
         cpu.update_mode();
         cpu
+    }
+
+    /// INIT (SDM volume 3, table 10-1): as after power-on, but that the x87 and vector state, XCR0, MSRs, the caching
+    /// bits of CR0 and what the machine gave this vCPU are kept.
+    pub fn init(&mut self) {
+        let new = Self::new(self.id);
+        let caching = cr0::CD | cr0::NW;
+        let old = std::mem::replace(self, new);
+        self.count = old.count;
+        self.cr0 = self.cr0 & !caching | old.cr0 & caching;
+        self.xcr0 = old.xcr0;
+        self.x87 = old.x87;
+        self.xmm = old.xmm;
+        self.mxcsr = old.mxcsr;
+        self.msr = old.msr;
     }
 
     /// RFLAGS with the arithmetic flags in place.

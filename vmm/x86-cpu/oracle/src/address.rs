@@ -1,9 +1,17 @@
 //! Memory operands: where they lie, and which registers and displacements lead there.
 
 use crate::generate::{Generator, RSP};
-use crate::state::{CODE, DATA, READ_ONLY, STACK, Width};
+use crate::state::{CODE, DATA, READ_ONLY, STACK, Width, XSAVE_SIZE};
 use crate::values::Flavour;
-use iced_x86::{Instruction, OpCodeOperandKind as Kind, OpKind, Register};
+use iced_x86::{Instruction, MemorySize, OpCodeOperandKind as Kind, OpKind, Register};
+
+/// Size of a memory operand in bytes.
+pub fn operand_bytes(size: MemorySize) -> usize {
+    match size {
+        MemorySize::Xsave | MemorySize::Xsave64 => XSAVE_SIZE,
+        _ => size.size(),
+    }
+}
 
 impl Generator {
     /// An address for `size` bytes, mostly mapped.
@@ -44,7 +52,7 @@ impl Generator {
         locked: bool,
     ) -> Option<()> {
         let memory_size = instruction.code().op_code().memory_size();
-        let size = memory_size.size();
+        let size = operand_bytes(memory_size);
         let target = self.target(size, locked);
         self.fill_around(target, size, Flavour::of(memory_size));
         instruction.set_op_kind(index, OpKind::Memory);
@@ -145,7 +153,7 @@ impl Generator {
     }
 
     pub fn fill_around(&mut self, target: u64, size: usize, flavour: Flavour) {
-        let mut data = vec![0; size.clamp(1, 512) + 16];
+        let mut data = vec![0; size.clamp(1, XSAVE_SIZE) + 16];
         flavour.fill(&self.rng, &mut data);
         self.write(target, &data);
     }

@@ -1,5 +1,6 @@
 //! What must agree between the host and the interpreter, and what the architecture leaves open.
 
+use crate::address::operand_bytes;
 use crate::generate::{Case, RCX, RDI, RSI, RSP, linear_address};
 use crate::state::{Outcome, State, Width, address_of};
 use crate::vendor;
@@ -275,7 +276,7 @@ impl Undefined {
     /// The last instruction, opcode and operand of the x87, which are not modelled alike by all processors, the parts of
     /// save areas that no one defines, and what of a large operand is written before a fault.
     fn undefine_parts_of_operand(&mut self, instruction: &Instruction, before: &State) {
-        let size = instruction.memory_size().size() as u64;
+        let size = operand_bytes(instruction.memory_size()) as u64;
         let mask_move = matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
         let Some(address) = linear_address(instruction, before) else {
             self.fault_span = if mask_move { 16 } else { 0 };
@@ -287,6 +288,12 @@ impl Undefined {
         }
         let parts: &[(u64, u64)] = match instruction.mnemonic() {
             Mnemonic::Fxsave | Mnemonic::Fxsave64 => &[(6, 24), (28, 32), (416, 512)],
+            Mnemonic::Xsave
+            | Mnemonic::Xsave64
+            | Mnemonic::Xsaveopt
+            | Mnemonic::Xsaveopt64
+            | Mnemonic::Xsavec
+            | Mnemonic::Xsavec64 => &[(6, 24), (28, 32)],
             Mnemonic::Fnstenv | Mnemonic::Fnsave | Mnemonic::Fstenv | Mnemonic::Fsave => match size {
                 14 | 94 => &[(6, 14)],
                 _ => &[(12, 28)],

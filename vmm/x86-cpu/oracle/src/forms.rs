@@ -16,6 +16,7 @@ static EXCLUDED_MNEMONICS: &[(&str, &[Mnemonic])] = &[
             Mnemonic::Rdseed,
             Mnemonic::Cpuid,
             Mnemonic::Rdpmc,
+            Mnemonic::Xgetbv,
         ],
     ),
     (
@@ -150,17 +151,20 @@ pub fn only_faults(code: Code) -> bool {
 fn host_lacks(code: Code) -> bool {
     use iced_x86::CpuidFeature as F;
     use std::arch::x86_64::__cpuid_count;
-    let bit = |leaf: u32, register: usize, bit: u32| {
+    let sub = |leaf: u32, subleaf: u32, register: usize, bit: u32| {
         let maximum = __cpuid_count(leaf & 0x8000_0000, 0).eax;
-        let answer = __cpuid_count(leaf, 0);
+        let answer = __cpuid_count(leaf, subleaf);
         let words = [answer.eax, answer.ebx, answer.ecx, answer.edx];
         leaf <= maximum && words[register] >> bit & 1 != 0
     };
+    let bit = |leaf, register, bit| sub(leaf, 0, register, bit);
     let has = |feature: &F| match feature {
         F::MOVBE => bit(1, 2, 22),
         F::AES => bit(1, 2, 25),
         F::PCLMULQDQ => bit(1, 2, 1),
         F::XSAVE => bit(1, 2, 27),
+        F::XSAVEOPT => bit(1, 2, 27) && sub(0xd, 1, 0, 0),
+        F::XSAVEC => bit(1, 2, 27) && sub(0xd, 1, 0, 1),
         F::FSGSBASE => user_may_set_bases(),
         F::BMI1 => bit(7, 1, 3),
         F::BMI2 => bit(7, 1, 8),

@@ -324,8 +324,7 @@ impl Generator {
 
 /// Decodes all of `bytes`.
 pub fn decode(width: Width, bytes: &[u8], ip: u64) -> Vec<Instruction> {
-    let options = DecoderOptions::NO_MPFX_0FBC | DecoderOptions::NO_WBNOINVD;
-    Decoder::with_ip(width.bits(), bytes, ip, options).into_iter().collect()
+    Decoder::with_ip(width.bits(), bytes, ip, DecoderOptions::NO_WBNOINVD).into_iter().collect()
 }
 
 /// The linear address of the memory operand of `instruction`, if it has one of the ModRM kind.

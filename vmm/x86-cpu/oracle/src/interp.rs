@@ -6,7 +6,9 @@
 use crate::state::{Outcome, PAGE, PAGES, REGIONS, State, Width, locate};
 use crate::world::Ram;
 use std::fmt;
-use x86_cpu::{Activity, CodeCache, Exit, Segment, TableRegister, Vcpu, cr0, cr4, efer, run, seg, slot};
+use x86_cpu::{
+    Activity, CodeCache, Exit, Segment, TableRegister, Vcpu, cr0, cr4, efer, run, seg, slot, xcr0,
+};
 
 const PRESENT: u64 = 1;
 const WRITE: u64 = 1 << 1;
@@ -70,7 +72,8 @@ impl Interpreter {
         fill_system_page(&mut ram);
         let mut cpu = Box::new(Vcpu::new(0));
         cpu.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
-        cpu.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::FSGSBASE;
+        cpu.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXMMEXCPT | cr4::FSGSBASE | cr4::OSXSAVE;
+        cpu.xcr0 = xcr0::SUPPORTED;
         cpu.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
         cpu.cr3 = PML4;
         cpu.gdtr = TableRegister { base: KERNEL_BASE + GDT, limit: 0x47 };

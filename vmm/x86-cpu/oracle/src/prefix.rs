@@ -33,10 +33,6 @@ pub fn generate(rng: &Rng, width: Width, code: Code) -> Option<(Case, Undefined)
         return None;
     }
     // What does not decode is given whole: the host may look at all of it.
-    // With BMI1, which the host may have, REP BSF is another instruction.
-    if instruction.mnemonic() == Mnemonic::Bsf && bytes[..instruction.len()].contains(&0xf3) {
-        return None;
-    }
     bytes.truncate(if instruction.is_invalid() { original } else { instruction.len() });
     if !instruction.is_invalid() && !comparable(&instruction, width) {
         return None;

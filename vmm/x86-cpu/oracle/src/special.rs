@@ -4,7 +4,7 @@ use crate::generate::{
     ALIGNMENT, DIRECTION, Generator, RAX, RBP, RCX, RDI, RDX, RSI, RSP, TRAP, linear_address,
 };
 use crate::initial::{random_fpu, random_mxcsr, random_state};
-use crate::state::{DATA, READ_ONLY, STACK, Width, locate};
+use crate::state::{DATA, READ_ONLY, STACK, Width, XSAVE_SIZE, locate};
 use crate::values::Flavour;
 use crate::vendor::{self, Vendor};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
@@ -133,6 +133,19 @@ impl Generator {
                     self.pin(register, value);
                 }
             }
+            Mnemonic::Xsave
+            | Mnemonic::Xsave64
+            | Mnemonic::Xsaveopt
+            | Mnemonic::Xsaveopt64
+            | Mnemonic::Xsavec
+            | Mnemonic::Xsavec64
+            | Mnemonic::Xrstor
+            | Mnemonic::Xrstor64 => {
+                // Components that both sides have enabled.
+                let components = self.rng.word() & x86_cpu::xcr0::SUPPORTED;
+                self.pin(RAX, self.rng.word() << 32 | components);
+                self.pin(RDX, self.rng.word() << 32);
+            }
             _ => {}
         }
         let on_stack = code.op_code().op_kinds().is_empty()
@@ -216,6 +229,10 @@ impl Generator {
                 let other = random_state(&self.rng, self.width, Flavour::Single, false);
                 self.write_operand(instruction, &other.to_fxsave());
             }
+            Mnemonic::Xrstor | Mnemonic::Xrstor64 if self.rng.chance(85) => {
+                let image = self.xsave_image();
+                self.write_operand(instruction, &image);
+            }
             Mnemonic::Fldenv | Mnemonic::Frstor if self.rng.chance(80) => {
                 let fpu = random_fpu(&self.rng, false);
                 let tags = self.rng.word() as u16;
@@ -231,6 +248,26 @@ impl Generator {
             }
             _ => {}
         }
+    }
+
+    /// An image for XRSTOR, standard or compacted, seldom one with an invalid header.
+    fn xsave_image(&mut self) -> Vec<u8> {
+        let other = random_state(&self.rng, self.width, Flavour::Single, false);
+        let mut image = other.to_fxsave().to_vec();
+        let supported = x86_cpu::xcr0::SUPPORTED;
+        let mut header = [0_u64; 8];
+        header[0] = self.rng.word() & supported;
+        if self.rng.chance(50) {
+            let layout = header[0] | self.rng.word() & supported;
+            header[1] = 1 << 63 | layout;
+        }
+        if self.rng.chance(8) {
+            // A bit that no processor has a component for.
+            header[self.rng.below(8) as usize] |= 1 << (24 + self.rng.below(38));
+        }
+        image.extend(header.iter().flat_map(|word| word.to_le_bytes()));
+        image.resize(XSAVE_SIZE, 0);
+        image
     }
 
     /// A code address, seldom one that faults.

@@ -138,6 +138,9 @@ impl State {
     }
 }
 
+/// Size in bytes of the XSAVE images in use: the FXSAVE image and the header.
+pub const XSAVE_SIZE: usize = 512 + 64;
+
 /// How a case ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {

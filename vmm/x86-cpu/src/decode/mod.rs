@@ -10,7 +10,7 @@ use crate::fault::Fault;
 use crate::mode::Mode;
 use crate::state::Vcpu;
 use crate::world::World;
-use iced_x86::Instruction;
+use iced_x86::{EncodingKind, Instruction};
 
 /// What a family made of an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,11 @@ pub(crate) enum Lowered {
 /// Chooses the operation for `instruction`. `op` comes with its memory operand, offset and length filled in.
 pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op<W>) -> Lowered {
     if instruction.is_invalid() || !crate::cpuid::implements(instruction) {
+        op.run = undefined;
+        return Lowered::Last;
+    }
+    // VEX prefixes are not recognised in real and virtual-8086 mode (SDM volume 2, 2.3).
+    if !mode.protected() && instruction.op_code().encoding() == EncodingKind::VEX {
         op.run = undefined;
         return Lowered::Last;
     }

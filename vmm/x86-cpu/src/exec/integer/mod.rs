@@ -2,6 +2,7 @@
 
 mod alu;
 mod bits;
+mod bmi;
 mod decimal;
 mod exchange;
 mod moves;
@@ -24,6 +25,7 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
         stack::lower::<W>,
         shift::lower::<W>,
         bits::lower::<W>,
+        bmi::lower::<W>,
         multiply::lower::<W>,
         exchange::lower::<W>,
         decimal::lower::<W>,

@@ -9,6 +9,7 @@ mod compare;
 mod convert;
 mod float;
 mod host;
+mod image;
 mod integer;
 mod lanes;
 mod mmx;
@@ -20,6 +21,7 @@ mod string;
 #[cfg(test)]
 mod tests;
 mod unbounded;
+pub(crate) mod xsave;
 
 use crate::block::{Op, OpFn};
 use crate::decode::operand::{gpr, has_memory, vector};
@@ -35,6 +37,10 @@ enum Gate {
     Sse,
     /// MMX registers or the FXSAVE image: #UD if CR0.EM, #NM if CR0.TS.
     Mmx,
+    /// The XSAVE feature set: #UD unless CR4.OSXSAVE, #NM if CR0.TS.
+    Xsave,
+    /// XCR0: #UD unless CR4.OSXSAVE.
+    Xcr,
     /// General registers and memory only.
     Open,
 }
@@ -55,6 +61,7 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
         string::lower::<W>,
         mmx::lower::<W>,
         state::lower::<W>,
+        xsave::lower::<W>,
         cache::lower::<W>,
     ];
     let Some((gate, run)) = subjects.iter().find_map(|subject| subject(instruction, memory)) else {
@@ -63,13 +70,14 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
     let enabled = match gate {
         Gate::Sse => mode.sse(),
         Gate::Mmx => !mode.emulated(),
+        Gate::Xsave | Gate::Xcr => mode.xsave(),
         Gate::Open => true,
     };
     if !enabled {
         op.run = undefined;
         return Lowered::Last;
     }
-    if gate != Gate::Open && mode.task_switched() {
+    if !matches!(gate, Gate::Open | Gate::Xcr) && mode.task_switched() {
         op.run = not_available;
         return Lowered::Last;
     }

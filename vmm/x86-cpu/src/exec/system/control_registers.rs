@@ -37,6 +37,7 @@ const CR4_MASK: u64 = cr4::TSD
     | cr4::UMIP
     | cr4::FSGSBASE
     | cr4::PCIDE
+    | cr4::OSXSAVE
     | cr4::SMEP
     | cr4::SMAP;
 /// CR4 bits whose change makes translations void.

@@ -43,9 +43,13 @@ pub(super) fn select<W: World>(code: Code, op: &mut Op<W>) -> Option<OpFn<W>> {
 }
 
 impl X87 {
+    /// The initial configuration: what XRSTOR gives a component that is not in the image.
+    pub(crate) fn initial() -> Self {
+        Self { control: 0x37f, tags: 0xffff, ..Self::default() }
+    }
     /// The state after FNINIT: the registers keep their bits.
     pub(crate) fn initialize(&mut self) {
-        *self = Self { regs: self.regs, control: 0x37f, tags: 0xffff, ..Self::default() };
+        *self = Self { regs: self.regs, ..Self::initial() };
     }
     /// Loads the control word, as FLDCW does: reserved bits keep their fixed values, and an exception recorded earlier
     /// becomes pending or stops being so.

@@ -2,6 +2,7 @@
 
 mod faults;
 mod native;
+mod xsave;
 
 use crate::block::Op;
 use crate::decode::{Lowered, operand};

@@ -88,7 +88,7 @@ fn control_registers_refuse_reserved_bits() {
         (assemble!("mov cr3, rax"), 1 << 46),
         (assemble!("mov cr4, rax"), 0),
         (assemble!("mov cr4, rax"), 0x20 | 1 << 12),
-        (assemble!("mov cr4, rax"), 0x20 | 1 << 18),
+        (assemble!("mov cr4, rax"), 0x20 | 1 << 19),
         (assemble!("mov cr8, rax"), 16),
     ] {
         let mut machine = Machine::long(load);

@@ -5,6 +5,7 @@
 //! the VMM appends to any initramfs to run one command, and [`channel`] decodes what that command sends back.
 
 mod apt;
+pub mod bare_metal;
 mod builder;
 pub mod channel;
 mod command;

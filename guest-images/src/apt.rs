@@ -4,6 +4,7 @@
 use crate::deb_version;
 use crate::error::{Error, Result, at};
 use crate::progress::{Progress, Unit};
+use crate::recipe::VersionRange;
 use crate::runner::Runner;
 use crate::sources_list::Source;
 use sha2::{Digest, Sha256};
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 const LISTS_STAY_FRESH: Duration = Duration::from_secs(24 * 3600);
 const STAGE: &str = "fetching packages";
+/// How apt says that the mirror answers but does not have a suite.
+const ABSENT: [&str; 3] = ["does not have a Release file", "404  Not Found", "File not found - "];
 
 /// Where apt-helper lies in every release of apt: it resumes and verifies single downloads.
 const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
@@ -73,7 +76,8 @@ impl<'a> Apt<'a> {
     }
 
     /// Brings the package lists up to date, unless they were within a day (or `force`). With older lists present a
-    /// failure is only noted: what they name may still be there.
+    /// failure is only noted: what they name may still be there. A suite that the mirror does not have is
+    /// [`Error::PackageNotFound`], a signature that the machine's keyring cannot verify [`Error::UnknownKey`].
     pub fn update(&self, force: bool, progress: &dyn Progress) -> Result<()> {
         let stamp = self.folder.join("updated");
         let fresh = fs::metadata(&stamp)
@@ -84,8 +88,15 @@ impl<'a> Apt<'a> {
         }
         let mut update = self.command("apt-get");
         update.args(["update", "-q", "-o", "APT::Update::Error-Mode=any"]);
-        match self.runner.run("updating the package lists", &mut update, |_| {}) {
+        let (mut gone, mut unknown_key) = (false, false);
+        let result = self.runner.run("updating the package lists", &mut update, |line| {
+            gone |= ABSENT.iter().any(|text| line.contains(text));
+            unknown_key |= line.contains("NO_PUBKEY") || line.contains("is not signed");
+        });
+        match result {
             Ok(()) => fs::write(&stamp, "").map_err(at(&stamp)),
+            Err(_) if unknown_key => Err(Error::UnknownKey { suites: self.suites.clone() }),
+            Err(_) if gone => Err(self.not_found("Release")),
             Err(Error::Network { .. } | Error::Build { .. }) if stamp.exists() => {
                 progress.message(
                     "the package lists could not be updated; going on with those of an earlier build",
@@ -103,6 +114,15 @@ impl<'a> Apt<'a> {
         }
         let text = self.runner.output(STAGE, self.command("apt-cache").arg("policy").args(names))?;
         Ok(parse_policy(&text))
+    }
+
+    /// All versions of each package that it knows.
+    fn versions(&self, names: &[String]) -> Result<Vec<(String, String)>> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let text = self.runner.output(STAGE, self.command("apt-cache").arg("madison").args(names))?;
+        Ok(parse_madison(&text))
     }
 
     fn not_found(&self, wanted: &str) -> Error {
@@ -130,43 +150,54 @@ impl<'a> Apt<'a> {
         self.locate(&chosen)
     }
 
-    /// The newest package whose name matches one of `patterns`; among equal versions the earlier pattern wins.
-    pub fn newest(&self, patterns: &[String]) -> Result<Package> {
-        let mut best: Option<(String, String)> = None;
+    /// The newest package within `range` whose name matches one of `patterns`, and what each `*` of the pattern stood
+    /// for; among equal versions the earlier pattern wins.
+    pub fn newest(&self, patterns: &[String], range: &VersionRange) -> Result<(Package, String)> {
+        let (mut best, mut seen): (Option<(String, String, String)>, Vec<String>) = (None, Vec::new());
         for pattern in patterns {
             let prefix = pattern.split('*').next().unwrap_or_default();
             let all = self.runner.output(STAGE, self.command("apt-cache").args(["pkgnames", prefix]))?;
             let names: Vec<String> =
-                all.lines().filter(|name| matches(pattern, name)).map(str::to_owned).collect();
-            for candidate in self.candidates(&names)? {
-                let newer = |best: &(String, String)| {
-                    deb_version::compare(&candidate.1, &best.1) == Ordering::Greater
+                all.lines().filter(|name| star(pattern, name).is_some()).map(str::to_owned).collect();
+            for (name, version) in self.versions(&names)? {
+                if !range.contains(&version) {
+                    seen.push(version);
+                    continue;
+                }
+                let newer = |best: &(String, String, String)| {
+                    deb_version::compare(&version, &best.1) == Ordering::Greater
                 };
                 if best.as_ref().is_none_or(newer) {
-                    best = Some(candidate);
+                    let stood = star(pattern, &name).unwrap_or_default().to_owned();
+                    best = Some((name, version, stood));
                 }
             }
         }
-        let best = best.ok_or_else(|| self.not_found(&patterns.join(" or ")))?;
-        self.locate(&[best])?.pop().ok_or_else(|| self.not_found(&patterns.join(" or ")))
+        let wanted = || format!("{} ({range})", patterns.join(" or "));
+        let Some((name, version, stood)) = best else {
+            return Err(self.not_found(&match seen.pop() {
+                Some(version) => format!("{}; there is {version}", wanted()),
+                None => wanted(),
+            }));
+        };
+        let package = self.locate(&[(name, version)])?.pop().ok_or_else(|| self.not_found(&wanted()))?;
+        Ok((package, stood))
     }
 
-    /// One package by name, its version within `[at_least, below)`.
-    pub fn in_range(&self, name: &str, at_least: &str, below: &str) -> Result<Package> {
-        let package = self.resolve(&[name.to_owned()])?.pop().ok_or_else(|| self.not_found(name))?;
-        let in_range = deb_version::compare(&package.version, at_least) != Ordering::Less
-            && deb_version::compare(&package.version, below) == Ordering::Less;
-        if in_range {
-            Ok(package)
-        } else {
-            Err(self.not_found(&format!(
-                "{name} (>= {at_least}, << {below}; the mirror has {})",
-                package.version
-            )))
+    /// The packages `names`, all in `version`.
+    pub fn exactly(&self, names: &[String], version: &str) -> Result<Vec<Package>> {
+        let known = self.versions(names)?;
+        let chosen: Vec<_> = names.iter().map(|name| (name.clone(), version.to_owned())).collect();
+        match chosen.iter().find(|package| !known.contains(package)) {
+            Some((name, _)) => Err(self.not_found(&format!("{name} (= {version})"))),
+            None => self.locate(&chosen),
         }
     }
 
     fn locate(&self, packages: &[(String, String)]) -> Result<Vec<Package>> {
+        if packages.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut command = self.command("apt-get");
         command.args(["download", "--print-uris", "-qq"]);
         command.args(packages.iter().map(|(name, version)| format!("{name}={version}")));
@@ -277,6 +308,17 @@ fn parse_policy(text: &str) -> Vec<(String, String)> {
     found
 }
 
+/// `apt-cache madison`: ` NAME | VERSION | ARCHIVE` a line; source packages are listed too.
+fn parse_madison(text: &str) -> Vec<(String, String)> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.split('|').map(str::trim);
+            let (name, version, archive) = (fields.next()?, fields.next()?, fields.next()?);
+            archive.ends_with(" Packages").then(|| (name.to_owned(), version.to_owned()))
+        })
+        .collect()
+}
+
 /// `apt-get download --print-uris`: `'URI' FILE SIZE HASH` a line.
 fn parse_uris(text: &str) -> Vec<Package> {
     text.lines()
@@ -300,14 +342,13 @@ fn download_percent(line: &str) -> Option<f64> {
     line.strip_prefix("dlstatus:")?.split(':').nth(1)?.parse().ok()
 }
 
-/// Whether `name` matches `pattern`, in which `*` stands for any text.
-fn matches(pattern: &str, name: &str) -> bool {
-    match pattern.split_once('*') {
-        None => pattern == name,
-        Some((head, rest)) => name.strip_prefix(head).is_some_and(|name| {
-            (0..=name.len()).any(|at| name.get(at..).is_some_and(|name| matches(rest, name)))
-        }),
-    }
+/// What the one `*` of `pattern` stands for in `name`: any text without a hyphen, so that no other flavour matches. `None`
+/// if `name` does not match.
+fn star<'a>(pattern: &str, name: &'a str) -> Option<&'a str> {
+    let (head, tail) = pattern.split_once('*').unwrap_or((pattern, ""));
+    let stood = name.strip_prefix(head)?.strip_suffix(tail)?;
+    let allowed = if pattern.contains('*') { !stood.contains('-') } else { stood.is_empty() };
+    allowed.then_some(stood)
 }
 
 #[cfg(test)]
@@ -316,11 +357,11 @@ mod tests {
 
     #[test]
     fn patterns_match_whole_names() {
-        let pattern = "linux-image-6.1.*-cloud-amd64";
-        assert!(matches(pattern, "linux-image-6.1.0-56-cloud-amd64"));
-        assert!(!matches(pattern, "linux-image-6.1.0-56-cloud-amd64-unsigned"));
-        assert!(!matches(pattern, "linux-image-6.12.1-cloud-amd64"));
-        assert!(matches("a*b*c", "a-b-b-c") && !matches("a*b*c", "a-c"));
+        let pattern = "linux-image-6.1.0-*-amd64";
+        assert_eq!(star(pattern, "linux-image-6.1.0-56-amd64"), Some("56"));
+        assert_eq!(star(pattern, "linux-image-6.1.0-56-cloud-amd64"), None, "another flavour");
+        assert_eq!(star(pattern, "linux-image-6.1.0-56-amd64-unsigned"), None);
+        assert_eq!((star("flex", "flex"), star("flex", "flex-old")), (Some(""), None));
     }
 
     #[test]
@@ -328,6 +369,9 @@ mod tests {
         let policy = "flex:\n  Installed: (none)\n  Candidate: 2.6.4-8.2\n  Version table:\n     2.6.4-8.2 500\n\
                       gone:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n";
         assert_eq!(parse_policy(policy), [("flex".into(), "2.6.4-8.2".into())]);
+        let madison = " a | 6.12.1-1 | http://m.example/debian trixie/main amd64 Packages\n \
+                       a | 6.12.1-1 | http://m.example/debian trixie/main Sources\n";
+        assert_eq!(parse_madison(madison), [("a".into(), "6.12.1-1".into())]);
         let uris =
             "'http://m.example/p/flex_2.6%3a4_amd64.deb' flex_2.6%3a4_amd64.deb 423136 SHA256:ab\nnoise\n";
         let packages = parse_uris(uris);

@@ -1,6 +1,6 @@
 //! Builds an image from its recipe: packages, tools, kernel, initramfs, then one rename that makes it visible.
 
-use crate::apt::{Apt, Package};
+use crate::apt::Package;
 use crate::error::{Error, Result, at};
 use crate::host::Host;
 use crate::image::{Image, Manifest, PackageVersion};
@@ -9,8 +9,9 @@ use crate::kernel::{self, KernelFiles, remove};
 use crate::lock::Lock;
 use crate::progress::{Plan, Progress};
 use crate::recipe::{Estimate, KernelRecipe, Recipe, SourceKernel};
+use crate::releases::Releases;
 use crate::runner::Runner;
-use crate::sources_list::{Mirrors, Source};
+use crate::sources_list::Mirrors;
 use crate::store::Layout;
 use crate::tools::{self, Tools};
 use std::cell::Cell;
@@ -34,8 +35,7 @@ pub(crate) struct Build<'a> {
 
 /// What the package stages leave for the others.
 struct Fetched {
-    /// Absent if the compiled kernel is already there.
-    kernel: Option<Package>,
+    kernel: Vec<Package>,
     userspace: Vec<Package>,
     tools: Tools,
 }
@@ -44,10 +44,10 @@ impl Build<'_> {
     pub fn run(&self) -> Result<Image> {
         let (estimate, stages) = match &self.recipe.kernel {
             KernelRecipe::Source(source) if KernelFiles::open(&self.compiled(source)?).is_some() => {
-                (INITRAMFS_ONLY, 3)
+                (INITRAMFS_ONLY, 2)
             }
-            KernelRecipe::Source(_) => (self.recipe.estimate, 6),
-            KernelRecipe::Package(_) => (self.recipe.estimate, 4),
+            KernelRecipe::Source(_) => (self.recipe.estimate, 5),
+            KernelRecipe::Package(_) => (self.recipe.estimate, 3),
         };
         let mirrors = self.check_host(&estimate)?;
         let log = self.layout.log(&self.recipe.name);
@@ -82,7 +82,7 @@ impl Build<'_> {
                 needs: format!(
                     "the packages {} of Debian ({})",
                     self.recipe.package_names().unwrap_or_default().join(", "),
-                    self.recipe.suites.join(", ")
+                    self.recipe.suites.concat().join(", ")
                 ),
                 bring_instead: self.recipe.bring_instead.clone(),
             }
@@ -129,16 +129,17 @@ impl Build<'_> {
     fn stages(&self, runner: &Runner, mirrors: &Mirrors) -> Result<Image> {
         let work = self.layout.work(&self.recipe.name);
         fs::create_dir_all(&work).map_err(at(&work))?;
-        let fetched = self.fetch(runner, mirrors)?;
+        let releases = Releases { runner, layout: self.layout, mirrors, progress: self.progress };
+        let fetched = self.fetch(&releases)?;
         let partial = self.layout.partial(&self.recipe.name);
         remove(&partial)?;
         fs::create_dir_all(&partial).map_err(at(&partial))?;
 
-        let kernel = self.kernel(runner, &fetched, &work, &partial)?;
+        let kernel = self.kernel(&releases, &fetched, &work, &partial)?;
         self.next_stage("initramfs");
         let packages = work.join("userspace");
         remove(&packages)?;
-        self.unpack(runner, &fetched.userspace, &packages)?;
+        releases.unpack(&fetched.userspace, &packages)?;
         let userspace = self.recipe.userspace()?;
         let initrd = initramfs::build(runner, &userspace, &packages, &work, &kernel.modules)?;
         let file = partial.join("initrd.cpio");
@@ -155,41 +156,46 @@ impl Build<'_> {
     }
 
     /// Package lists, downloads and host tools; one process at a time, because all images share them.
-    fn fetch(&self, runner: &Runner, mirrors: &Mirrors) -> Result<Fetched> {
-        let layout = self.layout;
-        let _lock = Lock::wait(&layout.lock("packages"), "the package cache", self.progress)?;
-        self.next_stage("package lists");
-        let apt = Apt::new(runner, &layout.apt(), &mirrors.sources_for(&self.recipe.suites))?;
-        apt.update(false, self.progress)?;
-
-        self.next_stage("downloads");
-        let (kernel, userspace) = match self.download(&apt) {
-            // Old lists may name files that the mirror no longer has.
-            Err(Error::Network { .. } | Error::Build { .. } | Error::PackageNotFound { .. }) => {
-                apt.update(true, self.progress)?;
-                self.download(&apt)?
-            }
-            result => result?,
-        };
-        let tools = match kernel {
-            Some(_) => self.tools(runner, mirrors, &apt)?,
-            None => Tools::default(),
+    fn fetch(&self, releases: &Releases) -> Result<Fetched> {
+        let _lock = Lock::wait(&self.layout.lock("packages"), "the package cache", self.progress)?;
+        self.next_stage("packages");
+        let kernel = self.fetch_kernel(releases)?;
+        let userspace = self.recipe.userspace()?;
+        let userspace = releases.first(&userspace.suites, |apt| {
+            let packages = apt.resolve(&userspace.packages)?;
+            releases.fetch(apt, &packages)?;
+            Ok(packages)
+        })?;
+        let tools = match (kernel.first(), &self.recipe.kernel) {
+            (None, _) => Tools::default(),
+            (Some(_), KernelRecipe::Source(source)) => tools::provide(releases, &source.tools)?,
+            (Some(_), KernelRecipe::Package(package)) => tools::provide(releases, &package.tools)?,
         };
         Ok(Fetched { kernel, userspace, tools })
     }
 
-    fn download(&self, apt: &Apt) -> Result<(Option<Package>, Vec<Package>)> {
-        let kernel = match &self.recipe.kernel {
-            KernelRecipe::Source(source) => match KernelFiles::open(&self.compiled(source)?) {
-                Some(_) => None,
-                None => Some(apt.in_range(&source.package, &source.at_least, &source.below)?),
-            },
-            KernelRecipe::Package(package) => Some(apt.newest(&package.packages)?),
-        };
-        let userspace = apt.resolve(&self.recipe.userspace()?.packages)?;
-        let all: Vec<Package> = userspace.iter().chain(&kernel).cloned().collect();
-        apt.fetch(&all, &self.layout.downloads(), self.progress)?;
-        Ok((kernel, userspace))
+    /// The kernel's packages, the one that names its version first; none if the compiled kernel is already there.
+    fn fetch_kernel(&self, releases: &Releases) -> Result<Vec<Package>> {
+        if let KernelRecipe::Source(source) = &self.recipe.kernel
+            && KernelFiles::open(&self.compiled(source)?).is_some()
+        {
+            return Ok(Vec::new());
+        }
+        releases.first(&self.recipe.suites, |apt| {
+            let packages = match &self.recipe.kernel {
+                KernelRecipe::Source(source) => {
+                    vec![apt.newest(std::slice::from_ref(&source.package), &source.version)?.0]
+                }
+                KernelRecipe::Package(recipe) => {
+                    let (package, stood) = apt.newest(&recipe.packages, &recipe.version)?;
+                    let beside: Vec<_> = recipe.beside.iter().map(|name| name.replace('*', &stood)).collect();
+                    let beside = apt.exactly(&beside, &package.version)?;
+                    [vec![package], beside].concat()
+                }
+            };
+            releases.fetch(apt, &packages)?;
+            Ok(packages)
+        })
     }
 
     /// Where the compiled kernel is kept.
@@ -197,43 +203,14 @@ impl Build<'_> {
         Ok(self.layout.kernel(&self.recipe.name, &recipe.hash()?))
     }
 
-    /// Tools run on this machine, so they come from its own release.
-    fn tools(&self, runner: &Runner, mirrors: &Mirrors, guest_apt: &Apt) -> Result<Tools> {
-        let wanted = match &self.recipe.kernel {
-            KernelRecipe::Source(source) => &source.tools,
-            KernelRecipe::Package(package) => &package.tools,
-        };
-        let root = self.layout.tools();
-        let missing = Tools::missing(runner, &root, wanted)?;
-        if !missing.is_empty() {
-            let names: Vec<_> = missing.iter().map(|tool| tool.name.as_str()).collect();
-            runner.note(&format!("host tools missing: {}", names.join(", ")));
-            let codename = self.host.os_release("VERSION_CODENAME").unwrap_or_default();
-            let downloads = self.layout.downloads();
-            if self.recipe.suites.contains(&codename) {
-                tools::provide(runner, guest_apt, &root, &downloads, &missing, self.progress)?;
-            } else {
-                let sources: Vec<Source> =
-                    [Some(&mirrors.main), mirrors.security.as_ref()].into_iter().flatten().cloned().collect();
-                let apt = Apt::new(runner, &self.layout.apt(), &sources)?;
-                apt.update(false, self.progress)?;
-                tools::provide(runner, &apt, &root, &downloads, &missing, self.progress)?;
-            }
-        }
-        Tools::ready(runner, &root, wanted)
-    }
-
-    fn unpack(&self, runner: &Runner, packages: &[Package], to: &Path) -> Result<()> {
-        for package in packages {
-            let mut command = runner.command("dpkg-deb");
-            command.arg("-x").arg(self.layout.downloads().join(&package.file)).arg(to);
-            runner.run(&format!("unpacking {}", package.name), &mut command, |_| {})?;
-        }
-        Ok(())
-    }
-
-    fn kernel(&self, runner: &Runner, fetched: &Fetched, work: &Path, image: &Path) -> Result<KernelFiles> {
-        let tools = &fetched.tools;
+    fn kernel(
+        &self,
+        releases: &Releases,
+        fetched: &Fetched,
+        work: &Path,
+        image: &Path,
+    ) -> Result<KernelFiles> {
+        let (runner, tools) = (releases.runner, &fetched.tools);
         let nothing = || Error::Build {
             stage: "taking the kernel".into(),
             reason: "it is neither compiled nor downloaded".into(),
@@ -243,7 +220,7 @@ impl Build<'_> {
         match &self.recipe.kernel {
             KernelRecipe::Source(recipe) => {
                 let folder = self.compiled(recipe)?;
-                if let Some(package) = &fetched.kernel {
+                if let Some(package) = fetched.kernel.first() {
                     self.compile(runner, tools, recipe, package, work, &folder)?;
                 }
                 let kernel = KernelFiles::open(&folder).ok_or_else(nothing)?;
@@ -252,10 +229,10 @@ impl Build<'_> {
             }
             KernelRecipe::Package(recipe) => {
                 self.next_stage("kernel package");
-                let package = fetched.kernel.as_ref().ok_or_else(nothing)?;
+                let package = fetched.kernel.first().ok_or_else(nothing)?;
                 let unpacked = work.join("kernel");
                 remove(&unpacked)?;
-                self.unpack(runner, std::slice::from_ref(package), &unpacked)?;
+                releases.unpack(&fetched.kernel, &unpacked)?;
                 kernel::install_packaged(runner, tools, recipe, package, &unpacked, image)
             }
         }
@@ -293,6 +270,7 @@ impl Build<'_> {
             kernel_release: kernel.release,
             compiler: compiler.lines().next().unwrap_or_default().to_owned(),
             packages: std::iter::once(kernel.package)
+                .chain(fetched.kernel.iter().skip(1).map(PackageVersion::from))
                 .chain(fetched.userspace.iter().map(PackageVersion::from))
                 .collect(),
             files,

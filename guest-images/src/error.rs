@@ -23,8 +23,12 @@ pub enum Error {
     )]
     NoPackages { image: String, reason: String, needs: String, bring_instead: String },
 
-    #[error("no package matches {wanted} in the suites {} of the mirror {mirror}", .suites.join(", "))]
+    /// The mirror does not have what the recipe asks for, or no longer: nothing can be tested with the image.
+    #[error("unavailable: the mirror {mirror} has no {wanted} in {}", .suites.join(", "))]
     PackageNotFound { wanted: String, suites: Vec<String>, mirror: String },
+
+    #[error("the package lists of {} are signed with a key that this machine does not know; a newer debian-archive-keyring has it", .suites.join(", "))]
+    UnknownKey { suites: Vec<String> },
 
     #[error("building needs {tool} on this machine ({purpose}); install it and try again")]
     MissingTool { tool: &'static str, purpose: &'static str },
@@ -47,6 +51,13 @@ pub enum Error {
 
     #[error("{}: {source}", .path.display())]
     Io { path: PathBuf, source: io::Error },
+}
+
+impl Error {
+    /// Whether the mirror lacks a package: there is nothing to test with, which is neither a pass nor a failure.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::PackageNotFound { .. })
+    }
 }
 
 /// Attaches the file's name to an I/O error; a full disk becomes [`Error::DiskFull`].

@@ -3,9 +3,10 @@
 use crate::apt::Package;
 use crate::error::{Error, Result, at};
 use crate::image::PackageVersion;
+use crate::module_tree;
 use crate::modules;
 use crate::progress::{Progress, Unit};
-use crate::recipe::{self, PackageKernel, SourceCheck, SourceKernel};
+use crate::recipe::{PackageKernel, SourceCheck, SourceKernel};
 use crate::runner::Runner;
 use crate::tools::Tools;
 use serde::{Deserialize, Serialize};
@@ -38,7 +39,8 @@ impl KernelFiles {
     pub fn open(folder: &Path) -> Option<Self> {
         let text = fs::read_to_string(folder.join(DESCRIPTION)).ok()?;
         let kernel: Self = serde_json::from_str(&text).ok()?;
-        kernel.files.values().all(|file| folder.join(file).is_file()).then_some(kernel)
+        let whole = kernel.files.values().all(|file| folder.join(file).is_file());
+        whole.then_some(kernel)
     }
 
     /// Makes the compiled kernel in `partial` available as `folder`.
@@ -168,7 +170,7 @@ fn holds(check: &SourceCheck, text: &str) -> bool {
 /// Configures the tree: `allnoconfig` with the recipe's options, all of which must survive Kconfig's dependencies.
 pub(crate) fn configure(runner: &Runner, tools: &Tools, recipe: &SourceKernel, source: &Path) -> Result<()> {
     let stage = "configuring the kernel";
-    let wanted = recipe::kernel_config(&recipe.config)?;
+    let wanted = &recipe.config()?;
     let fragment = source.with_file_name("fragment.config");
     fs::write(&fragment, wanted).map_err(at(&fragment))?;
     let mut command = make(runner, tools, source);
@@ -225,7 +227,7 @@ pub(crate) fn compile(
     let mut steps: u64 = fs::read_to_string(&counter).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     let jobs = std::thread::available_parallelism().map_or(2, usize::from);
     let mut command = make(runner, tools, source);
-    command.arg(format!("-j{jobs}")).arg("bzImage");
+    command.arg(format!("-j{jobs}")).args(["bzImage", "modules"]);
     runner.run("compiling the kernel", &mut command, |line| {
         if is_build_step(line) {
             steps += 1;
@@ -273,10 +275,11 @@ pub(crate) fn install_compiled(
     }
     let release = source.join("include/config/kernel.release");
     kernel.release = fs::read_to_string(&release).map_err(at(&release))?.trim().to_owned();
+    module_tree::keep(runner, source, &partial.join(module_tree::FOLDER))?;
     kernel.publish(&partial, folder)
 }
 
-/// Takes the kernel and the wanted modules out of an unpacked `linux-image-*` package.
+/// Takes the kernel and the wanted modules out of its unpacked packages.
 pub(crate) fn install_packaged(
     runner: &Runner,
     tools: &Tools,
@@ -286,30 +289,26 @@ pub(crate) fn install_packaged(
     image: &Path,
 ) -> Result<KernelFiles> {
     let mut kernel = KernelFiles { package: package.into(), ..KernelFiles::default() };
-    let boot = unpacked.join("boot");
-    let mut found = None;
-    for entry in fs::read_dir(&boot).map_err(at(&boot))? {
-        let name = entry.map_err(at(&boot))?.file_name().to_string_lossy().into_owned();
-        if let Some(release) = name.strip_prefix("vmlinuz-") {
-            found = Some((name.clone(), release.to_owned()));
-        }
-    }
-    let no_kernel = || failure(runner, format!("{} has no vmlinuz-*", boot.display()));
-    let (vmlinuz, release) = found.ok_or_else(no_kernel)?;
-    let from = boot.join(vmlinuz);
-    fs::copy(&from, image.join("bzImage")).map_err(at(&from))?;
+    let parents = ["usr/lib/modules", "lib/modules"].map(|folder| unpacked.join(folder));
+    let mut folders = parents.iter().filter_map(|parent| fs::read_dir(parent).ok()).flatten().flatten();
+    let modules_folder = folders
+        .next()
+        .map(|entry| entry.path())
+        .ok_or_else(|| failure(runner, format!("{} has no modules", unpacked.display())))?;
+    let release = modules_folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // Kernels lie in /boot up to 6.x, beside their modules from 7.x on.
+    let boot = |name: &str| {
+        let places = [unpacked.join("boot").join(format!("{name}-{release}")), modules_folder.join(name)];
+        places.into_iter().find(|file| file.is_file())
+    };
+    let vmlinuz = boot("vmlinuz")
+        .ok_or_else(|| failure(runner, format!("{} has no vmlinuz of {release}", unpacked.display())))?;
+    fs::copy(&vmlinuz, image.join("bzImage")).map_err(at(&vmlinuz))?;
     kernel.add("kernel", "bzImage");
-    let config = boot.join(format!("config-{release}"));
-    if config.exists() {
+    if let Some(config) = boot("config") {
         fs::copy(&config, image.join("config")).map_err(at(&config))?;
         kernel.add("config", "config");
     }
-
-    let modules_folder = [unpacked.join("usr/lib/modules"), unpacked.join("lib/modules")]
-        .into_iter()
-        .map(|folder| folder.join(&release))
-        .find(|folder| folder.is_dir())
-        .ok_or_else(|| failure(runner, format!("{} has no modules", unpacked.display())))?;
     kernel.modules = collect_modules(runner, tools, recipe, &modules_folder, &release)?;
     kernel.release = release;
     Ok(kernel)
@@ -404,7 +403,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::KernelRecipe;
+    use crate::recipe::{self, KernelRecipe};
 
     fn debug_recipe() -> SourceKernel {
         let recipe =

@@ -1,21 +1,32 @@
 //! Recipes: what an image consists of, as data (TOML in `guest-images/recipes`), and the content hash that names the result.
 
+use crate::deb_version;
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use std::cmp::Ordering;
+use std::fmt;
 
 /// Bump when the builder changes what it makes from the same recipe.
-const FORMAT: &str = "staleline image format 1";
+const FORMAT: &str = "staleline image format 2";
 
 /// The files under `recipes/` and `programs/`, by name.
 const RECIPES: &[(&str, &str)] = &[
     ("linux-6.12-debug.toml", include_str!("../recipes/linux-6.12-debug.toml")),
+    ("linux-6.1-debug.toml", include_str!("../recipes/linux-6.1-debug.toml")),
+    ("linux-7.2-debug.toml", include_str!("../recipes/linux-7.2-debug.toml")),
     ("debian-cloud-6.1.toml", include_str!("../recipes/debian-cloud-6.1.toml")),
     ("debian-cloud-6.12.toml", include_str!("../recipes/debian-cloud-6.12.toml")),
+    ("debian-cloud-7.2.toml", include_str!("../recipes/debian-cloud-7.2.toml")),
+    ("debian-6.1.toml", include_str!("../recipes/debian-6.1.toml")),
+    ("debian-6.12.toml", include_str!("../recipes/debian-6.12.toml")),
 ];
 const USERSPACES: &[(&str, &str)] = &[("rdma-core-44", include_str!("../recipes/rdma-core-44.toml"))];
-const CONFIGS: &[(&str, &str)] =
-    &[("linux-6.12-debug.config", include_str!("../recipes/linux-6.12-debug.config"))];
+const CONFIGS: &[(&str, &str)] = &[
+    ("linux-debug.config", include_str!("../recipes/linux-debug.config")),
+    ("linux-debug-6.config", include_str!("../recipes/linux-debug-6.config")),
+    ("linux-debug-7.config", include_str!("../recipes/linux-debug-7.config")),
+];
 const PROGRAMS: &[(&str, &str)] = &[("regtwice.c", include_str!("../programs/regtwice.c"))];
 const INIT_SOURCES: &[&str] = &[
     include_str!("../programs/staleline-init.c"),
@@ -35,8 +46,9 @@ pub struct Recipe {
     pub cmdline: String,
     /// What a user without Debian packages has to bring.
     pub bring_instead: String,
-    /// Debian suites that packages may come from.
-    pub suites: Vec<String>,
+    /// Where the kernel's packages may come from: Debian releases in order of preference, each the list of its suites.
+    /// Within one release the newest version counts.
+    pub suites: Vec<Vec<String>>,
     pub estimate: Estimate,
     pub(crate) userspace: String,
     pub(crate) kernel: KernelRecipe,
@@ -60,17 +72,37 @@ pub(crate) enum KernelRecipe {
     Package(PackageKernel),
 }
 
+/// Package versions `at_least <= version < below`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VersionRange {
+    pub at_least: String,
+    pub below: String,
+}
+
+impl VersionRange {
+    pub fn contains(&self, version: &str) -> bool {
+        deb_version::compare(version, &self.at_least) != Ordering::Less
+            && deb_version::compare(version, &self.below) == Ordering::Less
+    }
+}
+
+impl fmt::Display for VersionRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, ">= {}, << {}", self.at_least, self.below)
+    }
+}
+
 /// A kernel compiled from a `linux-source-*` package.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SourceKernel {
     pub package: String,
-    pub at_least: String,
-    pub below: String,
+    pub version: VersionRange,
     /// The source archive's path inside the package.
     pub archive: String,
-    /// Configuration merged over `allnoconfig`.
-    pub config: String,
+    /// Configuration fragments, merged over `allnoconfig`.
+    pub configs: Vec<String>,
     pub tools: Vec<String>,
     pub archive_blocks: u64,
     pub build_steps: u64,
@@ -96,8 +128,12 @@ pub(crate) struct SourceCheck {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PackageKernel {
-    /// Package name patterns (`*`), in order of preference among equal versions.
+    /// Package name patterns, in order of preference among equal versions. `*` stands for any text without a hyphen.
     pub packages: Vec<String>,
+    /// Other packages of the same version that the kernel is spread over, with the same text for `*`.
+    #[serde(default)]
+    pub beside: Vec<String>,
+    pub version: VersionRange,
     /// Modules to load at boot; what they depend on comes with them.
     pub modules: Vec<String>,
     pub tools: Vec<String>,
@@ -106,6 +142,8 @@ pub(crate) struct PackageKernel {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Userspace {
+    /// As [`Recipe::suites`].
+    pub suites: Vec<Vec<String>>,
     pub packages: Vec<String>,
     pub busybox: String,
     pub files: Vec<String>,
@@ -173,7 +211,7 @@ pub(crate) fn program_source(name: &str) -> Result<&'static str> {
     lookup(PROGRAMS, name)
 }
 
-pub(crate) fn kernel_config(name: &str) -> Result<&'static str> {
+fn kernel_config(name: &str) -> Result<&'static str> {
     lookup(CONFIGS, name)
 }
 
@@ -186,9 +224,11 @@ impl Recipe {
     pub fn package_names(&self) -> Result<Vec<String>> {
         let mut names = match &self.kernel {
             KernelRecipe::Source(source) => {
-                vec![format!("{} (>= {}, << {})", source.package, source.at_least, source.below)]
+                vec![format!("{} ({})", source.package, source.version)]
             }
-            KernelRecipe::Package(package) => vec![package.packages.join(" or ")],
+            KernelRecipe::Package(package) => {
+                vec![format!("{} ({})", package.packages.join(" or "), package.version)]
+            }
         };
         names.extend(self.userspace()?.packages);
         Ok(names)
@@ -198,10 +238,11 @@ impl Recipe {
     /// Package versions are not part of it: they are recorded in the image's manifest.
     pub fn hash(&self) -> Result<String> {
         let recipe = lookup(RECIPES, &format!("{}.toml", self.name))?;
-        let mut parts = vec![FORMAT, recipe, lookup(USERSPACES, &self.userspace)?];
-        if let KernelRecipe::Source(source) = &self.kernel {
-            parts.push(kernel_config(&source.config)?);
-        }
+        let config = match &self.kernel {
+            KernelRecipe::Source(source) => source.config()?,
+            KernelRecipe::Package(_) => String::new(),
+        };
+        let mut parts = vec![FORMAT, recipe, &config, lookup(USERSPACES, &self.userspace)?];
         for program in self.userspace()?.program {
             parts.push(program_source(&program.source)?);
         }
@@ -211,11 +252,17 @@ impl Recipe {
 }
 
 impl SourceKernel {
+    /// The configuration fragments as one.
+    pub(crate) fn config(&self) -> Result<String> {
+        self.configs.iter().map(|name| kernel_config(name)).collect()
+    }
+
     /// SHA-256 over what decides the compiled kernel, in hex: images that differ only in user space share it.
     pub(crate) fn hash(&self) -> Result<String> {
         let checks = format!("{:?}", self.check);
-        let mut parts =
-            vec![FORMAT, kernel_config(&self.config)?, &self.package, &self.at_least, &self.below];
+        let config = self.config()?;
+        let VersionRange { at_least, below } = &self.version;
+        let mut parts = vec![FORMAT, &config, &self.package, at_least, below];
         parts.extend([self.archive.as_str(), self.keep_arch.as_str(), checks.as_str()]);
         parts.extend(self.exclude.iter().map(String::as_str));
         Ok(hash_parts(&parts))
@@ -242,7 +289,7 @@ mod tests {
         let tools = host_tools().unwrap();
         assert_eq!(
             recipes.iter().map(|r| r.name.as_str()).collect::<Vec<_>>(),
-            ["linux-6.12-debug", "debian-cloud-6.1", "debian-cloud-6.12"]
+            RECIPES.iter().map(|(file, _)| file.strip_suffix(".toml").unwrap()).collect::<Vec<_>>()
         );
         for recipe in &recipes {
             let userspace = recipe.userspace().unwrap();
@@ -251,7 +298,7 @@ mod tests {
             }
             let wanted = match &recipe.kernel {
                 KernelRecipe::Source(source) => {
-                    kernel_config(&source.config).unwrap();
+                    source.config().unwrap();
                     assert!(source.check.iter().all(|c| c.contains.is_some() != c.lacks.is_some()));
                     &source.tools
                 }
@@ -270,7 +317,7 @@ mod tests {
         let hashes: Vec<_> = recipes.iter().map(|r| r.hash().unwrap()).collect();
         assert_eq!(hashes, all().unwrap().iter().map(|r| r.hash().unwrap()).collect::<Vec<_>>());
         assert!(hashes.iter().all(|hash| hash.len() == 64));
-        assert!(hashes[0] != hashes[1] && hashes[1] != hashes[2] && hashes[0] != hashes[2]);
+        assert_eq!(hashes.iter().collect::<std::collections::BTreeSet<_>>().len(), RECIPES.len());
         assert_ne!(hash_parts(&["ab", "c"]), hash_parts(&["a", "bc"]));
         assert_eq!(
             hash_parts(&[]),
@@ -280,8 +327,16 @@ mod tests {
     }
 
     #[test]
+    fn ranges_exclude_their_end() {
+        let range = VersionRange { at_least: "6.1".into(), below: "6.2".into() };
+        assert!(range.contains("6.1-1") && range.contains("6.1.192-2") && range.contains("6.2~rc1-1"));
+        assert!(!range.contains("6.2-1") && !range.contains("6.12.1-1") && !range.contains("6.0.9-1"));
+        assert_eq!(range.to_string(), ">= 6.1, << 6.2");
+    }
+
+    #[test]
     fn unknown_keys_are_refused() {
-        let text = format!("{}\ncolour = 'red'\n", RECIPES[1].1);
+        let text = format!("colour = 'red'\n{}", RECIPES[1].1);
         assert!(
             matches!(parse::<Recipe>("x.toml", &text), Err(Error::BadRecipe { file, .. }) if file == "x.toml")
         );

@@ -102,6 +102,14 @@ impl Source {
         text
     }
 
+    /// The same archive, trusted if signed with a key of the file `keyring`.
+    pub(crate) fn signed_by(&self, keyring: &str) -> Self {
+        let mut source = self.clone();
+        source.options.retain(|(key, _)| key != "signed-by");
+        source.options.push(("signed-by".into(), keyring.into()));
+        source
+    }
+
     fn has_suite(&self, suite: &str) -> bool {
         self.suites.iter().any(|known| known == suite)
     }

@@ -27,11 +27,7 @@ impl Layout {
     /// A compiled kernel, named by the hash of what decides it.
     pub fn kernel(&self, name: &str, hash: &str) -> PathBuf {
         let short = hash.get(..16).unwrap_or(hash);
-        self.kernels().join(format!("{name}-{short}"))
-    }
-
-    fn kernels(&self) -> PathBuf {
-        self.root.join("kernels")
+        self.root.join("kernels").join(format!("{name}-{short}"))
     }
 
     fn images(&self) -> PathBuf {
@@ -63,12 +59,23 @@ impl Layout {
         self.root.join("apt")
     }
 
+    /// Why the mirror could not serve the image at the last attempt.
+    pub fn unavailable(&self, name: &str, hash: &str) -> PathBuf {
+        let short = hash.get(..16).unwrap_or(hash);
+        self.root.join("unavailable").join(format!("{name}-{short}"))
+    }
+
+    /// An archive keyring that is newer than the machine's.
+    pub fn keyring(&self) -> PathBuf {
+        self.root.join("keyring")
+    }
+
     pub fn tools(&self) -> PathBuf {
         self.root.join("tools")
     }
 
     fn create(&self) -> Result<()> {
-        for folder in ["images", "kernels", "work", "logs", "locks", "downloads", "apt"] {
+        for folder in ["images", "kernels", "work", "logs", "locks", "downloads", "apt", "unavailable"] {
             let folder = self.root.join(folder);
             fs::create_dir_all(&folder).map_err(at(&folder))?;
         }
@@ -142,7 +149,7 @@ impl Store {
         if let Some(image) = self.path(name)? {
             return Ok(image);
         }
-        Build {
+        let build = Build {
             host: &self.host,
             layout: &self.layout,
             recipe,
@@ -150,8 +157,22 @@ impl Store {
             lock: &lock,
             progress,
             stage: Cell::new(0),
+        };
+        let result = build.run();
+        let record = self.layout.unavailable(name, &hash);
+        match &result {
+            Err(error) if error.is_unavailable() => {
+                fs::write(&record, error.to_string()).map_err(at(&record))?;
+            }
+            _ => remove(&record)?,
         }
-        .run()
+        result
+    }
+
+    /// Why the image could not be built at the last attempt, if the mirror lacked a package for it
+    /// ([`Error::is_unavailable`]).
+    pub fn unavailable(&self, name: &str) -> Result<Option<String>> {
+        Ok(fs::read_to_string(self.layout.unavailable(name, &self.hash(name)?)).ok())
     }
 
     /// Removes an image, its log and its unfinished work; with `None` all of them and the shared downloads and tools.
@@ -170,7 +191,7 @@ impl Store {
         }
         for name in &names {
             let prefix = format!("{name}-");
-            let folders = [self.layout.images(), self.layout.kernels()];
+            let folders = ["images", "kernels", "unavailable"].map(|folder| self.layout.root.join(folder));
             for entry in folders.iter().flat_map(fs::read_dir).flatten().flatten() {
                 let file = entry.file_name();
                 let hash = file.to_str().and_then(|file| file.strip_prefix(&prefix));
@@ -186,7 +207,9 @@ impl Store {
         }
         if name.is_none() {
             locks.push(Lock::try_take(&self.layout.lock("packages"), "packages")?);
-            for path in [self.layout.downloads(), self.layout.apt(), self.layout.tools()] {
+            for path in
+                [self.layout.downloads(), self.layout.apt(), self.layout.keyring(), self.layout.tools()]
+            {
                 remove(&path)?;
             }
         }

@@ -1,13 +1,11 @@
 //! Host programs and libraries for a kernel build: the machine's own where it has them, otherwise packages unpacked into
 //! the cache's tool folder and reached through the environment.
 
-use crate::apt::{Apt, Package};
-use crate::error::{Error, Result, at};
-use crate::progress::Progress;
+use crate::error::{Error, Result};
 use crate::recipe::{self, HostTool};
+use crate::releases::Releases;
 use crate::runner::Runner;
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -35,17 +33,6 @@ impl Tools {
             }
         }
         Ok(missing)
-    }
-
-    /// Unpacks packages into the tool folder.
-    pub fn unpack(runner: &Runner, root: &Path, packages: &[Package], downloads: &Path) -> Result<()> {
-        fs::create_dir_all(root).map_err(at(root))?;
-        for package in packages {
-            let mut unpack = runner.command("dpkg-deb");
-            unpack.arg("-x").arg(downloads.join(&package.file)).arg(root);
-            runner.run(&format!("unpacking {}", package.name), &mut unpack, |_| {})?;
-        }
-        Ok(())
     }
 
     /// The machine's tools first, the tool folder's where the machine has none. Fails if something still does not work.
@@ -146,20 +133,22 @@ fn join_os(folders: &OsString, inherited: Option<OsString>) -> OsString {
     joined
 }
 
-/// Fetches and unpacks what is missing of `wanted`.
-pub(crate) fn provide(
-    runner: &Runner,
-    apt: &Apt,
-    root: &Path,
-    downloads: &Path,
-    missing: &[HostTool],
-    progress: &dyn Progress,
-) -> Result<Vec<Package>> {
-    let names: Vec<String> = missing.iter().flat_map(|tool| tool.packages.clone()).collect();
-    let packages = apt.resolve(&names)?;
-    apt.fetch(&packages, downloads, progress)?;
-    Tools::unpack(runner, root, &packages, downloads)?;
-    Ok(packages)
+/// Fetches what is missing of `wanted` from this machine's own release, on which it will run, and unpacks it.
+pub(crate) fn provide(releases: &Releases, wanted: &[String]) -> Result<Tools> {
+    let (runner, root) = (releases.runner, releases.layout.tools());
+    let missing = Tools::missing(runner, &root, wanted)?;
+    if !missing.is_empty() {
+        let names: Vec<_> = missing.iter().map(|tool| tool.name.as_str()).collect();
+        runner.note(&format!("host tools missing: {}", names.join(", ")));
+        let names: Vec<String> = missing.iter().flat_map(|tool| tool.packages.clone()).collect();
+        let packages = releases.own(|apt| {
+            let packages = apt.resolve(&names)?;
+            releases.fetch(apt, &packages)?;
+            Ok(packages)
+        })?;
+        releases.unpack(&packages, &root)?;
+    }
+    Tools::ready(runner, &root, wanted)
 }
 
 #[cfg(test)]
@@ -167,6 +156,7 @@ mod tests {
     use super::*;
     use crate::host::Host;
     use crate::lock::Lock;
+    use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]

@@ -1,6 +1,7 @@
 //! `staleline images`.
 
 use super::later::refuse;
+use crate::session::STATUS_ERROR;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use guest_images::Store;
@@ -19,12 +20,12 @@ pub(super) struct ImagesArguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the images and whether they are built.
+    /// List the images and whether they are built, can be built, or are unavailable because the mirror lacks a package.
     List {
         /// Only this one.
         name: Option<String>,
     },
-    /// Build an image, or all of them.
+    /// Build an image, or all of them. What the mirror cannot serve is counted as unavailable, and the exit status is 125.
     Build { name: Option<String> },
     /// Print the folder of a built image.
     Path { name: String },
@@ -52,22 +53,20 @@ pub(super) fn run(arguments: &ImagesArguments) -> Result<u8> {
         Action::List { name } => {
             for name in names(name)? {
                 let recipe = store.recipe(&name)?;
-                let state = match store.path(&name)? {
-                    Some(_) => "built".to_owned(),
-                    None => format!("not built (about {} min)", recipe.estimate.minutes),
+                let state = match (store.path(&name)?, store.unavailable(&name)?) {
+                    (Some(_), _) => "built".to_owned(),
+                    (None, Some(_)) => "unavailable".to_owned(),
+                    (None, None) => format!("not built (about {} min)", recipe.estimate.minutes),
                 };
                 let hash = recipe.hash()?;
                 let short = hash.get(..SHORT_HASH).unwrap_or(&hash);
                 writeln!(text, "{name:20} {short:SHORT_HASH$} {state:24} {}", recipe.summary)?;
+                if let (true, Some(reason)) = (state == "unavailable", store.unavailable(&name)?) {
+                    writeln!(text, "    {reason}")?;
+                }
             }
         }
-        Action::Build { name } => {
-            for name in names(name)? {
-                let progress = guest_images::progress::for_stderr();
-                let image = store.ensure(&name, progress.as_ref())?;
-                writeln!(text, "{}", image.folder.display())?;
-            }
-        }
+        Action::Build { name } => return build(&store, &names(name)?),
         Action::Path { name } => match store.path(name)? {
             Some(image) => writeln!(text, "{}", image.folder.display())?,
             None => bail!("image {name} is not built yet: staleline images build {name}"),
@@ -86,4 +85,26 @@ pub(super) fn run(arguments: &ImagesArguments) -> Result<u8> {
     }
     io::stdout().write_all(text.as_bytes())?;
     Ok(0)
+}
+
+/// Builds the images one after the other and prints their folders. One that the mirror cannot serve does not keep the others
+/// from being built; it is counted, and the exit status says that not all is there.
+fn build(store: &Store, names: &[String]) -> Result<u8> {
+    let mut unavailable = 0;
+    for name in names {
+        let progress = guest_images::progress::for_stderr();
+        match store.ensure(name, progress.as_ref()) {
+            Ok(image) => writeln!(io::stdout(), "{}", image.folder.display())?,
+            Err(error) if error.is_unavailable() => {
+                unavailable += 1;
+                eprintln!("staleline: image {name}: {error}");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if unavailable == 0 {
+        return Ok(0);
+    }
+    eprintln!("staleline: {} images built, {unavailable} unavailable", names.len() - unavailable);
+    Ok(STATUS_ERROR)
 }

@@ -279,7 +279,8 @@ pub fn run<W: World>(
             cpu.tlb.code_version = code.version;
             from = None;
         }
-        let mut single = cpu.system_flags & bits::TF != 0;
+        // A debug trap that waits behind a load of SS follows the next instruction.
+        let mut single = cpu.single_steps() || cpu.debug.pending != 0;
         if cpu.attention || cpu.recheck {
             cpu.attention = false;
             cpu.recheck = false;
@@ -327,7 +328,7 @@ pub fn run<W: World>(
 
         // RF serves one instruction, from the check above on (SDM volume 3, 18.3.1.1).
         cpu.system_flags &= !bits::RF;
-        let trap = cpu.system_flags & bits::TF != 0;
+        let trap = cpu.single_steps();
         single |= cpu.debug.code && cpu.breaks_within(&code.blocks[number as usize]);
         let alone = single || cpu.debug.code;
         let first = cpu.rip;

@@ -1,7 +1,7 @@
 //! Runs a reproduction: builds its image if need be, boots it, and collects what [`crate::repro`] judges.
 
 use crate::boot::{InitrdPart, cmdline};
-use crate::engine::Kick;
+use crate::engine::{EngineKind, Kick};
 use crate::host::{Host, HostOptions};
 use crate::machine::MachineConfig;
 use crate::quantity::parse_size;
@@ -45,6 +45,7 @@ pub fn run(
     command_line = cmdline::append(&command_line, cmdline::OUR_INIT);
     let config = SessionConfig {
         machine: MachineConfig { memory, cpus: guest.cpus, seed: variation.seed, devices },
+        engine: EngineKind::Soft,
         kernel: variation.kernel.clone().unwrap_or(image.kernel),
         initrd: vec![
             InitrdPart::File(variation.initrd.clone().unwrap_or(image.initrd)),

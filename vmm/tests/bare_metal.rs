@@ -267,7 +267,7 @@ fn an_interactive_console_is_left_by_its_escape() {
 
 #[test]
 fn a_second_processor_starts() {
-    use staleline::engine::Kick;
+    use staleline::engine::{EngineKind, Kick};
     use staleline::machine::MachineConfig;
     use staleline::session::{Cause, Output, Session, SessionConfig};
     // At 0x8000: mov dx, 0xf4; mov al, 5; out dx, al (16-bit code).
@@ -280,6 +280,7 @@ fn a_second_processor_starts() {
     let kernel = bare_kernel(&code);
     let config = SessionConfig {
         machine: MachineConfig { memory: 64 << 20, cpus: 2, seed: 1, devices: Vec::new() },
+        engine: EngineKind::Soft,
         kernel: kernel.path().to_owned(),
         initrd: Vec::new(),
         command_line: Some(String::new()),

@@ -41,7 +41,6 @@ fn options_of_later_versions_say_not_yet() {
     for option in [
         &["--arch", "riscv64"][..],
         &["--cpus", "2"],
-        &["--engine", "kvm"],
         &["--cache", "sets=64"],
         &["--iommu", "bounce"],
         &["--confidential", "sev"],

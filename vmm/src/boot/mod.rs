@@ -6,6 +6,7 @@ pub mod cmdline;
 pub mod e820;
 mod elf;
 mod entry;
+pub mod firmware;
 mod initrd;
 mod kernel;
 mod multiboot;

@@ -3,7 +3,8 @@
 use super::later::refuse;
 use super::status::Status;
 use crate::boot::{InitrdPart, cmdline};
-use crate::engine::Kick;
+use crate::doctor::kvm_probe::{self, Kvm};
+use crate::engine::{EngineKind, Kick, Paravirtual};
 use crate::host::{Host, HostOptions, LastResort};
 use crate::machine::{DeviceSpec, MachineConfig};
 use crate::quantity::{parse_seconds, parse_size};
@@ -28,10 +29,11 @@ enum Arch {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EngineChoice {
-    /// The best that the host has.
+    /// KVM where it can run kernels (`staleline doctor` tells), else the software engine.
     Auto,
     /// The deterministic software engine.
     Soft,
+    /// The host's KVM: fast with VMX or SVM, not deterministic.
     Kvm,
 }
 
@@ -147,7 +149,6 @@ impl RunArguments {
     /// Refuses what this version cannot do.
     fn check(&self) -> Result<()> {
         refuse("--arch riscv64", self.arch == Arch::Riscv64)?;
-        refuse("--engine kvm", self.engine == EngineChoice::Kvm)?;
         if self.cpus == 0 {
             bail!("--cpus 0: a machine has at least one vCPU");
         }
@@ -176,6 +177,30 @@ impl RunArguments {
         }
         Ok(())
     }
+}
+
+/// The engine asked for, as far as this host has it.
+fn choose_engine(choice: EngineChoice) -> Result<EngineKind> {
+    if choice == EngineChoice::Soft {
+        return Ok(EngineKind::Soft);
+    }
+    let device = Path::new(kvm_probe::DEVICE);
+    let kvm = kvm_probe::probe(device);
+    let with = |paravirtual| EngineKind::Kvm { device: device.to_owned(), paravirtual };
+    Ok(match kvm {
+        Kvm::RunsKernels => with(Paravirtual::Shown),
+        _ if choice == EngineChoice::Auto => {
+            log::info!("the software engine runs the guest; KVM: {kvm}");
+            EngineKind::Soft
+        }
+        Kvm::NoKernel { .. } => {
+            log::info!("KVM runs only guests made for it; {kvm}");
+            with(Paravirtual::Hidden)
+        }
+        Kvm::Absent | Kvm::Denied | Kvm::Unusable { .. } => {
+            bail!("--engine kvm: {kvm} (`staleline doctor` says what to do; --engine soft needs no KVM)")
+        }
+    })
 }
 
 /// Kernel, initrd and command line, from an image or from files.
@@ -256,6 +281,7 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
             seed: arguments.seed,
             devices: arguments.devices.clone(),
         },
+        engine: choose_engine(arguments.engine)?,
         kernel: guest.kernel,
         initrd,
         command_line,
@@ -280,7 +306,7 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     drop(host);
     explain(&outcome.cause, has_command);
     if let Some(path) = &arguments.status {
-        Status::of(&outcome, guest.name, arguments.seed).write(path)?;
+        Status::of(&outcome, config.engine.name(), guest.name, arguments.seed).write(path)?;
     }
     Ok(outcome.cause.exit_status(has_command))
 }

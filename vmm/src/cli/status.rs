@@ -19,6 +19,9 @@ pub(super) struct Status<'a> {
     /// Name and hash of the image, or the kernel's path.
     pub image: String,
     pub seed: u64,
+    /// What ran the guest, if it ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instructions: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,7 +33,7 @@ pub(super) struct Status<'a> {
 
 impl<'a> Status<'a> {
     /// The status of a run that has ended.
-    pub(super) fn of(outcome: &'a Outcome, image: String, seed: u64) -> Self {
+    pub(super) fn of(outcome: &'a Outcome, engine: &'static str, image: String, seed: u64) -> Self {
         Self {
             cause: outcome.cause.name(),
             detail: outcome.cause.detail(),
@@ -38,6 +41,7 @@ impl<'a> Status<'a> {
             findings: 0,
             image,
             seed,
+            engine: Some(engine),
             instructions: outcome.instructions,
             virtual_nanos: Some(outcome.virtual_nanos),
             inputs: outcome.inputs.clone(),
@@ -62,6 +66,7 @@ impl<'a> Status<'a> {
             findings: 0,
             image,
             seed,
+            engine: None,
             instructions: None,
             virtual_nanos: None,
             inputs: Vec::new(),

@@ -4,6 +4,8 @@
 //! emulator that lacks instructions which every x86-64 Linux executes. Only trying tells.
 
 use super::probe_guest::{MEMORY, Outcome, TRIALS, Trial, X87_AND_SSE, system_registers, write_tables};
+use crate::engine::kick_signal;
+use crate::memory::layout::KVM_TSS;
 use kvm_bindings::{
     KVM_API_VERSION, KVM_EXIT_INTERNAL_ERROR, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region, kvm_xcr,
     kvm_xcrs,
@@ -21,7 +23,7 @@ use std::thread;
 use std::time::Duration;
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::errno;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::Killable;
 
 /// KVM's device node.
 pub const DEVICE: &str = "/dev/kvm";
@@ -33,8 +35,6 @@ const KICK_PERIOD: Duration = Duration::from_millis(10);
 const KICKS: u32 = 50;
 /// Exits that one trial may take. The longest has two.
 const MAX_EXITS: u32 = 16;
-/// Three pages that VMX without unrestricted guest needs, outside guest memory.
-const TSS_ADDRESS: usize = 0xfffb_d000;
 
 /// A trial that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -135,11 +135,10 @@ fn within(limit: Duration, work: impl FnOnce(&AtomicBool) -> Kvm + Send + 'stati
         Err(RecvTimeoutError::Disconnected) => return Kvm::Unusable { reason: "the probe failed".into() },
         Err(RecvTimeoutError::Timeout) => stop.store(true, Ordering::Release),
     }
-    let signal = SIGRTMIN() + 7;
-    if register_signal_handler(signal, ignore).is_ok() {
+    if kick_signal::register().is_ok() {
         // Again and again: a signal just before KVM_RUN is entered is lost on it.
         for _ in 0..KICKS {
-            if thread.kill(signal).is_err()
+            if thread.kill(kick_signal::number()).is_err()
                 || !matches!(receiver.recv_timeout(KICK_PERIOD), Err(RecvTimeoutError::Timeout))
             {
                 break;
@@ -150,9 +149,6 @@ fn within(limit: Duration, work: impl FnOnce(&AtomicBool) -> Kvm + Send + 'stati
         reason: format!("a guest of a few instructions did not end within {} s", limit.as_secs()),
     }
 }
-
-/// Only there to make system calls return.
-extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 fn examine(path: &CString, stop: &AtomicBool) -> Kvm {
     let device = match Device::new_with_path(path) {
@@ -202,7 +198,7 @@ impl Guest {
         write_tables(&memory).map_err(memory_failed)?;
         let vm = device.create_vm().map_err(refused("KVM_CREATE_VM"))?;
         // Not every KVM has or needs it.
-        let _ = vm.set_tss_address(TSS_ADDRESS);
+        let _ = vm.set_tss_address(KVM_TSS as usize);
         for (slot, region) in (0..).zip(memory.iter()) {
             let slot = kvm_userspace_memory_region {
                 slot,

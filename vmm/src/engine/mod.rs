@@ -1,14 +1,50 @@
 //! Engines: what runs the vCPUs of a machine.
 
 mod kick;
+pub mod kick_signal;
+pub mod kvm;
 pub mod soft;
 
 pub use kick::Kick;
+pub use kvm::{KvmEngine, KvmError, Paravirtual};
 pub use soft::SoftEngine;
 
 use crate::boot::CpuState;
 use crate::machine::SharedMachine;
+use crate::memory::GuestRam;
 use devices::bus::{Nanos, PowerRequest};
+use std::path::PathBuf;
+
+/// Which engine runs a guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineKind {
+    /// The deterministic software engine.
+    Soft,
+    /// The KVM behind this device node.
+    Kvm { device: PathBuf, paravirtual: Paravirtual },
+}
+
+impl EngineKind {
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Soft => "soft",
+            Self::Kvm { .. } => "kvm",
+        }
+    }
+
+    /// Makes the engine for a machine with `ram`; it comes back when `kick` is raised.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the host cannot have it.
+    pub fn create(&self, ram: &GuestRam, kick: Kick) -> Result<Box<dyn Engine>, EngineError> {
+        Ok(match self {
+            Self::Soft => Box::new(SoftEngine::new(kick)),
+            Self::Kvm { device, paravirtual } => Box::new(KvmEngine::new(device, ram, *paravirtual, kick)?),
+        })
+    }
+}
 
 /// Why an engine came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +79,8 @@ pub struct Progress {
 pub enum EngineError {
     #[error("there is no vCPU {0}")]
     NoVcpu(u32),
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
 }
 
 /// Runs the vCPUs of one machine.

@@ -1,9 +1,8 @@
 //! The software engine: all vCPUs on one host thread, in a fixed quantum, deterministic.
 
 use super::{Engine, EngineError, Exit, Kick, Progress};
-use crate::boot::CpuState;
+use crate::boot::{CpuState, firmware};
 use crate::machine::{Machine, SharedMachine};
-use crate::memory::layout::{GIB, LOW_RAM_MAX, PCI_WINDOW_64};
 use devices::bus::Nanos;
 use x86_cpu::flags::bits;
 use x86_cpu::{Activity, CodeCache, Segment, Vcpu, seg};
@@ -106,20 +105,12 @@ impl SoftEngine {
     }
 }
 
-/// Firmware's memory types: everything is write-back but the PCI holes (SDM volume 3A, 12.11).
-fn set_uncacheable(vcpu: &mut Vcpu) {
-    for (base, size) in [(LOW_RAM_MAX, GIB), (PCI_WINDOW_64.start, PCI_WINDOW_64.size)] {
-        let fits = vcpu.msr.mtrr.set_uncacheable(base, size);
-        debug_assert!(fits, "the variable MTRRs suffice for both holes");
-    }
-}
-
 impl Engine for SoftEngine {
     fn create_vcpus(&mut self, count: u32, boot: &CpuState) -> Result<(), EngineError> {
         self.vcpus = (0..count).map(Vcpu::new).collect();
         self.tsc_adjust = vec![0; self.vcpus.len()];
         for vcpu in &mut self.vcpus {
-            set_uncacheable(vcpu);
+            vcpu.msr.mtrr = firmware::mtrrs();
             if vcpu.id != 0 {
                 vcpu.activity = Activity::WaitForSipi;
             }

@@ -165,6 +165,12 @@ impl Machine {
         self.board.power.is_some() || self.next_event().is_some_and(|at| at < limit)
     }
 
+    /// Whether the guest has asked for something of the power logic.
+    #[must_use]
+    pub fn has_power_request(&self) -> bool {
+        self.board.power.is_some()
+    }
+
     /// What the guest has asked of the power logic since the last call.
     pub fn take_power_request(&mut self) -> Option<PowerRequest> {
         self.board.power.take()

@@ -49,6 +49,9 @@ pub const ECAM: Window = Window { start: 0xe000_0000, size: PCI_BUSES as u64 * M
 pub const IO_APIC: Window = Window { start: 0xfec0_0000, size: PAGE };
 /// Where a device's write is an interrupt message (SDM volume 3A, 11.11.1).
 pub const MESSAGES: Window = Window { start: 0xfee0_0000, size: MIB };
+/// Three pages that KVM on VMX needs for itself where a processor cannot run real mode, outside RAM and devices
+/// (KVM_SET_TSS_ADDR).
+pub const KVM_TSS: u64 = 0xfffb_d000;
 /// Page of the local APICs.
 pub const LOCAL_APIC: Window = Window { start: 0xfee0_0000, size: PAGE };
 

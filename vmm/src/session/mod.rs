@@ -8,7 +8,7 @@ pub use outcome::{Cause, Outcome, STATUS_ERROR, STATUS_GUEST, STATUS_TIME};
 pub use output::Output;
 
 use crate::boot::{self, Boot, BootError, InitrdPart, Kernel};
-use crate::engine::{Engine, EngineError, Exit, Kick, SoftEngine};
+use crate::engine::{Engine, EngineError, EngineKind, Exit, Kick};
 use crate::host::{Host, HostEvent};
 use crate::machine::{Machine, MachineConfig, MachineError, Port, SharedMachine};
 use devices::bus::{Nanos, PowerRequest};
@@ -20,6 +20,7 @@ use std::time::Duration;
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
     pub machine: MachineConfig,
+    pub engine: EngineKind,
     pub kernel: PathBuf,
     pub initrd: Vec<InitrdPart>,
     /// `None`: what the kernel needs for its console.
@@ -77,13 +78,16 @@ impl Session {
         if config.command && kernel.is_multiboot() {
             return Err(SessionError::NoCommand(config.kernel.clone()));
         }
-        let machine = Machine::new(&config.machine)?;
+        let mut machine = Machine::new(&config.machine)?;
         let cpus = config.machine.cpus;
         let command_line = config.command_line.as_deref().unwrap_or(kernel.default_command_line());
         let boot = Boot { kernel: &kernel, initrd: &config.initrd, command_line, cpus };
         let state = boot::load(machine.ram(), &boot)?;
-        let mut engine: Box<dyn Engine> = Box::new(SoftEngine::new(kick));
+        let mut engine = config.engine.create(machine.ram(), kick)?;
         engine.create_vcpus(cpus, &state)?;
+        if engine.owns_interrupt_controllers() {
+            machine.delegate_interrupts();
+        }
         Ok(Self {
             machine: SharedMachine::new(machine),
             engine,

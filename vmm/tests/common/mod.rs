@@ -6,9 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use tempfile::{NamedTempFile, TempDir};
 
-/// The program under test, without standard input.
+/// The program under test, without standard input. A run is by the software engine, wherever the test runs, unless it
+/// names another.
 pub fn staleline(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_staleline"));
+    let mut arguments = arguments.to_vec();
+    if arguments.first() == Some(&"run") && !arguments.contains(&"--engine") {
+        arguments.splice(1..1, ["--engine", "soft"]);
+    }
     command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }

@@ -150,6 +150,23 @@ impl Mtrrs {
         size == 0
     }
 
+    /// Index and value of every register, for a processor with `physical_bits` address bits: a range that begins beyond
+    /// what it can address is left out, a mask ends with its addresses.
+    pub fn registers(&self, physical_bits: u32) -> impl Iterator<Item = (u32, u64)> {
+        let implemented = (1_u64 << physical_bits.min(PHYSICAL_BITS)) - 1;
+        let variable =
+            (index::MTRR_VARIABLE..).step_by(2).zip(self.variable).flat_map(move |(index, pair)| {
+                let [base, mask] = if pair[0] <= implemented { pair } else { [0; 2] };
+                [(index, base), (index + 1, mask & implemented)]
+            });
+        let fixed = [index::MTRR_FIX64K]
+            .into_iter()
+            .chain(index::MTRR_FIX16K..=index::MTRR_FIX16K_END)
+            .chain(index::MTRR_FIX4K..=index::MTRR_FIX4K_END)
+            .zip(self.fixed);
+        variable.chain(fixed).chain([(index::MTRR_DEF_TYPE, self.default_type)])
+    }
+
     fn fixed_slot(index: u32) -> Option<usize> {
         match index {
             index::MTRR_FIX64K => Some(0),

@@ -4,7 +4,7 @@
 //! and from then on executes what the test puts into its code pages, with the registers the test gives it, until it
 //! meets an INT3 or a fault. Faults are seen as the signals they would become; none is ever delivered.
 
-use crate::state::{CODE, Outcome, PAGE, PAGES, REGIONS, State, Width};
+use crate::state::{CODE, DATA, Outcome, PAGE, PAGES, REGIONS, State, Width};
 use std::fs::File;
 use std::io::{self, Error, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -170,7 +170,25 @@ impl Native {
             self.system_call(CODE.base, libc::SYS_munmap, [start, region.base - start, 0, 0, 0, 0])?;
             start = region.end();
         }
-        self.system_call(CODE.base, libc::SYS_munmap, [start, USER_END - start, 0, 0, 0, 0])
+        self.system_call(CODE.base, libc::SYS_munmap, [start, USER_END - start, 0, 0, 0, 0])?;
+        self.forbid_system_calls()
+    }
+
+    /// Has the child install a filter that makes SIGSYS of every later system call: whatever it executes, it stays inside.
+    fn forbid_system_calls(&mut self) -> io::Result<()> {
+        let filter = DATA.base + 16;
+        let program: [u64; 3] =
+            [1, filter, u64::from(libc::BPF_RET) | u64::from(libc::SECCOMP_RET_TRAP) << 32];
+        let at = DATA.first * PAGE;
+        for (slot, word) in self.image()[at..].chunks_exact_mut(8).zip(program) {
+            slot.copy_from_slice(&word.to_le_bytes());
+        }
+        let no_new_privileges = [libc::PR_SET_NO_NEW_PRIVS as u64, 1, 0, 0, 0, 0];
+        self.system_call(CODE.base, libc::SYS_prctl, no_new_privileges)?;
+        // The child guards no secret: it need not run slower for it.
+        let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+        let arguments = [libc::SECCOMP_SET_MODE_FILTER.into(), flags, DATA.base, 0, 0, 0];
+        self.system_call(CODE.base, libc::SYS_seccomp, arguments)
     }
 
     /// Has the child make a system call through the `SYSCALL; INT3` at `stub`.
@@ -293,8 +311,10 @@ impl Native {
             // SAFETY: no memory of ours is touched but the shared image, which is not borrowed here.
             check(unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, 0) })?;
             let signal = self.wait()?;
-            let raised_here =
-                matches!(signal, libc::SIGTRAP | libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE);
+            let raised_here = matches!(
+                signal,
+                libc::SIGTRAP | libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGSYS
+            );
             if signal == libc::SIGXCPU {
                 // Time adds up over all cases, but no case needs the whole of an extension.
                 if extended {
@@ -306,6 +326,9 @@ impl Native {
             // Anything else came from outside (a terminal, a debugger): drop it.
             if !raised_here {
                 continue;
+            }
+            if signal == libc::SIGSYS {
+                return Err(Error::other("the code under test made a system call"));
             }
             if signal == libc::SIGTRAP {
                 return Ok((signal, 0, 0));

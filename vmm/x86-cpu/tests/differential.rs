@@ -5,12 +5,15 @@
 //! compared nor excluded with a reason fails the test, so that none is forgotten.
 //!
 //! Environment: `DIFFERENTIAL_CASES` states a form, `DIFFERENTIAL_SEQUENCES`, `DIFFERENTIAL_SEED`, and to repeat one thing
-//! `DIFFERENTIAL_FORM` (a `Code` name, or the start of one and `*`) and `DIFFERENTIAL_CASE`.
+//! `DIFFERENTIAL_FORM` (a `Code` name, or the start of one and `*`) and `DIFFERENTIAL_CASE`; `DIFFERENTIAL_INPUT` names an
+//! input of the fuzzer (`ci/checks/fuzz`) to repeat.
 
 use iced_x86::Code;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use x86_cpu_oracle::compare::Undefined;
+use x86_cpu_oracle::input::Inputs;
 use x86_cpu_oracle::lab::Lab;
 use x86_cpu_oracle::report::{self, Coverage};
 use x86_cpu_oracle::rng::Rng;
@@ -191,6 +194,34 @@ fn compare_prefixes(width: Width) {
 /// The form tests look at one form only; the sequences have none to choose.
 fn form_is_chosen() -> bool {
     std::env::var_os("DIFFERENTIAL_FORM").is_some_and(|form| !form.to_string_lossy().starts_with("sequence"))
+}
+
+/// What the fuzzer found once, and the input named by the environment.
+#[test]
+fn inputs_of_the_fuzzer() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds");
+    let entries = std::fs::read_dir(&seeds).expect("the seeds can be listed");
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("a seed").path()).collect();
+    files.sort();
+    files.extend(std::env::var_os("DIFFERENTIAL_INPUT").map(PathBuf::from));
+    let inputs = Inputs::default();
+    let mut lab = Lab::new().expect("the native side starts");
+    let mut wrong = Vec::new();
+    for file in &files {
+        let data = std::fs::read(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let Some((case, undefined)) = inputs.case(&data) else {
+            show(&format!("{} stands for nothing that can be compared\n", file.display()));
+            continue;
+        };
+        let verdict =
+            lab.compare(&case, &undefined).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        if !verdict.differences.is_empty() {
+            let name = file.display().to_string();
+            show(&report::describe(&format!("{name} differs"), &case, &verdict.differences));
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} inputs differ: {}", wrong.len(), files.len(), wrong.join(", "));
 }
 
 #[test]

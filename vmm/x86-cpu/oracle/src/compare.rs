@@ -65,8 +65,11 @@ pub struct Undefined {
     approximation: Approximation,
     /// Pairs of vectors, the host's and the interpreter's, of which either may come first or stands for the other.
     pub(crate) either: Vec<(u8, u8)>,
-    /// The host may raise a memory fault where the interpreter completes; nothing else is compared then.
-    pub(crate) host_may_fault: bool,
+    /// Pairs of ends, the host's and the interpreter's (the vector, or nothing if all instructions were executed), of which
+    /// either is right; nothing else is compared then.
+    pub(crate) excused: Vec<(Option<u8>, Option<u8>)>,
+    /// The host may know an instruction that the interpreter does not; nothing is compared then.
+    host_may_know: bool,
     /// Width in bits of the lanes of XMM registers in which one NaN stands for another; 0 if in none.
     pub(crate) nan_lanes: u32,
 }
@@ -161,6 +164,10 @@ fn undefine_destination(instruction: &Instruction, before: &State, bits: u64, un
 }
 
 impl Undefined {
+    /// A memory fault of the host where the interpreter completes.
+    pub(crate) const HOST_FAULTS: [(Option<u8>, Option<u8>); 4] =
+        [(Some(12), None), (Some(13), None), (Some(14), None), (Some(17), None)];
+
     /// CF, PF, AF, ZF, SF and OF.
     pub(crate) const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
 
@@ -169,10 +176,15 @@ impl Undefined {
         self.rflags_at.push((ip, flags));
     }
 
-    /// Whether the host met a memory fault that the interpreter need not meet.
+    /// Whether host and interpreter may end so differently that nothing else can be compared.
     pub fn excuses(&self, want: Outcome, got: Outcome) -> bool {
-        let memory = matches!(want, Outcome::Fault { vector: 12 | 13 | 14 | 17, .. });
-        self.host_may_fault && memory && got == Outcome::Completed
+        let vector = |outcome| match outcome {
+            Outcome::Completed => None,
+            Outcome::Fault { vector, .. } => Some(vector),
+        };
+        let (want, got) = (vector(want), vector(got));
+        let unknown = Some(6);
+        self.excused.contains(&(want, got)) || self.host_may_know && want != unknown && got == unknown
     }
 
     fn flags(&self, faulted: bool, ip: u64) -> u64 {
@@ -184,6 +196,17 @@ impl Undefined {
 
     fn places(&self, completed: bool) -> &Places {
         if completed { &self.completed } else { &self.faulted }
+    }
+
+    /// Opens the x87 registers, and these bits of the status word.
+    pub(crate) fn open_x87(&mut self, status: u16) {
+        self.approximation = Approximation::Undefined;
+        self.status |= status;
+    }
+
+    /// What may differ after bytes that the interpreter does not know.
+    pub(crate) fn after_unknown() -> Self {
+        Self { host_may_know: true, ..Self::default() }
     }
 
     /// What the last of the instructions of `case` leaves open, given the state `before` it.
@@ -453,10 +476,10 @@ const TRANSCENDENTAL_ULPS: f64 = 4.0;
 /// FYL2XP1 is defined for arguments below 1 - sqrt(2)/2 in magnitude.
 const YL2XP1_LIMIT: f64 = 0.292_893_218_813_452;
 /// UE, PE, C1, and ES with B in the x87 status word.
-const UNDERFLOW: u16 = 1 << 4;
+pub(crate) const UNDERFLOW: u16 = 1 << 4;
 const PRECISION: u16 = 1 << 5;
 const ROUNDED_UP: u16 = 1 << 9;
-const SUMMARY: u16 = 0x8080;
+pub(crate) const SUMMARY: u16 = 0x8080;
 
 impl Approximation {
     /// Whether an x87 register may hold `got` where the host's holds `want`.

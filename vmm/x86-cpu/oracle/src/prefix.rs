@@ -7,7 +7,8 @@ use crate::rng::Rng;
 use crate::state::Width;
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind};
 
-const LEGACY: [u8; 12] = [0xf0, 0xf0, 0xf2, 0xf3, 0x66, 0x67, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];
+/// Prefixes other than REX.
+pub(crate) const LEGACY: [u8; 12] = [0xf0, 0xf0, 0xf2, 0xf3, 0x66, 0x67, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];
 const PADDING: [u8; 8] = [0xcc; 8];
 
 /// An instance of `code` with one or two more prefixes, if what it then is can be compared.
@@ -34,7 +35,7 @@ pub fn generate(rng: &Rng, width: Width, code: Code) -> Option<(Case, Undefined)
     }
     // What does not decode is given whole: the host may look at all of it.
     bytes.truncate(if instruction.is_invalid() { original } else { instruction.len() });
-    if !instruction.is_invalid() && !comparable(&instruction, width) {
+    if !instruction.is_invalid() && (!comparable(&instruction, width) || may_fault_twice(&instruction)) {
         return None;
     }
     let undefined = if instruction.is_invalid() {
@@ -53,28 +54,33 @@ pub fn generate(rng: &Rng, width: Width, code: Code) -> Option<(Case, Undefined)
     Some((case, undefined))
 }
 
-fn comparable(instruction: &Instruction, width: Width) -> bool {
+/// Whether an instance of `instruction` in a random state can be compared.
+pub(crate) fn comparable(instruction: &Instruction, width: Width) -> bool {
     let code = instruction.code();
-    // A prefix may move both operands to where each faults, or that of a store whose mask is 0.
-    let two_operands = (0..instruction.op_count()).any(|i| {
-        matches!(instruction.op_kind(i), OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI)
-    }) && (0..instruction.op_count()).any(|i| {
-        matches!(instruction.op_kind(i), OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI)
-    });
-    let masked = matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
     // Some processors store in two parts what has both prefixes of an operand size.
     let halved = instruction.mnemonic() == Mnemonic::Movbe;
-    if two_operands || masked || halved {
-        return false;
-    }
-    instruction.flow_control() == FlowControl::Next
+    !halved
+        && instruction.flow_control() == FlowControl::Next
         && x86_cpu::advertises(code)
         && forms::exclusion(code, width).is_none()
         && !forms::only_faults(code)
 }
 
+/// Whether a prefix may move both operands to where each faults, or that of a store whose mask is 0.
+fn may_fault_twice(instruction: &Instruction) -> bool {
+    let kinds = || (0..instruction.op_count()).map(|i| instruction.op_kind(i));
+    let source = |kind| matches!(kind, OpKind::MemorySegSI | OpKind::MemorySegESI | OpKind::MemorySegRSI);
+    let destination = |kind| matches!(kind, OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI);
+    kinds().any(source) && kinds().any(destination) || is_masked_store(instruction)
+}
+
+/// Whether the bytes of a register decide which bytes are stored.
+pub(crate) fn is_masked_store(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu)
+}
+
 /// A locked operand across two cache lines: some host kernels slow it down or refuse it.
-fn splits_a_lock(instruction: &Instruction, case: &Case) -> bool {
+pub(crate) fn splits_a_lock(instruction: &Instruction, case: &Case) -> bool {
     let size = instruction.memory_size().size() as u64;
     let atomic = instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg;
     atomic

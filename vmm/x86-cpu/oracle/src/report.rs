@@ -9,9 +9,15 @@ use std::fmt::Write;
 /// Forms shown in full when they differ.
 pub const SHOWN: usize = 10;
 
-/// Describes a case that differed.
+/// Describes a case that differed, named so that the differential test can repeat it.
 pub fn mismatch(name: &str, number: u64, case: &Case, differences: &[String]) -> String {
-    let mut text = format!("\n{name} differs (DIFFERENTIAL_FORM={name} DIFFERENTIAL_CASE={number})\n");
+    let title = format!("{name} differs (DIFFERENTIAL_FORM={name} DIFFERENTIAL_CASE={number})");
+    describe(&title, case, differences)
+}
+
+/// Describes a case that differed, under `title`.
+pub fn describe(title: &str, case: &Case, differences: &[String]) -> String {
+    let mut text = format!("\n{title}\n");
     let mut formatter = iced_x86::IntelFormatter::new();
     for instruction in &case.instructions {
         let mut line = String::new();

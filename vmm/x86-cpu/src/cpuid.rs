@@ -82,6 +82,7 @@ static FEATURES: &[Feature] = &[
     group(Word::Leaf1Edx, 25, &[CpuidFeature::SSE]),
     group(Word::Leaf1Edx, 26, &[CpuidFeature::SSE2]),
     group(Word::Leaf1Ecx, 0, &[CpuidFeature::SSE3]),
+    group(Word::Leaf1Ecx, 1, &[CpuidFeature::PCLMULQDQ]),
     group(Word::Leaf1Ecx, 9, &[CpuidFeature::SSSE3]),
     group(Word::Leaf1Ecx, 13, &[CpuidFeature::CMPXCHG16B]),
     bit(Word::Leaf1Ecx, 17), // PCID
@@ -91,6 +92,7 @@ static FEATURES: &[Feature] = &[
     group(Word::Leaf1Ecx, 22, &[CpuidFeature::MOVBE]),
     group(Word::Leaf1Ecx, 23, &[CpuidFeature::POPCNT]),
     bit(Word::Leaf1Ecx, 24), // TSC deadline timer
+    group(Word::Leaf1Ecx, 25, &[CpuidFeature::AES]),
     group(Word::Leaf1Ecx, 26, &[CpuidFeature::XSAVE]),
     group(Word::Leaf1Ecx, 30, &[CpuidFeature::RDRAND]),
     // A hypervisor of no known kind: kernels then leave microcode, uncore and idle-state hardware alone.
@@ -110,6 +112,7 @@ static FEATURES: &[Feature] = &[
     group(Word::Leaf7Ebx, 20, &[CpuidFeature::SMAP]),
     group(Word::Leaf7Ebx, 23, &[CpuidFeature::CLFLUSHOPT]),
     group(Word::Leaf7Ebx, 24, &[CpuidFeature::CLWB]),
+    group(Word::Leaf7Ebx, 29, &[CpuidFeature::SHA]),
     bit(Word::Leaf7Ecx, 2), // UMIP
     group(Word::Leaf7Ecx, 22, &[CpuidFeature::RDPID]),
     bit(Word::Leaf7Edx, 4),         // FSRM

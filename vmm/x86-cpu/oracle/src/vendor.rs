@@ -3,9 +3,9 @@
 //! compared everywhere. (What is left open between processors of one vendor too is in [`compare`](crate::compare).)
 
 use crate::compare::{SUMMARY, UNDERFLOW, Undefined};
-use crate::generate::{RDI, RSI, RSP, effective_address};
+use crate::generate::{RDI, RSI, RSP, effective_address, linear_address};
 use crate::state::{State, Width};
-use iced_x86::{Code, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind};
 use std::arch::x86_64::__cpuid;
 use std::sync::LazyLock;
 
@@ -141,6 +141,15 @@ static DIFFERENCES: &[Difference] = &[
         what: "MOVSXD with a 16-bit operand reads 32 bits of memory (observed); Intel reads 16 (SDM volume 2, MOVSXD)",
         applies: |instruction, _| instruction.code() == Code::Movsxd_r16_rm16,
         open: |undefined, _, _| undefined.excused.extend(Undefined::HOST_FAULTS),
+    },
+    Difference {
+        vendor: Vendor::Amd,
+        what: "the SHA extensions take misaligned operands (observed); #GP on Intel (SDM volume 2, exception type 4)",
+        applies: |instruction, before| {
+            instruction.cpuid_features() == [CpuidFeature::SHA]
+                && linear_address(instruction, before).is_some_and(|address| address % 16 != 0)
+        },
+        open: |undefined, _, _| undefined.excused.extend([(None, Some(13)), (Some(14), Some(13))]),
     },
     Difference {
         vendor: Vendor::Amd,

@@ -7,6 +7,7 @@ mod approximate;
 mod cache;
 mod compare;
 mod convert;
+mod crypto;
 mod float;
 mod host;
 mod image;
@@ -59,6 +60,7 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
         convert::lower::<W>,
         lanes::lower::<W>,
         string::lower::<W>,
+        crypto::lower::<W>,
         mmx::lower::<W>,
         state::lower::<W>,
         xsave::lower::<W>,

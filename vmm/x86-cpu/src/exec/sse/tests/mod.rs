@@ -44,7 +44,7 @@ fn execute(cpu: &mut Vcpu, world: &mut TestWorld, bytes: &[u8]) -> Result<(), Fa
 
 /// Every instruction form that this family is to implement.
 fn forms() -> impl Iterator<Item = Code> {
-    const FEATURES: [CpuidFeature; 12] = [
+    const FEATURES: [CpuidFeature; 15] = [
         CpuidFeature::MMX,
         CpuidFeature::SSE,
         CpuidFeature::SSE2,
@@ -57,6 +57,9 @@ fn forms() -> impl Iterator<Item = Code> {
         CpuidFeature::CLFLUSHOPT,
         CpuidFeature::CLWB,
         CpuidFeature::PREFETCHW,
+        CpuidFeature::AES,
+        CpuidFeature::PCLMULQDQ,
+        CpuidFeature::SHA,
     ];
     // SSE3 also names FISTTP, which is x87, and MONITOR, which has a bit of its own.
     Code::values().filter(|code| {
@@ -86,6 +89,7 @@ fn every_form_is_implemented() {
                 super::convert::lower,
                 super::lanes::lower,
                 super::string::lower,
+                super::crypto::lower,
                 super::mmx::lower,
                 super::state::lower,
                 super::cache::lower,

@@ -7,7 +7,7 @@ use crate::memory::tlb::PAGE_MASK;
 use crate::mode::CodeSize;
 use crate::state::{Vcpu, seg};
 use crate::world::World;
-use iced_x86::{Decoder, DecoderError, DecoderOptions};
+use iced_x86::{Code, Decoder, DecoderError, DecoderOptions};
 
 /// Longest block, in operations.
 const MAX_OPS: usize = 48;
@@ -138,6 +138,22 @@ fn is_too_long(code: CodeSize, bytes: &[u8]) -> bool {
     Decoder::with_ip(bits(code), bytes, 0, options).decode().is_invalid()
 }
 
+/// `instruction`, but for PAUSE with REX.B, which the decoder knows: it is XCHG with R8, and the REP prefix means nothing
+/// (SDM volume 2, XCHG; processors agree).
+fn exchange_not_pause(
+    code: CodeSize,
+    instruction: &iced_x86::Instruction,
+    bytes: &[u8],
+) -> iced_x86::Instruction {
+    let before_opcode = instruction.len().checked_sub(2).and_then(|at| bytes.get(at)).copied().unwrap_or(0);
+    let rex_b = code == CodeSize::Bits64 && before_opcode & 0xf1 == 0x41;
+    if instruction.code() != Code::Pause || !rex_b {
+        return *instruction;
+    }
+    let options = crate::cpuid::DECODER_OPTIONS | DecoderOptions::NO_PAUSE;
+    Decoder::with_ip(bits(code), bytes, instruction.ip(), options).decode()
+}
+
 /// Lowers `instruction`, decoded from the start of `bytes`.
 fn lower_one<W: World>(
     cpu: &Vcpu,
@@ -150,6 +166,7 @@ fn lower_one<W: World>(
         op.run = super::too_long;
         return (op, Lowered::Last);
     }
+    let instruction = &exchange_not_pause(cpu.mode.code(), instruction, bytes);
     if operand::has_memory(instruction) {
         operand::fill_memory(instruction, cpu.mode, cpu.rip, &mut op);
     }

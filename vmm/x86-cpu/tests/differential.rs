@@ -9,6 +9,7 @@
 //! input of the fuzzer (`ci/checks/fuzz`) to repeat.
 
 use iced_x86::Code;
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -18,7 +19,7 @@ use x86_cpu_oracle::lab::Lab;
 use x86_cpu_oracle::report::{self, Coverage};
 use x86_cpu_oracle::rng::Rng;
 use x86_cpu_oracle::state::Width;
-use x86_cpu_oracle::{forms, generate, prefix, sequence, vendor};
+use x86_cpu_oracle::{corner, forms, generate, prefix, sequence, vendor};
 
 const DEFAULT_CASES: u64 = 300;
 /// One case with more prefixes for so many plain ones.
@@ -191,6 +192,47 @@ fn compare_prefixes(width: Width) {
     assert!(wrong.is_empty(), "{} cases differ: {}", wrong.len(), wrong.join(", "));
 }
 
+/// Compares the directed cases for code of `width`.
+fn compare_corners(width: Width) {
+    let only_form = std::env::var("DIFFERENTIAL_FORM").ok();
+    let only_case = std::env::var("DIFFERENTIAL_CASE").ok().map(|_| number("DIFFERENTIAL_CASE", 0));
+    let mut lab = Lab::new().expect("the native side starts");
+    let mut wrong = Vec::new();
+    for (subject, visit) in corner::SUBJECTS {
+        let start = Instant::now();
+        let (mut total, mut completed) = (0_u64, 0_u64);
+        let mut numbers: HashMap<String, u64> = HashMap::new();
+        visit(width, &mut |form, case, undefined| {
+            let name = format!("corner+{form}");
+            let case_number = *numbers.entry(name.clone()).and_modify(|number| *number += 1).or_default();
+            let left_out = only_form.as_ref().is_some_and(|only| !chosen(&name, only))
+                || only_case.is_some_and(|only| only != case_number);
+            if left_out {
+                return;
+            }
+            let verdict = lab.compare(case, undefined).unwrap_or_else(|error| panic!("{name}: {error}"));
+            total += 1;
+            completed += u64::from(verdict.completed);
+            if !verdict.differences.is_empty() {
+                if wrong.len() < report::SHOWN {
+                    show(&report::mismatch(&name, case_number, case, &verdict.differences));
+                }
+                wrong.push(format!("{name} {case_number}"));
+            }
+        });
+        if total > 0 {
+            show(&format!(
+                "{}-bit corners, {subject}: {total} cases of {} forms, {completed} without a fault, in {:.1} s\n",
+                width.bits(),
+                numbers.len(),
+                start.elapsed().as_secs_f64()
+            ));
+        }
+    }
+    wrong.truncate(100);
+    assert!(wrong.is_empty(), "cases differ, up to 100 of them: {}", wrong.join(", "));
+}
+
 /// The form tests look at one form only; the sequences have none to choose.
 fn form_is_chosen() -> bool {
     std::env::var_os("DIFFERENTIAL_FORM").is_some_and(|form| !form.to_string_lossy().starts_with("sequence"))
@@ -242,6 +284,16 @@ fn prefixes_in_64_bit_mode() {
 #[test]
 fn prefixes_in_32_bit_mode() {
     compare_prefixes(Width::Bits32);
+}
+
+#[test]
+fn corners_in_64_bit_mode() {
+    compare_corners(Width::Bits64);
+}
+
+#[test]
+fn corners_in_32_bit_mode() {
+    compare_corners(Width::Bits32);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Memory operands: where they lie, and which registers and displacements lead there.
 
 use crate::generate::{Generator, RSP};
-use crate::state::{CODE, DATA, READ_ONLY, STACK, Width, XSAVE_SIZE};
+use crate::state::{CODE, DATA, FENCE, READ_ONLY, STACK, Width, XSAVE_SIZE};
 use crate::values::Flavour;
 use iced_x86::{Instruction, MemorySize, OpCodeOperandKind as Kind, OpKind, Register};
 
@@ -27,7 +27,8 @@ impl Generator {
             55..63 => DATA.base + 4096 - rng.below(size + 1),
             63..75 => STACK.base + rng.below(STACK.pages as u64 * 4096 - size),
             75..80 => DATA.end() - rng.below(size + 1),
-            80..84 => READ_ONLY.base + rng.below(4096 - size),
+            80..82 => READ_ONLY.base + rng.below(4096 - size),
+            82..84 => FENCE.end() - rng.below(size + 1),
             84..88 => CODE.base + rng.below(4096),
             88..91 => DATA.base - 1 - rng.below(size),
             91..94 => {

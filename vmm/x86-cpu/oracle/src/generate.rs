@@ -24,6 +24,8 @@ pub struct Case {
     pub width: Width,
     /// As decoded from `bytes`.
     pub instructions: Vec<Instruction>,
+    /// Instructions to execute: not as many as there are, if some are executed more than once.
+    pub count: u64,
     pub bytes: Vec<u8>,
     pub state: State,
     /// Memory written over the common image: address and content, all mapped.
@@ -103,7 +105,8 @@ impl Generator {
             }
         }
         edits.push((state.rip, bytes.clone()));
-        Case { width, instructions, bytes, state, edits }
+        let count = instructions.len() as u64;
+        Case { width, instructions, count, bytes, state, edits }
     }
 
     pub fn pin(&mut self, register: usize, value: u64) {

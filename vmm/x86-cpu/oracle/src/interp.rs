@@ -15,17 +15,18 @@ const WRITE: u64 = 1 << 1;
 const USER: u64 = 1 << 2;
 const NO_EXECUTE: u64 = 1 << 63;
 
-/// Frames 0-6: tables of the user half (one page table a region); 7-9: tables of the kernel half.
+/// Frames 0-2: upper tables of the user half; then one page table a region, of which adjacent ones use the first; then the
+/// tables of the kernel half.
 const PML4: u64 = 0;
 const USER_PDPT: u64 = 0x1000;
 const USER_PD: u64 = 0x2000;
 const USER_TABLES: u64 = 0x3000;
-const KERNEL_PDPT: u64 = 0x7000;
-const KERNEL_PD: u64 = 0x8000;
-const KERNEL_TABLE: u64 = 0x9000;
+const KERNEL_PDPT: u64 = USER_TABLES + 0x1000 * REGIONS.len() as u64;
+const KERNEL_PD: u64 = KERNEL_PDPT + 0x1000;
+const KERNEL_TABLE: u64 = KERNEL_PD + 0x1000;
 /// Descriptor tables, TSS and handlers; the page after it is the stack of the handlers.
-const SYSTEM: u64 = 0xa000;
-const FIRST_USER_FRAME: usize = 12;
+const SYSTEM: u64 = KERNEL_TABLE + 0x1000;
+const FIRST_USER_FRAME: usize = (SYSTEM >> 12) as usize + 2;
 const KERNEL_BASE: u64 = 0xffff_8000_0000_0000;
 const GDT: u64 = 0;
 const TSS: u64 = 0x100;
@@ -230,8 +231,11 @@ fn fill_page_tables(ram: &mut Ram) {
     ram.put(PML4, USER_PDPT | table);
     ram.put(USER_PDPT, USER_PD | table);
     for (number, region) in (0_u64..).zip(REGIONS) {
-        let page_table = USER_TABLES + (number << 12);
-        ram.put(USER_PD + (region.base >> 21 & 511) * 8, page_table | table);
+        let directory_entry = USER_PD + (region.base >> 21 & 511) * 8;
+        if ram.get(directory_entry) == 0 {
+            ram.put(directory_entry, (USER_TABLES + (number << 12)) | table);
+        }
+        let page_table = ram.get(directory_entry) & !0xfff;
         for page in 0..region.pages as u64 {
             let frame = (FIRST_USER_FRAME + region.first) as u64 + page;
             let mut entry = frame << 12 | PRESENT | USER;

@@ -5,7 +5,7 @@ use crate::generate::Case;
 use crate::interp::Interpreter;
 use crate::native::Native;
 use crate::rng::Rng;
-use crate::state::{CODE, Outcome, PAGE, PAGES, State, locate};
+use crate::state::{CODE, Outcome, PAGE, PAGES, PATCH, State, locate};
 use crate::values::Flavour;
 use std::io;
 
@@ -37,7 +37,9 @@ impl Lab {
         for chunk in base.chunks_mut(256) {
             Flavour::any(&rng).fill(&rng, chunk);
         }
-        base[CODE.first * PAGE..(CODE.first + CODE.pages) * PAGE].fill(INT3);
+        for region in [CODE, PATCH] {
+            base[region.first * PAGE..(region.first + region.pages) * PAGE].fill(INT3);
+        }
         Ok(Self { native: Native::start()?, interpreter: Interpreter::new(), base })
     }
 
@@ -57,9 +59,8 @@ impl Lab {
         let (outcome, state) = self.native.run(case.width, &case.state)?;
         let want = Observed { outcome, state: &state };
         let completed = outcome == Outcome::Completed;
-        let count = case.instructions.len() as u64;
         let got: Result<(Outcome, State), String> =
-            self.interpreter.run(case.width, &case.state, &image, count);
+            self.interpreter.run(case.width, &case.state, &image, case.count);
         let mut lines = match &got {
             Err(error) => vec![format!("interpreter: {error}; expected {outcome:x?}")],
             Ok((outcome, state)) => {

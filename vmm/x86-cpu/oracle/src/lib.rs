@@ -7,6 +7,7 @@
 
 mod address;
 pub mod compare;
+pub mod corner;
 pub mod forms;
 pub mod generate;
 mod initial;

@@ -167,7 +167,9 @@ impl Native {
         self.image()[..SYSCALL_INT3.len()].copy_from_slice(&SYSCALL_INT3);
         let mut start = PAGE as u64;
         for region in REGIONS {
-            self.system_call(CODE.base, libc::SYS_munmap, [start, region.base - start, 0, 0, 0, 0])?;
+            if region.base > start {
+                self.system_call(CODE.base, libc::SYS_munmap, [start, region.base - start, 0, 0, 0, 0])?;
+            }
             start = region.end();
         }
         self.system_call(CODE.base, libc::SYS_munmap, [start, USER_END - start, 0, 0, 0, 0])?;

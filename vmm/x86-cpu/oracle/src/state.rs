@@ -25,9 +25,16 @@ pub const CODE: Region = Region { base: 0x1000_0000, pages: 2, write: false, exe
 pub const DATA: Region = Region { base: 0x2000_0000, pages: 2, write: true, execute: false, first: 2 };
 pub const READ_ONLY: Region = Region { base: 0x2100_0000, pages: 1, write: false, execute: false, first: 4 };
 pub const STACK: Region = Region { base: 0x3000_0000, pages: 2, write: true, execute: false, first: 5 };
-pub const REGIONS: [Region; 4] = [CODE, DATA, READ_ONLY, STACK];
+/// Writable up to [`WALL`].
+pub const FENCE: Region = Region { base: 0x2200_0000, pages: 1, write: true, execute: false, first: 7 };
+/// Follows [`FENCE`], and can only be read.
+pub const WALL: Region = Region { base: FENCE.end(), pages: 1, write: false, execute: false, first: 8 };
+/// Code that may change itself.
+pub const PATCH: Region = Region { base: 0x2300_0000, pages: 1, write: true, execute: true, first: 9 };
+/// By address.
+pub const REGIONS: [Region; 7] = [CODE, DATA, READ_ONLY, FENCE, WALL, PATCH, STACK];
 /// Pages of all regions.
-pub const PAGES: usize = 7;
+pub const PAGES: usize = 10;
 
 /// Where `len` bytes at `address` lie in the memory image, if they are mapped.
 pub fn locate(address: u64, len: usize) -> Option<Range<usize>> {

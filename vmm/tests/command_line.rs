@@ -40,7 +40,6 @@ fn help_and_version_are_not_errors() {
 fn options_of_later_versions_say_not_yet() {
     for option in [
         &["--arch", "riscv64"][..],
-        &["--cpus", "2"],
         &["--cache", "sets=64"],
         &["--iommu", "bounce"],
         &["--confidential", "sev"],
@@ -69,7 +68,8 @@ fn devices_are_checked() {
     refused(&["run", "--device", "mlx5,port=fc"], &["fc", "eth"]);
     refused(&["run", "--device", "mlx5,slot=0"], &["'0'", "slot"]);
     refused(&["run", "--device", "mlx5", "--device", "mlx5"], &["slot 8", "twice"]);
-    refused(&["run", "--cpus", "0"], &["--cpus 0"]);
+    refused(&["run", "--cpus", "0"], &["--cpus 0", "1 to 8"]);
+    refused(&["run", "--cpus", "9"], &["--cpus 9", "1 to 8"]);
 }
 
 #[test]

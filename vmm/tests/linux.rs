@@ -46,12 +46,49 @@ fn stock_6_12_boots_to_a_shell() {
     boots_to_a_shell("debian-cloud-6.12");
 }
 
+/// All `cpus` processors come up, and the kernel has nothing to warn of.
+fn uses_every_vcpu(image: &str, cpus: u32) {
+    let script = "nproc; dmesg -r | grep -c '^<6>'; dmesg -r | grep '^<[0-4]>'; true";
+    let arguments = [
+        "run",
+        "--kernel",
+        image,
+        "--cpus",
+        &cpus.to_string(),
+        "--timeout",
+        PATIENCE,
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let ran = run(&arguments);
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{ran:?}");
+    let mut lines = ran.stdout.lines();
+    assert_eq!(lines.next(), Some(cpus.to_string().as_str()), "{ran:?}");
+    let messages: u32 = lines.next().and_then(|count| count.parse().ok()).unwrap();
+    assert!(messages > 100, "{ran:?}");
+    assert_eq!(lines.next(), None, "warnings: {ran:?}");
+}
+
+#[test]
+fn stock_6_1_uses_two_and_four_vcpus() {
+    uses_every_vcpu("debian-cloud-6.1", 2);
+    uses_every_vcpu("debian-cloud-6.1", 4);
+}
+
+#[test]
+fn stock_6_12_uses_eight_vcpus() {
+    uses_every_vcpu("debian-cloud-6.12", 8);
+}
+
 /// Console bytes, the command's output, instructions retired and virtual time of a run.
-fn record(image: &str, seed: &str) -> (Vec<u8>, String, u64, u64) {
+fn record(image: &str, seed: &str, cpus: &str) -> (Vec<u8>, String, u64, u64) {
     let ((_first, console), (_second, status)) = (new_file(), new_file());
     let script = "sleep 5; head -c 16 /dev/urandom | od -x; date; cat /proc/uptime; regtwice";
     let mut arguments =
         vec!["run", "--kernel", image, "--device", "mlx5", "--seed", seed, "--timeout", PATIENCE];
+    arguments.extend(["--cpus", cpus]);
     arguments.extend(["--console", path(&console), "--status", path(&status), "--", "sh", "-c", script]);
     let ran = run(&arguments);
     assert_eq!(ran.status, 0, "{ran:?}");
@@ -64,15 +101,21 @@ fn record(image: &str, seed: &str) -> (Vec<u8>, String, u64, u64) {
 /// Two runs from the same inputs give the same console bytes, to the last time stamp, and the same instruction count.
 #[test]
 fn two_boots_are_alike() {
-    let first = record("debian-cloud-6.1", "1");
-    assert!(first == record("debian-cloud-6.1", "1"), "two runs differ");
+    let first = record("debian-cloud-6.1", "1", "1");
+    assert!(first == record("debian-cloud-6.1", "1", "1"), "two runs differ");
+}
+
+#[test]
+fn two_boots_with_three_vcpus_are_alike() {
+    let first = record("debian-cloud-6.1", "1", "3");
+    assert!(first == record("debian-cloud-6.1", "1", "3"), "two runs differ");
 }
 
 #[test]
 fn the_seed_decides_random_numbers() {
-    let first = record("linux-6.12-debug", "1");
-    assert!(first == record("linux-6.12-debug", "1"), "two runs differ");
-    assert!(first.1 != record("linux-6.12-debug", "2").1, "another seed gives other random bytes");
+    let first = record("linux-6.12-debug", "1", "1");
+    assert!(first == record("linux-6.12-debug", "1", "1"), "two runs differ");
+    assert!(first.1 != record("linux-6.12-debug", "2", "1").1, "another seed gives other random bytes");
 }
 
 #[test]

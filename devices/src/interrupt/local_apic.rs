@@ -199,6 +199,12 @@ impl LocalApic {
         (self.mode() == ApicMode::XApic).then_some(self.base & !0xfff)
     }
 
+    /// IA32_APIC_BASE says that this is the bootstrap processor: after INIT it starts at the reset vector.
+    #[must_use]
+    pub fn is_bootstrap(&self) -> bool {
+        self.base & BASE_BSP != 0
+    }
+
     /// The initial APIC ID.
     #[must_use]
     pub fn id(&self) -> u32 {
@@ -342,9 +348,7 @@ impl LocalApic {
                 true
             }
             DeliveryMode::Init => {
-                self.clear_registers();
-                self.init = true;
-                self.sipi = None;
+                self.receive_init();
                 true
             }
             DeliveryMode::StartUp => {
@@ -389,12 +393,18 @@ impl LocalApic {
                 }
             }
             Some(DeliveryMode::Nmi) => self.nmi = true,
-            Some(DeliveryMode::Init) => {
-                self.clear_registers();
-                self.init = true;
-            }
+            Some(DeliveryMode::Init) => self.receive_init(),
             _ => {}
         }
+    }
+
+    /// INIT: the registers are as after power-on but for the ID and IA32_APIC_BASE (SDM 3A, 11.4.7.3), and what waited
+    /// for the processor is gone.
+    fn receive_init(&mut self) {
+        self.clear_registers();
+        self.init = true;
+        self.nmi = false;
+        self.sipi = None;
     }
 
     fn raise_error(&mut self, bits: u32) {

@@ -111,7 +111,7 @@ trampoline:
 	mov %eax, %ds
 	mov %eax, %es
 	mov %eax, %ss
-	/* No stack before the index is known: come back by a register's worth of memory that only one CPU uses at a time. */
+	/* The stack is one processor's at a time. */
 2:	mov $1, %eax
 	xchg %eax, trampoline_lock
 	test %eax, %eax
@@ -119,7 +119,9 @@ trampoline:
 	pause
 	jmp 2b
 3:	mov $trampoline_stack_end, %esp
-	call to_long_mode
+	/* The copy is elsewhere: no relative calls. */
+	mov $to_long_mode, %eax
+	call *%eax
 	movl $0, trampoline_lock
 	ljmp $KERNEL_CODE, $application_processor
 	.balign 8

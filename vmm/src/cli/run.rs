@@ -6,7 +6,7 @@ use crate::boot::{InitrdPart, cmdline};
 use crate::doctor::kvm_probe::{self, Kvm};
 use crate::engine::{EngineKind, Kick, Paravirtual};
 use crate::host::{Host, HostOptions, LastResort};
-use crate::machine::{DeviceSpec, MachineConfig};
+use crate::machine::{CPUS_MAX, DeviceSpec, MachineConfig};
 use crate::quantity::{parse_seconds, parse_size};
 use crate::session::{Cause, Output, Session, SessionConfig};
 use anyhow::{Context, Result, bail};
@@ -78,7 +78,8 @@ pub(super) struct RunArguments {
     /// RAM, as 512M or 2G.
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     memory: u64,
-    /// Number of vCPUs.
+    /// Number of vCPUs, 1 to 8. The software engine runs them in turns on one host thread, under one clock: the same run
+    /// every time, and no faster than with one.
     #[arg(long, value_name = "N", default_value_t = 1)]
     cpus: u32,
     /// What runs the guest.
@@ -149,10 +150,9 @@ impl RunArguments {
     /// Refuses what this version cannot do.
     fn check(&self) -> Result<()> {
         refuse("--arch riscv64", self.arch == Arch::Riscv64)?;
-        if self.cpus == 0 {
-            bail!("--cpus 0: a machine has at least one vCPU");
+        if !(1..=CPUS_MAX).contains(&self.cpus) {
+            bail!("--cpus {}: a machine has 1 to {CPUS_MAX} vCPUs", self.cpus);
         }
-        refuse(&format!("--cpus {}", self.cpus), self.cpus > 1)?;
         refuse(&format!("--cache {}", self.cache), self.cache != "off")?;
         refuse(&format!("--iommu {}", self.iommu), self.iommu != "off")?;
         refuse("--confidential", self.confidential.is_some())?;

@@ -25,6 +25,8 @@ pub struct SoftEngine {
     skipped: Nanos,
     /// The vCPU whose turn it is.
     turn: usize,
+    /// When that turn is over at the latest.
+    turn_end: Nanos,
 }
 
 /// What a vCPU's turn has come to.
@@ -85,7 +87,7 @@ impl SoftEngine {
             let Some(apic) = machine.interrupts_mut().apic_mut(index) else { continue };
             if apic.take_init() {
                 vcpu.init();
-                if index != 0 {
+                if !apic.is_bootstrap() {
                     vcpu.activity = Activity::WaitForSipi;
                 }
             }
@@ -110,6 +112,7 @@ impl Engine for SoftEngine {
         self.vcpus = (0..count).map(Vcpu::new).collect();
         self.tsc_adjust = vec![0; self.vcpus.len()];
         for vcpu in &mut self.vcpus {
+            vcpu.count = count;
             vcpu.msr.mtrr = firmware::mtrrs();
             if vcpu.id != 0 {
                 vcpu.activity = Activity::WaitForSipi;
@@ -137,16 +140,18 @@ impl Engine for SoftEngine {
             }
             self.take_startup(machine);
             let count = self.vcpus.len();
-            let next = (0..count).map(|offset| (self.turn + offset) % count);
-            let Some(index) = next.into_iter().find(|&index| self.is_runnable(machine, index)) else {
+            let mut next = (0..count).map(|offset| (self.turn + offset) % count);
+            let Some(index) = next.find(|&index| self.is_runnable(machine, index)) else {
                 return Ok(match machine.next_event() {
                     None if !self.can_be_woken() => Exit::Dead,
                     next => Exit::Idle(next),
                 });
             };
-            self.turn = index;
-            let quantum_end = self.now.saturating_add(QUANTUM);
-            let limit = machine.next_event().unwrap_or(Nanos::MAX).min(until).min(outside).min(quantum_end);
+            // Whatever interrupts a turn, it is the same turn until its quantum is used up.
+            if index != self.turn || self.now >= self.turn_end {
+                (self.turn, self.turn_end) = (index, self.now.saturating_add(QUANTUM));
+            }
+            let limit = machine.next_event().unwrap_or(Nanos::MAX).min(until).min(outside).min(self.turn_end);
             let mut turn = Turn::Runnable;
             while turn == Turn::Runnable && self.now < limit {
                 let before = self.now;
@@ -160,8 +165,8 @@ impl Engine for SoftEngine {
             if turn == Turn::Shutdown {
                 return Ok(Exit::Shutdown { cpu: index as u32 });
             }
-            if turn == Turn::Over || self.now >= quantum_end {
-                self.turn = (index + 1) % count;
+            if turn == Turn::Over || self.now >= self.turn_end {
+                (self.turn, self.turn_end) = ((index + 1) % count, self.now.saturating_add(QUANTUM));
             }
         }
     }

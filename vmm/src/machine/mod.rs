@@ -24,11 +24,15 @@ use ports::PortDevices;
 use random::Random;
 use x86_cpu::CodePages;
 
+/// The most vCPUs that a machine can have.
+pub const CPUS_MAX: u32 = 8;
+
 /// Which machine to build.
 #[derive(Debug, Clone)]
 pub struct MachineConfig {
     /// Bytes of RAM.
     pub memory: u64,
+    /// vCPUs, 1 to [`CPUS_MAX`].
     pub cpus: u32,
     /// Seed of everything random in the machine.
     pub seed: u64,
@@ -38,6 +42,8 @@ pub struct MachineConfig {
 /// The machine cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
+    #[error("a machine has 1 to {CPUS_MAX} vCPUs, not {0}")]
+    Cpus(u32),
     #[error(transparent)]
     Ram(#[from] RamError),
     #[error(transparent)]
@@ -77,8 +83,11 @@ impl Machine {
     /// Builds the machine and does the firmware's work on it.
     ///
     /// # Errors
-    /// [`MachineError`] if RAM cannot be had or a device does not fit.
+    /// [`MachineError`] if RAM cannot be had, the number of vCPUs is out of bounds, or a device does not fit.
     pub fn new(config: &MachineConfig) -> Result<Self, MachineError> {
+        if !(1..=CPUS_MAX).contains(&config.cpus) {
+            return Err(MachineError::Cpus(config.cpus));
+        }
         let ram = GuestRam::new(config.memory)?;
         let mut pci = RootComplex::new();
         // Devices with a place of their own first: the others take what is left.

@@ -1,9 +1,11 @@
 //! Kernels without an operating system, one a subject, that test the machine from within.
 //!
-//! A kernel is one file in `bare-metal/kernels`, C or assembly, linked with everything in `bare-metal/support`. A line
-//! `run: OPTIONS` in its first comment gives options of `staleline run` that it needs. It prints a line `PASS: …` or
-//! `FAIL: …` for each check, the number of checks at the end, and leaves by the debug exit port: status 1 when all have
-//! passed, 3 otherwise. The sources are read from the checkout this crate was built in.
+//! A kernel is one file in `bare-metal/kernels`, C or assembly, linked with everything in `bare-metal/shared` and in
+//! `bare-metal/support`, which brings it to 64-bit mode. With a line `bits: 32` in its first comment it is linked with
+//! `bare-metal/support32` instead, which leaves it in 32-bit protected mode. A line `run: OPTIONS` there gives options of
+//! `staleline run` that it needs. It prints a line `PASS: …` or `FAIL: …` for each check, the number of checks at the end,
+//! and leaves by the debug exit port: status 1 when all have passed, 3 otherwise. The sources are read from the checkout
+//! this crate was built in.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -59,6 +61,8 @@ pub struct BareMetalKernel {
     pub name: String,
     /// Options of `staleline run` that it needs besides `--kernel`.
     pub options: Vec<String>,
+    /// It is code of 32 bits.
+    pub legacy: bool,
     source: PathBuf,
 }
 
@@ -96,10 +100,13 @@ impl BareMetalKernel {
         let text = fs::read_to_string(&source).map_err(at(&source))?;
         let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let comment = text.split("*/").next().unwrap_or_default();
-        let line =
-            comment.lines().find_map(|line| line.trim_start_matches([' ', '*', '/']).strip_prefix("run:"));
-        let options = words(line.unwrap_or_default()).ok_or_else(|| BareMetalError::Options(name.clone()))?;
-        Ok(Self { name, options, source })
+        let line = |start: &str| {
+            comment.lines().find_map(|line| line.trim_start_matches([' ', '*', '/']).strip_prefix(start))
+        };
+        let options =
+            words(line("run:").unwrap_or_default()).ok_or_else(|| BareMetalError::Options(name.clone()))?;
+        let legacy = line("bits:").is_some_and(|bits| bits.trim() == "32");
+        Ok(Self { name, options, legacy, source })
     }
 
     /// Compiles the kernel into `folder` and returns the file: a 32-bit multiboot ELF file, named as the kernel.
@@ -107,13 +114,15 @@ impl BareMetalKernel {
     /// # Errors
     /// [`BareMetalError`] with what the compiler says.
     pub fn build(&self, into: &Path) -> Result<PathBuf, BareMetalError> {
-        let support = folder().join("support");
-        let linked = into.join(format!("{}.elf64", self.name));
+        let shared = folder().join("shared");
+        let support = folder().join(if self.legacy { "support32" } else { "support" });
+        let linked = into.join(format!("{}.linked", self.name));
         let output = into.join(&self.name);
         let mut compile = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()));
-        compile.args(FLAGS).args(LINK_FLAGS).arg("-I").arg(&support);
-        compile.arg("-T").arg(support.join("kernel.ld")).arg("-o").arg(&linked);
-        compile.arg(&self.source).args(sources(&support)?);
+        compile.arg(if self.legacy { "-m32" } else { "-m64" }).args(FLAGS).args(LINK_FLAGS);
+        compile.arg("-I").arg(&support).arg("-I").arg(&shared);
+        compile.arg("-T").arg(shared.join("kernel.ld")).arg("-o").arg(&linked);
+        compile.arg(&self.source).args(sources(&support)?).args(sources(&shared)?);
         self.run(&mut compile)?;
         let mut convert = Command::new("objcopy");
         self.run(convert.args(FORMAT).arg(&linked).arg(&output))?;

@@ -19,17 +19,6 @@ static struct {
 } mailboxes[MAX_CPUS];
 static volatile u32 processors = 1;
 
-void lock(lock_t *lock)
-{
-	while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE))
-		pause();
-}
-
-void unlock(lock_t *lock)
-{
-	__atomic_store_n(lock, 0, __ATOMIC_RELEASE);
-}
-
 void delay(u64 ticks)
 {
 	u64 start = read_tsc();

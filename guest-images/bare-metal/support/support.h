@@ -5,36 +5,11 @@
 #ifndef SUPPORT_H
 #define SUPPORT_H
 
+#include "checks.h"
 #include "cpu.h"
 #include "layout.h"
 
-/* The subject. Runs on the boot processor with interrupts off. */
-void main(void);
-
-/* ---- Output and checks ---- */
-
-/* printf with %s %c %d %u %x %lx %lu %ld %%, to the first serial port. */
-void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
-
-/* Prints "PASS: " or "FAIL: " and the text, and counts. */
-void check(bool passed, const char *format, ...) __attribute__((format(printf, 2, 3)));
-
-/* Checks that two numbers are equal; says what they are if they are not. */
-void check_equal(u64 found, u64 expected, const char *format, ...) __attribute__((format(printf, 3, 4)));
-
-/* Ends the run with the counts, as the return of main() does. */
-_Noreturn void finish(void);
-
-/* Ends the run as failed. */
-_Noreturn void fatal(const char *reason);
-
 /* ---- Memory ---- */
-
-void *memcpy(void *to, const void *from, size_t size);
-void *memset(void *to, int value, size_t size);
-int memcmp(const void *a, const void *b, size_t size);
-size_t strlen(const char *text);
-int strcmp(const char *a, const char *b);
 
 /* First byte that neither kernel nor multiboot modules use. */
 u64 free_memory(void);
@@ -52,15 +27,6 @@ typedef void handler(struct frame *frame);
 
 /* Has the vector call handler on every processor; NULL takes it away. It comes before RECOVER. */
 void set_handler(u8 vector, handler *handler);
-
-/* The last exception that RECOVER has caught on this processor. */
-struct fault {
-	bool taken;
-	u8 vector;
-	u32 error_code;
-	u64 address; /* CR2, of #PF */
-	u64 rip;
-};
 
 /*
  * Assembly for asm volatile: the instruction, which may fault. Execution goes on behind it then, and last_fault() says what
@@ -84,11 +50,6 @@ struct fault last_fault(void);
 
 struct fault read_msr_checked(u32 index, u64 *value);
 struct fault write_msr_checked(u32 index, u64 value);
-
-/* Checks that the fault was taken with this vector and error code. */
-void check_fault(struct fault fault, u8 vector, u32 error_code, const char *what);
-/* Checks that there was none. */
-void check_no_fault(struct fault fault, const char *what);
 
 /* The interrupt descriptor table, the global one and the task state segment, for kernels that change them. */
 struct gate {
@@ -148,10 +109,6 @@ void run_on(u32 cpu, void (*function)(u64), u64 argument);
 /* The same without waiting; wait_for() waits. */
 void start_on(u32 cpu, void (*function)(u64), u64 argument);
 void wait_for(u32 cpu);
-
-typedef volatile u32 lock_t;
-void lock(lock_t *lock);
-void unlock(lock_t *lock);
 
 /* ---- Local APIC ---- */
 

@@ -11,6 +11,8 @@ typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
 typedef int64_t s64;
+/* As wide as a register. */
+typedef unsigned long ulong;
 
 #define FLAG_CF (1u << 0)
 #define FLAG_TF (1u << 8)
@@ -110,14 +112,14 @@ static inline u64 read_tsc(void)
 }
 
 #define CONTROL_REGISTER(n)                                                        \
-	static inline u64 read_cr##n(void)                                         \
+	static inline ulong read_cr##n(void)                                       \
 	{                                                                          \
-		u64 value;                                                         \
+		ulong value;                                                       \
                                                                                    \
 		asm volatile("mov %%cr" #n ", %0" : "=r"(value) : : "memory");     \
 		return value;                                                      \
 	}                                                                          \
-	static inline void write_cr##n(u64 value)                                  \
+	static inline void write_cr##n(ulong value)                                \
 	{                                                                          \
 		asm volatile("mov %0, %%cr" #n : : "r"(value) : "memory");         \
 	}
@@ -125,11 +127,13 @@ CONTROL_REGISTER(0)
 CONTROL_REGISTER(2)
 CONTROL_REGISTER(3)
 CONTROL_REGISTER(4)
+#ifdef __x86_64__
 CONTROL_REGISTER(8)
+#endif
 
-static inline u64 read_flags(void)
+static inline ulong read_flags(void)
 {
-	u64 flags;
+	ulong flags;
 
 	asm volatile("pushf; pop %0" : "=r"(flags) : : "memory");
 	return flags;

@@ -1,7 +1,7 @@
 /* Text on the first serial port, and the count of checks. */
 #include <stdarg.h>
 
-#include "support.h"
+#include "checks.h"
 
 #define SERIAL 0x3f8
 #define TRANSMITTER_EMPTY 0x20
@@ -23,14 +23,25 @@ static void put_text(const char *text)
 		put(*text++);
 }
 
+/* Divides in place and returns the remainder, without the library that 32-bit code needs for it. */
+static u32 divide(u64 *value, u32 base)
+{
+	u32 high = *value >> 32, low = *value, rest = high % base;
+
+	high /= base;
+	asm("divl %2" : "+a"(low), "+d"(rest) : "r"(base) : "cc");
+	*value = (u64)high << 32 | low;
+	return rest;
+}
+
 static void put_number(u64 value, u32 base)
 {
 	char digits[20];
 	u32 count = 0;
 
 	do
-		digits[count++] = "0123456789abcdef"[value % base];
-	while (value /= base);
+		digits[count++] = "0123456789abcdef"[divide(&value, base)];
+	while (value);
 	while (count)
 		put(digits[--count]);
 }
@@ -45,14 +56,14 @@ static void put_signed(s64 value)
 static void put_format(const char *format, va_list arguments)
 {
 	for (; *format; format++) {
-		bool wide = false;
+		bool is_long = false;
 
 		if (*format != '%') {
 			put(*format);
 			continue;
 		}
 		while (*++format == 'l')
-			wide = true;
+			is_long = true;
 		switch (*format) {
 		case 's':
 			put_text(va_arg(arguments, const char *));
@@ -61,13 +72,13 @@ static void put_format(const char *format, va_list arguments)
 			put(va_arg(arguments, int));
 			break;
 		case 'd':
-			put_signed(wide ? va_arg(arguments, s64) : va_arg(arguments, int));
+			put_signed(is_long ? va_arg(arguments, long) : va_arg(arguments, int));
 			break;
 		case 'u':
-			put_number(wide ? va_arg(arguments, u64) : va_arg(arguments, u32), 10);
+			put_number(is_long ? va_arg(arguments, unsigned long) : va_arg(arguments, u32), 10);
 			break;
 		case 'x':
-			put_number(wide ? va_arg(arguments, u64) : va_arg(arguments, u32), 16);
+			put_number(is_long ? va_arg(arguments, unsigned long) : va_arg(arguments, u32), 16);
 			break;
 		case '%':
 			put('%');

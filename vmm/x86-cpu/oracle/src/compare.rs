@@ -4,7 +4,7 @@ use crate::address::operand_bytes;
 use crate::generate::{Case, RCX, RDI, RSI, RSP, linear_address};
 use crate::state::{Outcome, State, Width, address_of};
 use crate::vendor;
-use iced_x86::{Instruction, Mnemonic, OpKind, RflagsBits};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register, RflagsBits};
 use std::ops::Range;
 
 const CF: u64 = 1;
@@ -305,6 +305,13 @@ impl Undefined {
             self.fault_span = if mask_move { 16 } else { 0 };
             return;
         };
+        // Out of the canonical range and out of alignment at once: #SS or #GP.
+        if size >= 16
+            && instruction.memory_segment() == Register::SS
+            && (address as i64) << 16 >> 16 != address as i64
+        {
+            self.either.extend([(12, 13), (13, 12)]);
+        }
         if size > 8 && size != 16 || mask_move {
             self.fault_span = size;
             self.faulted.memory.push(address..address.wrapping_add(size));

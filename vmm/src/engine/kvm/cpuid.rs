@@ -8,6 +8,9 @@ use x86_cpu::Vcpu;
 /// Bits of leaf 1 ECX: MONITOR waits in the processor, VMX and SVM are not passed on.
 const MONITOR: u32 = 1 << 3;
 const VMX: u32 = 1 << 5;
+/// Bits of leaf 1 ECX that KVM leaves to its user: the deadline timer, where its local APIC has one; a hypervisor.
+const TSC_DEADLINE: u32 = 1 << 24;
+const HYPERVISOR_PRESENT: u32 = 1 << 31;
 /// Bit of leaf 0x8000_0001 ECX.
 const SVM: u32 = 1 << 2;
 /// Bit of leaf 1 EDX: several logical processors.
@@ -19,11 +22,12 @@ const HYPERVISOR_END: u32 = 0x4fff_ffff;
 /// MAXPHYADDR of processors that do not say it (SDM volume 3A, 4.1.4).
 const DEFAULT_PHYSICAL_BITS: u32 = 36;
 
-/// CPUID of vCPU `id` among `count`.
+/// CPUID of vCPU `id` among `count`. `deadline_timer` says that KVM's local APIC has one.
 pub(super) fn for_guest(
     supported: &CpuId,
     id: u32,
     count: u32,
+    deadline_timer: bool,
     paravirtual: Paravirtual,
 ) -> Result<CpuId, KvmError> {
     // The software CPU's identity where the machine decides, not the processor: topology and hypervisor.
@@ -31,6 +35,9 @@ pub(super) fn for_guest(
     machine.count = count;
     let mut entries: Vec<_> =
         supported.as_slice().iter().filter_map(|&e| adapt(e, &machine, paravirtual)).collect();
+    if deadline_timer {
+        entries.iter_mut().filter(|entry| entry.function == 1).for_each(|entry| entry.ecx |= TSC_DEADLINE);
+    }
     let topology_leaves = [0xb, 0x1f].into_iter().filter(|&leaf| leaf <= max_basic(supported));
     for leaf in topology_leaves {
         entries.extend((0..3).map(|subleaf| {
@@ -75,7 +82,7 @@ fn adapt(mut entry: kvm_cpuid_entry2, machine: &Vcpu, paravirtual: Paravirtual) 
     match entry.function {
         1 => {
             entry.ebx = machine.cpuid(1, 0)[1];
-            entry.ecx &= !(MONITOR | VMX);
+            entry.ecx = entry.ecx & !(MONITOR | VMX) | HYPERVISOR_PRESENT;
             entry.edx = entry.edx & !HTT | if count > 1 { HTT } else { 0 };
         }
         // Intel's and AMD's deterministic cache parameters: the last level is shared by all, the others by nobody.
@@ -127,10 +134,10 @@ mod tests {
 
     #[test]
     fn the_machine_decides_on_topology_and_nesting() {
-        let guest = for_guest(&host(), 2, 3, Paravirtual::Shown).unwrap();
+        let guest = for_guest(&host(), 2, 3, true, Paravirtual::Shown).unwrap();
         let one = find(&guest, 1).unwrap();
         assert_eq!((one.ebx >> 24, one.ebx >> 16 & 0xff), (2, 4), "APIC ID, IDs in the package");
-        assert_eq!((one.ecx, one.edx), (1, 1 | HTT));
+        assert_eq!((one.ecx, one.edx), (1 | TSC_DEADLINE | HYPERVISOR_PRESENT, 1 | HTT));
         assert_eq!(find(&guest, 0x8000_0001).unwrap().ecx, 1);
         assert_eq!(find(&guest, 0x8000_0008).unwrap().ecx, 2 << 12 | 2);
         assert_eq!(physical_bits(&guest), 40);
@@ -142,7 +149,8 @@ mod tests {
 
     #[test]
     fn kvm_can_be_hidden() {
-        let signature = |shown| find(&for_guest(&host(), 0, 1, shown).unwrap(), HYPERVISOR).unwrap().ebx;
+        let signature =
+            |shown| find(&for_guest(&host(), 0, 1, false, shown).unwrap(), HYPERVISOR).unwrap().ebx;
         assert_eq!(signature(Paravirtual::Shown).to_le_bytes(), *b"KVMK");
         assert_eq!(signature(Paravirtual::Hidden).to_le_bytes(), *b"Stal");
     }

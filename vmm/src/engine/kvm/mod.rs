@@ -89,9 +89,9 @@ impl Engine for KvmEngine {
         if count > most {
             return Err(KvmError::TooManyVcpus { wanted: count, most }.into());
         }
-        let supported = self.vm.supported_cpuid()?;
+        let (supported, deadline_timer) = (self.vm.supported_cpuid()?, self.vm.has_deadline_timer());
         for id in 0..count {
-            let cpuid = cpuid::for_guest(&supported, id, count, self.paravirtual)?;
+            let cpuid = cpuid::for_guest(&supported, id, count, deadline_timer, self.paravirtual)?;
             let vcpu = self.vm.create_vcpu(id, &cpuid)?;
             firmware::prepare(&vcpu, id, cpuid::physical_bits(&cpuid))?;
             self.vcpus.push(SharedVcpu(Arc::new(Mutex::new(vcpu))));

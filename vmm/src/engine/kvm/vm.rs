@@ -79,6 +79,11 @@ impl Vm {
         self.fd.run_size()
     }
 
+    /// Whether the local APICs have the TSC-deadline mode.
+    pub(super) fn has_deadline_timer(&self) -> bool {
+        self.kvm.check_extension(Cap::TscDeadlineTimer)
+    }
+
     pub(super) fn supported_cpuid(&self) -> Result<CpuId, KvmError> {
         self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(KvmError::call("KVM_GET_SUPPORTED_CPUID"))
     }

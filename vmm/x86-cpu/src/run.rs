@@ -279,6 +279,15 @@ pub fn run<W: World>(
             cpu.tlb.code_version = code.version;
             from = None;
         }
+        if cpu.debug.pending != 0 && !cpu.stack_load_shadow() {
+            from = None;
+            barren += 1;
+            let reasons = std::mem::take(&mut cpu.debug.pending);
+            debug_exception(cpu, world, reasons);
+            if barren > MAX_BARREN_EXCEPTIONS || cpu.activity != Activity::Running {
+                return (leave(cpu), cpu.block_clock);
+            }
+        }
         // A debug trap that waits behind a load of SS follows the next instruction.
         let mut single = cpu.single_steps() || cpu.debug.pending != 0;
         if cpu.attention || cpu.recheck {
@@ -355,13 +364,10 @@ pub fn run<W: World>(
                 if raised.is_restart() {
                     // What comes between two iterations saves RF set.
                     cpu.system_flags |= bits::RF;
-                    let step = if trap && !cpu.msr.steps_branches() { dr6::BS } else { 0 };
-                    let bits = std::mem::take(&mut cpu.debug.pending) | step;
-                    if bits != 0 {
-                        debug_exception(cpu, world, bits);
-                    } else {
-                        cpu.attention = true;
+                    if trap && !cpu.msr.steps_branches() {
+                        cpu.debug.pending |= dr6::BS;
                     }
+                    cpu.attention |= cpu.debug.pending == 0;
                 } else {
                     let op = code.blocks[number as usize].ops.get(done as usize);
                     let stack = op.is_some_and(|op| usize::from(op.seg) == seg::SS);
@@ -373,10 +379,6 @@ pub fn run<W: World>(
                 barren = 0;
                 if trap && steps(cpu, &code.blocks[number as usize], first) {
                     cpu.debug.pending |= dr6::BS;
-                }
-                if cpu.debug.pending != 0 && !cpu.stack_load_shadow() {
-                    let bits = std::mem::take(&mut cpu.debug.pending);
-                    debug_exception(cpu, world, bits);
                 }
             }
         }

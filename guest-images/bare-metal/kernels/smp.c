@@ -228,6 +228,7 @@ void main(void)
 	check(true, "a processor spins");
 	apic_send(apic_id_of(CPUS - 1), ICR_INIT | ICR_ASSERT | ICR_LEVEL);
 	apic_send(apic_id_of(CPUS - 1), ICR_STARTUP | ICR_ASSERT | TRAMPOLINE >> 12);
-	delay(1000000);
+	for (u64 start = read_tsc(); apic_id_of(CPUS) != apic_id_of(CPUS - 1) && read_tsc() - start < START_TIME;)
+		pause();
 	check_equal(apic_id_of(CPUS), apic_id_of(CPUS - 1), "INIT and start-up bring it back, with the next index");
 }

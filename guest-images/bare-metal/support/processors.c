@@ -4,8 +4,6 @@
 #define APIC_ADDRESS_BITS 0xffffff000ull
 #define X2APIC_MSR 0x800
 #define SPURIOUS_ENABLE 0x1ff
-/* Long enough for every processor to come up: TSC ticks. */
-#define START_TIME 2000000
 
 extern u8 trampoline[], trampoline_end[];
 _Noreturn void serve(u32 cpu);
@@ -87,6 +85,12 @@ u32 apic_id_of(u32 cpu)
 	return cpu == 0 ? apic_id() : mailboxes[cpu].apic_id;
 }
 
+/* How many processors there are, by CPUID's topology. */
+static u32 present(void)
+{
+	return cpuid(0xb, 1).ebx & 0xffff;
+}
+
 u32 start_processors(void)
 {
 	u64 start;
@@ -96,7 +100,7 @@ u32 start_processors(void)
 	apic_send(0, ICR_OTHERS | ICR_ASSERT | ICR_LEVEL | ICR_INIT);
 	apic_send(0, ICR_OTHERS | ICR_LEVEL | ICR_INIT);
 	apic_send(0, ICR_OTHERS | ICR_ASSERT | ICR_STARTUP | TRAMPOLINE >> 12);
-	for (start = read_tsc(); read_tsc() - start < START_TIME;)
+	for (start = read_tsc(); processors < present() && read_tsc() - start < START_TIME;)
 		pause();
 	return processors;
 }

@@ -100,6 +100,8 @@ void *new_page(void);
 
 /* Index of this processor: 0 is the boot processor. */
 u32 cpu_index(void);
+/* TSC ticks in which a processor comes up, even if an interpreter of real-mode code brings it. */
+#define START_TIME 3000000000ull
 /* Starts the others by INIT and start-up IPIs; returns how many processors there are now. */
 u32 start_processors(void);
 /* Local APIC ID of a started processor. */

@@ -29,6 +29,13 @@ pub fn command_archive(argv: &[String]) -> Vec<u8> {
     archive.finish()
 }
 
+/// An uncompressed newc archive of one file, to append to an initramfs.
+pub fn file_archive(path: &str, mode: u32, data: &[u8]) -> Vec<u8> {
+    let mut archive = Archive::default();
+    archive.file(path, mode, data);
+    archive.finish()
+}
+
 /// Appends `archive` to an initramfs of any compression. Linux wants a following archive at a multiple of four.
 pub fn append_archive(initrd: &mut Vec<u8>, archive: &[u8]) {
     initrd.resize(initrd.len().next_multiple_of(4), 0);

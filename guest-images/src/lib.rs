@@ -27,7 +27,7 @@ mod sources_list;
 mod store;
 mod tools;
 
-pub use command::{append_archive, command_archive, init_binary};
+pub use command::{append_archive, command_archive, file_archive, init_binary};
 pub use error::{Error, Result};
 pub use host::Host;
 pub use image::{Image, Manifest, PackageVersion};

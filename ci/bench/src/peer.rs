@@ -1,0 +1,83 @@
+//! The machines that are compared: how each is started on a guest, and its version.
+
+use crate::bochs;
+use crate::guest::{Guest, MEMORY};
+use crate::timing::Run;
+use anyhow::Result;
+use clap::ValueEnum;
+use std::path::Path;
+use std::process::Command;
+
+/// A machine to compare with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    /// QEMU's translator (`qemu-system-x86_64 -accel tcg`).
+    Qemu,
+    /// Bochs, an interpreter.
+    Bochs,
+}
+
+impl Peer {
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Qemu => "QEMU TCG",
+            Self::Bochs => "Bochs",
+        }
+    }
+
+    /// The version, if it is installed.
+    pub(crate) fn version(self) -> Option<String> {
+        let (program, option, word) = match self {
+            Self::Qemu => ("qemu-system-x86_64", "--version", "version"),
+            Self::Bochs => ("bochs", "--help", "Emulator"),
+        };
+        let output = Command::new(program).arg(option).output().ok()?;
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let text = text.concat();
+        let version = text.split_whitespace().skip_while(|at| *at != word).nth(1);
+        Some(version.unwrap_or("of unknown version").to_owned())
+    }
+
+    /// Whether the guest can switch it off.
+    pub(crate) fn powers_off(self) -> bool {
+        self != Self::Bochs
+    }
+
+    pub(crate) fn run(self, guest: &Guest) -> Result<Run> {
+        match self {
+            Self::Qemu => Ok(Run::new(qemu(guest))),
+            Self::Bochs => Ok(Run::new(bochs::command(guest)?)),
+        }
+    }
+}
+
+/// Staleline's software engine on the guest.
+pub(crate) fn staleline(program: &Path, guest: &Guest) -> Result<Run> {
+    let status = guest.status();
+    if status.exists() {
+        std::fs::remove_file(&status)?;
+    }
+    let mut command = Command::new(program);
+    command.args(["run", "--engine", "soft", "--memory", &format!("{MEMORY}M"), "--kernel"]);
+    command.arg(&guest.image.kernel).arg("--initrd").arg(&guest.initrd);
+    command.args(["--cmdline", &guest.cmdline]).arg("--status").arg(status);
+    Ok(Run::new(command))
+}
+
+fn qemu(guest: &Guest) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command.args([
+        "-accel",
+        "tcg",
+        "-cpu",
+        "max",
+        "-m",
+        &MEMORY.to_string(),
+        "-display",
+        "none",
+        "-no-reboot",
+    ]);
+    command.args(["-serial", "stdio", "-serial", "null", "-kernel"]).arg(&guest.image.kernel);
+    command.arg("-initrd").arg(&guest.initrd).args(["-append", &guest.cmdline]);
+    command
+}

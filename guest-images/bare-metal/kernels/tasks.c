@@ -15,6 +15,7 @@
 #define ABSENT (SPARE_SELECTOR + 16)
 #define LDT (SPARE_SELECTOR + 24)
 #define THIRD (SPARE_SELECTOR + 32)
+#define CODE_16 (SPARE_SELECTOR + 40)
 
 static struct task other;
 static u8 other_stack[4096] __attribute__((aligned(16)));
@@ -327,6 +328,39 @@ static void debug_trap(void)
 	set_handler(VECTOR_DB, NULL);
 }
 
+/* A task of 16 bits: its code lies in a segment of its own, its registers have no upper halves. */
+static struct {
+	u16 link, sp0, ss0, sp1, ss1, sp2, ss2, ip, flags, ax, cx, dx, bx, sp, bp, si, di, es, cs, ss, ds, ldt;
+} other16;
+extern u8 code16[];
+volatile u32 seen_si, seen_fs;
+asm(".text\n"
+    "code16: mov %esi, seen_si; mov %fs, %eax; mov %eax, seen_fs; movl $1, seen_code_word; mov $0x5555, %di; iret\n");
+
+static void tasks_of_16_bits(void)
+{
+	u32 esi = 0x12345678;
+
+	gdt[CODE_16 / 8] = descriptor((u32)code16, 0xfff, ACCESS_CODE, SEGMENT_32);
+	gdt[OTHER / 8] = descriptor((u32)&other16, sizeof(other16) - 1, ACCESS_TASK16, 0);
+	memset(&other16, 0, sizeof(other16));
+	other16.cs = CODE_16;
+	other16.ss = other16.ds = other16.es = KERNEL_DATA;
+	other16.flags = 2;
+	other16.si = 0x4321;
+	seen_code_word = 0;
+	asm volatile("mov %w1, %%fs; lcall %2, $0" : "+S"(esi) : "r"(KERNEL_DATA), "i"(OTHER) : "memory", "cc");
+	check_equal(seen_code_word, 1, "CALL to a task of 16 bits, and IRET back");
+	check_equal(seen_si & 0xffff, 0x4321, "its SI");
+	check_equal(seen_fs & 0xffff, 0, "FS is null in it");
+	check_equal(esi, 0x12345678, "the caller's registers have 32 bits");
+	check_equal(other16.link, TASK_SELECTOR, "the link names the caller");
+	check_equal(other16.di, 0x5555, "DI was saved");
+	gdt[OTHER / 8] = descriptor((u32)&other16, sizeof(other16) - 2, ACCESS_TASK16, 0);
+	refuse(VECTOR_TS, OTHER, TASK_SELECTOR, "a task state segment of 16 bits that is too short");
+	asm volatile("mov %w0, %%fs; clts" : : "r"(0));
+}
+
 void main(void)
 {
 	calls();
@@ -337,4 +371,5 @@ void main(void)
 	returns_refused();
 	privileges();
 	debug_trap();
+	tasks_of_16_bits();
 }

@@ -51,6 +51,7 @@ pub fn generate(rng: &Rng, width: Width, code: Code) -> Option<(Case, Undefined)
     case.edits.push((ip, bytes.clone()));
     case.bytes = bytes;
     case.instructions = vec![instruction];
+    case.count = 1;
     Some((case, undefined))
 }
 

@@ -5,6 +5,19 @@
 //! neither reads nor needs preserved, may stay behind: LDMXCSR is slow when it changes anything, so it is left out where
 //! the host's MXCSR holds the guest's value already.
 
+//! Why results do not depend on the host's vendor, by instruction; every other instruction is computed by software.
+//!
+//! | instructions | why every vendor's result is the same |
+//! |---|---|
+//! | integer arithmetic, shuffles, conversions between integers, CRC32 (`combine!`, `pmovmskb`, `crc32!`) | the manuals define every result for every operand; no flags |
+//! | ADD, SUB, MUL, DIV, SQRT, MIN, MAX, horizontal and alternating sums | correctly rounded by IEEE 754; NaNs and exception flags by SDM volume 1, tables 4-7 and 11.5.2, which APM volume 1, 4.10, repeats |
+//! | CVT*, ROUND* | the same; out of range gives the integer indefinite |
+//! | CMP*, COMI*, UCOMI* | exact |
+//!
+//! `tests::model` computes the scalar ones with integers and compares on whatever host it runs. Not among them: RCP and RSQRT,
+//! whose bits differ; DPPS and DPPD, whose sums are ordered differently (both are made of others here); the string
+//! comparisons and MPSADBW.
+
 use super::unbounded;
 use std::arch::asm;
 use std::arch::x86_64::__m128i;

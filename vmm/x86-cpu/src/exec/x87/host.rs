@@ -1,5 +1,18 @@
 //! Basic x87 operations, executed by the host's x87: exact, and the same on every vendor's processor.
 //!
+//! Why that is so, by instruction; every other instruction is computed by software.
+//!
+//! | instructions | why every vendor's result is the same |
+//! |---|---|
+//! | FADD, FSUB, FSUBR, FMUL, FDIV, FDIVR, FSQRT | correctly rounded in every precision and mode; NaNs by SDM volume 1, table 4-7 and APM volume 1, 6.5 (`tests::model` computes them with integers) |
+//! | FLD of single and double, FST, FIST, FISTP, FISTTP, FRNDINT | correctly rounded, or exact |
+//! | FSCALE | exact but for the final rounding (`tests::model`) |
+//! | FBSTP | correctly rounded to an integer, of which the digits are unique |
+//! | FCOM, FUCOM | exact |
+//!
+//! Not among them: the transcendental functions, whose last bits differ; FPREM and FPREM1, whose steps differ; FXTRACT, FXAM,
+//! FBLD; and when exceptions reach a store's operand, which is decided before anything is executed here.
+//!
 //! Each function is one assembler block that saves the host's control word, initialises the x87, loads the guest's
 //! control word with its masks as they are, operates, reads the status, and puts the host's state back. An unmasked
 //! exception only becomes pending in the host: the instructions that follow it (FNSTSW, FNCLEX) do not wait for it, so

@@ -1,6 +1,7 @@
 //! Tests of the family as a whole.
 
 mod faults;
+mod model;
 mod native;
 mod xsave;
 

@@ -1,6 +1,7 @@
 //! The interpreter against the host, instruction by instruction, and rules the host cannot be asked about.
 
 mod guest;
+mod model;
 mod native;
 mod operands;
 mod rules;

@@ -9,6 +9,7 @@ pub mod acpi_pm;
 pub mod board_ports;
 pub mod bus;
 pub mod dma;
+pub mod fw_cfg;
 pub mod i8042;
 pub mod interrupt;
 pub mod mlx5;
@@ -16,5 +17,6 @@ pub mod pci;
 pub mod pit;
 pub mod rtc;
 pub mod serial;
+pub mod test_device;
 #[cfg(test)]
 mod testing;

@@ -36,6 +36,18 @@ pub fn map(ram: &GuestRam) -> Vec<Range> {
     map
 }
 
+/// The map as the BIOS call returns it and `etc/e820` of the firmware configuration device holds it: 20 bytes a range.
+#[must_use]
+pub fn table(map: &[Range]) -> Vec<u8> {
+    let mut table = Vec::new();
+    for range in map {
+        table.extend_from_slice(&range.start.to_le_bytes());
+        table.extend_from_slice(&range.size.to_le_bytes());
+        table.extend_from_slice(&(range.kind as u32).to_le_bytes());
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

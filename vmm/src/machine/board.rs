@@ -8,7 +8,7 @@ use devices::bus::{Nanos, Platform, PowerRequest};
 use devices::dma::{AtomicOp, DmaAttrs, DmaError};
 use devices::interrupt::{ApicClock, Interrupts, InterruptsConfig};
 use devices::pci::{Bdf, Host, Slot};
-use x86_cpu::CodePages;
+use x86_cpu::{CRYSTAL_HZ, CodePages, TSC_PER_CRYSTAL};
 
 /// MAXPHYADDR of the vCPUs.
 const PHYSICAL_BITS: u8 = 46;
@@ -37,7 +37,9 @@ pub(super) struct Board {
 
 impl Board {
     pub(super) fn new(cpus: u32) -> Self {
-        let config = InterruptsConfig { cpus, clock: ApicClock::default(), physical_bits: PHYSICAL_BITS };
+        let timer_hz = u64::from(CRYSTAL_HZ);
+        let clock = ApicClock { tsc_hz: timer_hz * u64::from(TSC_PER_CRYSTAL), timer_hz };
+        let config = InterruptsConfig { cpus, clock, physical_bits: PHYSICAL_BITS };
         let mut interrupts = Interrupts::new(&config);
         interrupts.enter_virtual_wire();
         Self { interrupts, delegated: None, events: EventQueue::default(), power: None, now: 0 }

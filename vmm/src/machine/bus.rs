@@ -4,8 +4,27 @@ use super::Machine;
 use super::board::PciHost;
 use super::ports::PortTarget;
 use crate::memory::layout::{ECAM, IO_APIC, platform};
-use devices::bus::Nanos;
+use crate::memory::{GuestRam, dma};
+use devices::bus::{Access, Nanos};
+use devices::dma::DmaError;
+use devices::fw_cfg;
 use devices::interrupt::LocalApic;
+use x86_cpu::CodePages;
+
+/// RAM as the firmware configuration device reaches it.
+struct FwCfgMemory<'a> {
+    ram: &'a GuestRam,
+    code: &'a mut CodePages,
+}
+
+impl fw_cfg::Memory for FwCfgMemory<'_> {
+    fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), DmaError> {
+        dma::read(self.ram, address, data)
+    }
+    fn write(&mut self, address: u64, data: &[u8]) -> Result<(), DmaError> {
+        dma::write(self.ram, self.code, address, data)
+    }
+}
 
 /// Splits `length` bytes at `address` into naturally aligned parts of 1, 2, 4 or 8 bytes; an access that already has such
 /// a size stays whole, for the device to judge its alignment.
@@ -57,8 +76,7 @@ impl Machine {
         } else if IO_APIC.contains(address) {
             self.board.interrupts.io_apic_read(address - IO_APIC.start, data);
         } else {
-            log::trace!("read of {} bytes at {address:#x}: nobody answers", data.len());
-            data.fill(0xff);
+            self.platform_read(address, data);
         }
     }
 
@@ -76,8 +94,39 @@ impl Machine {
         } else if IO_APIC.contains(address) {
             self.board.interrupts.io_apic_write(address - IO_APIC.start, data);
         } else {
-            log::trace!("write of {} bytes at {address:#x}: nobody answers", data.len());
+            self.platform_write(address, data);
         }
+    }
+
+    /// Reads the memory of a platform device.
+    fn platform_read(&mut self, address: u64, data: &mut [u8]) {
+        let Some((index, offset)) = self.ports.lookup_memory(address) else {
+            log::trace!("read of {} bytes at {address:#x}: nobody answers", data.len());
+            return data.fill(0xff);
+        };
+        if let Err(error) = self.ports.read(index, offset, data, &mut self.board) {
+            data.fill(0xff);
+            self.log.refused(format_args!("{}-byte read at {address:#x}", data.len()), error);
+        }
+    }
+
+    /// Writes the memory of a platform device.
+    fn platform_write(&mut self, address: u64, data: &[u8]) {
+        let Some((index, offset)) = self.ports.lookup_memory(address) else {
+            return log::trace!("write of {} bytes at {address:#x}: nobody answers", data.len());
+        };
+        if let Err(error) = self.ports.write(index, offset, data, &mut self.board) {
+            self.log.refused(format_args!("{}-byte write at {address:#x}", data.len()), error);
+        }
+    }
+
+    /// Writes the firmware configuration device, and makes the transfer that this may start.
+    fn fw_cfg_write(&mut self, offset: u64, data: &[u8]) -> Access {
+        if let Some(address) = self.ports.fw_cfg.write(offset, data)? {
+            let mut memory = FwCfgMemory { ram: &self.ram, code: &mut self.code };
+            self.ports.fw_cfg.transfer(address, &mut memory);
+        }
+        Ok(())
     }
 
     /// Reads `data.len()` bytes (1, 2 or 4) from a port. Nobody answering reads all-ones.
@@ -94,6 +143,7 @@ impl Machine {
                 }
                 Ok(())
             }
+            PortTarget::FwCfg => self.ports.fw_cfg.read(offset, data),
             PortTarget::PciConfig { reset } if port == platform::RESET && data.len() == 1 => {
                 self.ports.read(reset, 0, data, &mut self.board)
             }
@@ -122,6 +172,7 @@ impl Machine {
                 }
                 Ok(())
             }
+            PortTarget::FwCfg => self.fw_cfg_write(offset, data),
             PortTarget::PciConfig { reset } if port == platform::RESET && data.len() == 1 => {
                 self.ports.write(reset, 0, data, &mut self.board)
             }
@@ -155,7 +206,7 @@ impl Machine {
 mod tests {
     use super::super::{MachineConfig, Port};
     use super::*;
-    use crate::memory::layout::MIB;
+    use crate::memory::layout::{MIB, TEST_MEMORY};
     use devices::bus::PowerRequest;
 
     fn machine() -> Machine {
@@ -185,6 +236,11 @@ mod tests {
     #[test]
     fn every_window_is_decoded() {
         let mut machine = machine();
+        machine.mmio_write(0, 0, TEST_MEMORY.start, &[1, 2, 3, 4]);
+        assert_eq!(read32(&mut machine, TEST_MEMORY.start), u32::MAX, "no test device");
+        machine.add_test_device().unwrap();
+        machine.mmio_write(0, 0, TEST_MEMORY.start, &[1, 2, 3, 4]);
+        assert_eq!(read32(&mut machine, TEST_MEMORY.start), 0x0403_0201);
         assert_eq!(read32(&mut machine, ECAM.start), 0x0008_1b36, "host bridge");
         assert_eq!(read32(&mut machine, ECAM.start + (8 << 20)) & 0xffff, 0x15b3, "mlx5 at 08:00.0");
         assert_eq!(read32(&mut machine, 0xfee0_0030) & 0xf0, 0x10, "local APIC version");
@@ -213,6 +269,24 @@ mod tests {
     }
 
     #[test]
+    fn firmware_configuration_reaches_ram() {
+        let mut machine = machine();
+        let mut byte = [0];
+        machine.port_write(0, platform::FW_CFG, &5_u16.to_le_bytes());
+        machine.port_read(0, platform::FW_CFG + 1, &mut byte);
+        assert_eq!(byte, [1], "one vCPU");
+        // Select the signature and read four bytes to 0x3000.
+        let request: [u32; 4] = [0x0a, 4, 0, 0x3000];
+        let bytes: Vec<u8> = request.into_iter().flat_map(u32::to_be_bytes).collect();
+        machine.ram().write(0x2000, &bytes).unwrap();
+        machine.port_write(0, platform::FW_CFG + 8, &0x2000_u32.to_be_bytes());
+        let (mut control, mut text) = ([9; 4], [0; 4]);
+        machine.ram().read(0x2000, &mut control).unwrap();
+        machine.ram().read(0x3000, &mut text).unwrap();
+        assert_eq!((control, &text), ([0; 4], b"QEMU"));
+    }
+
+    #[test]
     fn power_requests_arrive() {
         let request = |port, data: &[u8]| {
             let mut machine = machine();
@@ -229,6 +303,7 @@ mod tests {
     #[test]
     fn garbage_is_survived_everywhere() {
         let mut machine = machine();
+        machine.add_test_device().unwrap();
         let mut random = super::super::random::Random::new(7);
         let (bar, size) = machine.pci().bar(8, 0).unwrap();
         let windows = [
@@ -237,6 +312,7 @@ mod tests {
             (0xfee0_0000, 0x1000),
             (bar, size),
             (bar, 0x1000),
+            (TEST_MEMORY.start, TEST_MEMORY.size),
         ];
         for round in 0..200_000_u64 {
             let now = round * 1000;

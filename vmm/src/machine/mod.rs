@@ -103,7 +103,7 @@ impl Machine {
             memory64: (PCI_WINDOW_64.start, PCI_WINDOW_64.last()),
         })?;
         Ok(Self {
-            ports: PortDevices::new(&ram)?,
+            ports: PortDevices::new(&ram, config.cpus)?,
             board: Board::new(config.cpus),
             pci,
             ram,
@@ -111,6 +111,14 @@ impl Machine {
             random: Random::new(config.seed),
             log: AccessLog::default(),
         })
+    }
+
+    /// Adds the device that bare-metal test kernels expect (`pc-testdev` of QEMU).
+    ///
+    /// # Errors
+    /// [`MachineError::Ports`] if there is one already.
+    pub fn add_test_device(&mut self) -> Result<(), MachineError> {
+        Ok(self.ports.add_test_device()?)
     }
 
     /// Guest RAM.

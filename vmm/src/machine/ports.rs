@@ -2,16 +2,19 @@
 
 use super::Port;
 use super::board::{Board, PlatformPort};
+use crate::boot::e820;
 use crate::clock::events::Source;
 use crate::memory::GuestRam;
-use crate::memory::layout::platform;
+use crate::memory::layout::{TEST_MEMORY, platform};
 use devices::acpi_pm::{self, AcpiPm, TimerWidth};
 use devices::board_ports::{DebugExit, PostCode, ResetControl, SystemControlA};
 use devices::bus::{Access, PlatformDevice, RangeError, RangeMap};
+use devices::fw_cfg::{self, FwCfg, FwCfgConfig};
 use devices::i8042::I8042;
 use devices::pit::{self, Pit};
 use devices::rtc::Rtc;
 use devices::serial::Serial;
+use devices::test_device::{self, TestDevice};
 
 /// Interrupt input of the 8254: the MADT overrides ISA interrupt 0 to it.
 const PIT_GSI: u32 = 2;
@@ -23,6 +26,8 @@ pub(super) enum PortTarget {
     Device { index: usize, offset: u64 },
     /// The 8259 pair.
     Pic,
+    /// The firmware configuration device.
+    FwCfg,
     /// Configuration mechanism 1, with the reset register inside.
     PciConfig { reset: usize },
 }
@@ -32,14 +37,22 @@ pub(super) enum PortTarget {
 pub(super) struct PortDevices {
     serial: [Serial; 2],
     others: Vec<Box<dyn PlatformDevice>>,
+    pub fw_cfg: FwCfg,
+    /// Index of the test device, if there is one.
+    test_device: Option<usize>,
     map: RangeMap<PortTarget>,
 }
 
 impl PortDevices {
-    pub(super) fn new(ram: &GuestRam) -> Result<Self, RangeError> {
+    pub(super) fn new(ram: &GuestRam, cpus: u32) -> Result<Self, RangeError> {
+        let cpus = u16::try_from(cpus).unwrap_or(u16::MAX);
+        let files = vec![("etc/e820".to_owned(), e820::table(&e820::map(ram)))];
+        let described = FwCfgConfig { memory: ram.size(), cpus, max_cpus: cpus, files };
         let mut devices = Self {
             serial: [Serial::new(platform::COM1_GSI), Serial::new(platform::COM2_GSI)],
             others: Vec::new(),
+            fw_cfg: FwCfg::new(&described),
+            test_device: None,
             map: RangeMap::default(),
         };
         for (index, port) in [platform::COM1, platform::COM2].into_iter().enumerate() {
@@ -56,10 +69,29 @@ impl PortDevices {
         devices.add(Box::new(power), &[(platform::PM1A_EVENT, acpi_pm::BLOCK_LENGTH, 0)])?;
         let reset = devices.add(Box::new(ResetControl::default()), &[])?;
         devices.map.insert(platform::PCI_CONFIG.into(), 8, PortTarget::PciConfig { reset })?;
+        devices.map.insert(platform::FW_CFG.into(), fw_cfg::LENGTH, PortTarget::FwCfg)?;
         for (port, length) in [(0x20, 2), (0xa0, 2), (0x4d0, 2)] {
             devices.map.insert(port, length, PortTarget::Pic)?;
         }
         Ok(devices)
+    }
+
+    /// Adds what test kernels expect.
+    pub(super) fn add_test_device(&mut self) -> Result<(), RangeError> {
+        let ranges = [
+            (0xe0, 4, test_device::OFFSET_DATA),
+            (0xe4, 4, test_device::OFFSET_FLUSH),
+            (0xe8, 4, test_device::OFFSET_BYTES),
+            (0x2000, test_device::LINES, test_device::OFFSET_LINES),
+        ];
+        self.test_device = Some(self.add(Box::new(TestDevice::default()), &ranges)?);
+        Ok(())
+    }
+
+    /// What answers at a memory address: a platform device, and the offset in it.
+    pub(super) fn lookup_memory(&self, address: u64) -> Option<(usize, u64)> {
+        let index = self.test_device.filter(|_| TEST_MEMORY.contains(address))?;
+        Some((index, test_device::OFFSET_MEMORY + (address - TEST_MEMORY.start)))
     }
 
     /// Registers a device at ranges of ports: first port, number, offset of the first. Returns its index.

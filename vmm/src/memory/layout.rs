@@ -6,6 +6,7 @@
 //! 3.5 GiB           ECAM of buses 0-8
 //! fec0_0000         IO-APIC
 //! fee0_0000         local APICs, MSI
+//! ff00_0000         memory of the test device (multiboot kernels only)
 //! 4 GiB             high RAM: what does not fit below 3 GiB
 //! 256 GiB           64-bit prefetchable PCI window
 //! ```
@@ -55,6 +56,9 @@ pub const KVM_TSS: u64 = 0xfffb_d000;
 /// Page of the local APICs.
 pub const LOCAL_APIC: Window = Window { start: 0xfee0_0000, size: PAGE };
 
+/// Memory of the test device.
+pub const TEST_MEMORY: Window = Window { start: 0xff00_0000, size: 0x1_0000 };
+
 /// Ports and interrupt inputs of the platform devices.
 pub mod platform {
     /// First serial port: the console.
@@ -77,6 +81,8 @@ pub mod platform {
     pub const PM_TIMER: u16 = 0x608;
     /// The system control interrupt.
     pub const SCI_GSI: u32 = 9;
+    /// The firmware configuration device: selector, data, DMA.
+    pub const FW_CFG: u16 = 0x510;
     /// The reset control register.
     pub const RESET: u16 = 0xcf9;
     /// What to write there for a full reset.
@@ -135,6 +141,7 @@ mod tests {
             ECAM,
             IO_APIC,
             LOCAL_APIC,
+            TEST_MEMORY,
             Window { start: HIGH_RAM, size: RAM_MAX - LOW_RAM_MAX },
             PCI_WINDOW_64,
         ];

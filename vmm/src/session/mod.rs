@@ -79,6 +79,9 @@ impl Session {
             return Err(SessionError::NoCommand(config.kernel.clone()));
         }
         let mut machine = Machine::new(&config.machine)?;
+        if kernel.is_multiboot() {
+            machine.add_test_device()?;
+        }
         let cpus = config.machine.cpus;
         let command_line = config.command_line.as_deref().unwrap_or(kernel.default_command_line());
         let boot = Boot { kernel: &kernel, initrd: &config.initrd, command_line, cpus };

@@ -9,6 +9,7 @@ use acpi_tables::aml::{
     Return, Scope, Store, Uuid, ZERO,
 };
 use acpi_tables::sdt::Sdt;
+use devices::fw_cfg;
 use devices::pci::ROOT_PORTS;
 
 /// `_OSC` of a PCI host bridge (PCI Firmware Specification 3.3, 4.5.1).
@@ -61,6 +62,7 @@ fn system_bus(cpus: u32) -> Vec<u8> {
         serial_port("COM1", 1, platform::COM1, platform::COM1_GSI),
         serial_port("COM2", 2, platform::COM2, platform::COM2_GSI),
         clock(),
+        firmware_configuration(),
     ];
     devices.extend((0..cpus.min(256)).map(processor));
     let devices: Vec<Raw> = devices.into_iter().map(Raw).collect();
@@ -104,6 +106,26 @@ fn clock() -> Vec<u8> {
                     &IO::new(platform::CMOS, platform::CMOS, 0, 2),
                     &Interrupt::new(true, true, false, false, platform::RTC_GSI),
                 ]),
+            ),
+        ],
+    ))
+}
+
+/// The firmware configuration device, for Linux's `qemu_fw_cfg`: `_STA` says present, enabled and working, not shown.
+fn firmware_configuration() -> Vec<u8> {
+    serialise(&Device::new(
+        Path::new("FWCF"),
+        vec![
+            &Name::new(Path::new("_HID"), &"QEMU0002"),
+            &Name::new(Path::new("_STA"), &0x0b_u8),
+            &Name::new(
+                Path::new("_CRS"),
+                &ResourceTemplate::new(vec![&IO::new(
+                    platform::FW_CFG,
+                    platform::FW_CFG,
+                    1,
+                    fw_cfg::LENGTH as u8,
+                )]),
             ),
         ],
     ))

@@ -60,11 +60,32 @@ pub fn write(ram: &GuestRam, cpus: u32) -> Result<(), NotRam> {
     mcfg.add_ecam(ECAM.start, 0, 0, PCI_BUSES - 1);
     let mcfg = place(&serialise(&mcfg))?;
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    let mut rsdt = Sdt::new(*b"RSDT", 36, 1, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     for table in [fadt, madt, mcfg] {
         xsdt.add_entry(table);
+        rsdt.append(table as u32);
     }
     let xsdt = place(&serialise(&xsdt))?;
-    ram.write(RSDP, &serialise(&Rsdp::new(OEM_ID, xsdt)))
+    let rsdt = place(rsdt.as_slice())?;
+    ram.write(RSDP, &root_pointer(xsdt, rsdt as u32))
+}
+
+/// The root pointer with both tables: small kernels know the RSDT only, which the crate's pointer leaves out.
+fn root_pointer(xsdt: u64, rsdt: u32) -> Vec<u8> {
+    const RSDT_AT: std::ops::Range<usize> = 16..20;
+    /// Checksum of the first 20 bytes, then of all.
+    const CHECKSUMS: [(usize, usize); 2] = [(8, 20), (32, 36)];
+    let mut pointer = serialise(&Rsdp::new(OEM_ID, xsdt));
+    if let Some(field) = pointer.get_mut(RSDT_AT) {
+        field.copy_from_slice(&rsdt.to_le_bytes());
+    }
+    for (at, covered) in CHECKSUMS {
+        let sum = pointer.iter().take(covered).fold(0_u8, |sum, &byte| sum.wrapping_add(byte));
+        if let Some(checksum) = pointer.get_mut(at) {
+            *checksum = checksum.wrapping_sub(sum);
+        }
+    }
+    pointer
 }
 
 /// The fixed hardware: power management registers at their ports, always in ACPI mode.
@@ -172,6 +193,9 @@ mod tests {
             (36..xsdt.len()).step_by(8).map(|at| table(&ram, number(&xsdt, at, 8))).collect();
         let names: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
         assert_eq!(names, [b"FACP", b"APIC", b"MCFG"]);
+        let rsdt = table(&ram, number(&rsdp, 16, 4));
+        let short: Vec<_> = (36..rsdt.len()).step_by(4).map(|at| table(&ram, number(&rsdt, at, 4))).collect();
+        assert!(short == tables, "both lists name the same tables");
         let fadt = &tables[0];
         let dsdt = table(&ram, number(fadt, 40, 4));
         assert_eq!(&dsdt[..4], b"DSDT");

@@ -1,6 +1,6 @@
 //! The information that the kernel is handed in EBX (Multiboot 0.6.96, 3.3).
 
-use super::super::e820::Range;
+use super::super::e820::{self, Range};
 use super::super::initrd::Initrd;
 use super::super::{BootError, place};
 use crate::memory::GuestRam;
@@ -45,10 +45,9 @@ pub(in crate::boot) fn write(ram: &GuestRam, info: &Info<'_>) -> Result<(), Boot
     let map_at = here(&block);
     for range in info.map {
         // `size` does not count itself.
-        block.extend_from_slice(&20_u32.to_le_bytes());
-        block.extend_from_slice(&range.start.to_le_bytes());
-        block.extend_from_slice(&range.size.to_le_bytes());
-        block.extend_from_slice(&(range.kind as u32).to_le_bytes());
+        let entry = e820::table(&[*range]);
+        block.extend_from_slice(&(entry.len() as u32).to_le_bytes());
+        block.extend_from_slice(&entry);
     }
     let map_size = here(&block) - map_at;
 
@@ -93,7 +92,6 @@ pub(in crate::boot) fn write(ram: &GuestRam, info: &Info<'_>) -> Result<(), Boot
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::e820;
     use super::*;
     use crate::memory::layout::MIB;
 

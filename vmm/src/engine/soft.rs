@@ -7,8 +7,9 @@ use devices::bus::Nanos;
 use x86_cpu::flags::bits;
 use x86_cpu::{Activity, CodeCache, Segment, Vcpu, seg};
 
-/// Instructions that a vCPU runs before the next one has its turn.
-const QUANTUM: u64 = 10_000;
+/// Instructions that a vCPU runs before the next one has its turn. Short, since kernels wait for one another without PAUSE
+/// as well.
+const QUANTUM: u64 = 4_000;
 /// Instructions between looks at the outside world. Independent of the host, so that runs are alike.
 const OUTSIDE_INTERVAL: u64 = 200_000;
 

@@ -12,10 +12,11 @@ use std::sync::LazyLock;
 /// Family, model and stepping, as in CPUID leaf 1 EAX: family 6, model 173 (a server of 2024), so that kernels take none
 /// of the workarounds of older parts.
 pub(crate) const SIGNATURE: u32 = 0x000a_06d1;
-/// Core crystal clock, Hz: the local APIC timer counts it.
-pub const CRYSTAL_HZ: u32 = 25_000_000;
+/// Core crystal clock, Hz: the local APIC timer counts it. As fast as the TSC, so that kernels which wait for a timer count
+/// of the usual size do not execute for long, and as KVM's is.
+pub const CRYSTAL_HZ: u32 = 1_000_000_000;
 /// Time stamp counter ticks for each tick of the crystal.
-pub const TSC_PER_CRYSTAL: u32 = 40;
+pub const TSC_PER_CRYSTAL: u32 = 1;
 const VENDOR: [u32; 3] = text(b"GenuineIntel");
 const HYPERVISOR: [u32; 3] = text(b"Staleline\0\0\0");
 const BRAND: &[u8; 48] = b"Staleline x86-64 virtual processor @ 1.00GHz\0\0\0\0";

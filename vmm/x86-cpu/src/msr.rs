@@ -7,7 +7,7 @@ use crate::state::{Vcpu, cr0, efer, seg};
 use crate::world::World;
 
 /// Indices of the registers known here.
-mod index {
+pub(crate) mod index {
     pub const TSC: u32 = 0x10;
     pub const PLATFORM_ID: u32 = 0x17;
     pub const APIC_BASE: u32 = 0x1b;

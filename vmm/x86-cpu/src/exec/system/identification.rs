@@ -6,6 +6,7 @@ use crate::decode::operand::gpr;
 use crate::fault::Fault;
 use crate::memory::word::Int;
 use crate::mode::Mode;
+use crate::msr::index;
 use crate::state::{Vcpu, cr4, reg};
 use crate::world::World;
 use iced_x86::{Instruction, Mnemonic};
@@ -47,8 +48,19 @@ impl Vcpu {
     }
 }
 
-fn cpuid<W: World>(cpu: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
-    let answer = Vcpu::cpuid(cpu, cpu.gpr[reg::RAX] as u32, cpu.gpr[reg::RCX] as u32);
+/// Enable bit of IA32_APIC_BASE.
+const APIC_ENABLE: u64 = 1 << 11;
+/// CPUID leaf 1, EDX: there is a local APIC.
+const CPUID_APIC: u32 = 1 << 9;
+
+fn cpuid<W: World>(cpu: &mut Vcpu, world: &mut W, _: &Op<W>) -> Result<(), Fault> {
+    let leaf = cpu.gpr[reg::RAX] as u32;
+    let mut answer = Vcpu::cpuid(cpu, leaf, cpu.gpr[reg::RCX] as u32);
+    // A local APIC that IA32_APIC_BASE disables is not there (SDM volume 3A, 11.4.3).
+    let apic_base = if leaf == 1 { world.read_msr(cpu.id, cpu.now(), index::APIC_BASE) } else { None };
+    if apic_base.is_some_and(|base| base & APIC_ENABLE == 0) {
+        answer[3] &= !CPUID_APIC;
+    }
     for (index, value) in [reg::RAX, reg::RBX, reg::RCX, reg::RDX].into_iter().zip(answer) {
         cpu.gpr[index] = u64::from(value);
     }

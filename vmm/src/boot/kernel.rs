@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(parse(packed).unwrap().entry(), Entry::Long(16 * MIB));
         let small = elf::tests::sample_32(16 * MIB, b"\xf4", Some(0x100_0040));
         assert_eq!(parse(small).unwrap().entry(), Entry::Pvh(0x100_0040));
-        let flat = bzimage::tests::sample(b"BZh91AY");
+        let flat = bzimage::tests::sample(bzimage::tests::OWN_FORMAT);
         assert_eq!(parse(flat).unwrap().entry(), Entry::Long(16 * MIB + 0x200));
     }
 
@@ -313,7 +313,7 @@ mod tests {
     fn too_little_memory_is_an_error() {
         let ram = GuestRam::new(16 * MIB).unwrap();
         for file in
-            [elf::tests::sample(16 * MIB, b"\xf4", None), bzimage::tests::sample(b"BZh91AY and the rest")]
+            [elf::tests::sample(16 * MIB, b"\xf4", None), bzimage::tests::sample(bzimage::tests::OWN_FORMAT)]
         {
             let error = parse(file).unwrap().load(&ram).unwrap_err();
             assert!(error.to_string().starts_with("too little memory: kernel test"), "{error}");

@@ -1,14 +1,17 @@
-//! Unpacking of compressed kernel payloads: gzip, xz (with its x86 filter), lz4 in the legacy frame, zstd.
+//! Unpacking of compressed kernel payloads: gzip, bzip2, lzma, xz (with its x86 filter), lz4 in the legacy frame, zstd.
 //!
 //! The kernel's build appends the unpacked size to all of them (gzip has it in its trailer), which decoders must not
 //! mistake for data.
 
+use liblzma::stream::Stream;
 use std::io::{self, Read};
 
 /// What a payload is, by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Gzip,
+    Bzip2,
+    Lzma,
     Xz,
     Lz4Legacy,
     Zstd,
@@ -27,6 +30,8 @@ pub enum UnpackError {
 
 /// Bytes beyond which a payload is refused, so that a small file cannot fill the host's memory.
 const MAX_UNPACKED: usize = 512 << 20;
+/// Bytes that a decoder of the lzma family may allocate; kernels are packed with dictionaries of 128 MiB at most.
+const LZMA_MEMORY: u64 = 512 << 20;
 /// Bytes of a block of lz4's legacy frame, unpacked (lz4_Frame_format.md, "Legacy frame").
 const LZ4_LEGACY_BLOCK: usize = 8 << 20;
 const LZ4_LEGACY_MAGIC: [u8; 4] = [0x02, 0x21, 0x4c, 0x18];
@@ -35,8 +40,11 @@ impl Format {
     /// Recognises a payload; `None` for what this module does not unpack.
     #[must_use]
     pub fn of(payload: &[u8]) -> Option<Self> {
-        let magics: [(&[u8], Self); 5] = [
+        let magics: [(&[u8], Self); 7] = [
             (&[0x1f, 0x8b], Self::Gzip),
+            (b"BZh", Self::Bzip2),
+            // The usual properties (lc = 3, lp = 0, pb = 2), and a dictionary of a multiple of 64 KiB.
+            (&[0x5d, 0, 0], Self::Lzma),
             (&[0xfd, b'7', b'z', b'X', b'Z', 0], Self::Xz),
             (&LZ4_LEGACY_MAGIC, Self::Lz4Legacy),
             (&[0x28, 0xb5, 0x2f, 0xfd], Self::Zstd),
@@ -53,7 +61,11 @@ impl Format {
         let damaged = |source| UnpackError::Damaged { format: self, source };
         match self {
             Self::Gzip => read_bounded(flate2::read::GzDecoder::new(payload)),
-            Self::Xz => read_bounded(liblzma::read::XzDecoder::new(payload)),
+            Self::Bzip2 => read_bounded(bzip2::read::BzDecoder::new(payload)),
+            Self::Lzma => lzma_decoder(payload, Stream::new_lzma_decoder(LZMA_MEMORY)).and_then(read_bounded),
+            Self::Xz => {
+                lzma_decoder(payload, Stream::new_stream_decoder(LZMA_MEMORY, 0)).and_then(read_bounded)
+            }
             Self::Zstd => zstd_decoder(payload).and_then(read_bounded),
             Self::Lz4Legacy => unpack_lz4_legacy(payload),
             Self::Elf => Ok(Some(payload.to_vec())),
@@ -68,6 +80,10 @@ fn read_bounded(reader: impl Read) -> io::Result<Option<Vec<u8>>> {
     let mut data = Vec::new();
     reader.take(MAX_UNPACKED as u64 + 1).read_to_end(&mut data)?;
     Ok((data.len() <= MAX_UNPACKED).then_some(data))
+}
+
+fn lzma_decoder(payload: &[u8], stream: Result<Stream, liblzma::stream::Error>) -> io::Result<impl Read> {
+    Ok(liblzma::bufread::XzDecoder::new_stream(payload, stream?))
 }
 
 /// A decoder of one frame; kernels are packed with windows beyond the library's default limit.
@@ -127,10 +143,14 @@ mod tests {
         options.dict_size(1 << 20);
         let mut filters = liblzma::stream::Filters::new();
         filters.x86().lzma2(&options);
-        let stream =
-            liblzma::stream::Stream::new_stream_encoder(&filters, liblzma::stream::Check::Crc32).unwrap();
+        let stream = Stream::new_stream_encoder(&filters, liblzma::stream::Check::Crc32).unwrap();
         let mut xz = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
         xz.write_all(&data).unwrap();
+        let stream = Stream::new_lzma_encoder(&options).unwrap();
+        let mut lzma = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+        lzma.write_all(&data).unwrap();
+        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+        bzip2.write_all(&data).unwrap();
         let mut lz4 = LZ4_LEGACY_MAGIC.to_vec();
         for part in data.chunks(LZ4_LEGACY_BLOCK) {
             let packed = lz4_flex::block::compress(part);
@@ -142,6 +162,8 @@ mod tests {
         zstd.write_all(&data).unwrap();
         vec![
             (Format::Gzip, gzip.finish().unwrap()),
+            (Format::Bzip2, with_size(bzip2.finish().unwrap(), &data)),
+            (Format::Lzma, with_size(lzma.finish().unwrap(), &data)),
             (Format::Xz, with_size(xz.finish().unwrap(), &data)),
             (Format::Lz4Legacy, with_size(lz4, &data)),
             (Format::Zstd, with_size(zstd.finish().unwrap(), &data)),
@@ -171,8 +193,16 @@ mod tests {
     }
 
     #[test]
+    fn a_decoder_may_not_allocate_what_it_likes() {
+        let mut header = vec![0x5d, 0, 0, 0, 0x80];
+        header.extend_from_slice(&[0xff; 8]);
+        header.extend_from_slice(&[0; 64]);
+        assert!(Format::Lzma.unpack(&header).is_err(), "a dictionary of 2 GiB");
+    }
+
+    #[test]
     fn other_formats_are_not_claimed() {
-        for payload in [&b"BZh91AY"[..], &[0x5d, 0, 0], &[0x89, b'L', b'Z', b'O'], &[]] {
+        for payload in [&[0x89, b'L', b'Z', b'O'][..], &[0x5d, 0], b"\x7fEL", b"BZ", &[]] {
             assert_eq!(Format::of(payload), None);
         }
     }

@@ -264,6 +264,8 @@ pub struct Vcpu {
     /// PAUSE was executed: the quantum ends.
     pub yielded: bool,
     pub activity: Activity,
+    /// Addresses of instructions that do not exist and were executed: each is reported once.
+    pub(crate) reported: Vec<u64>,
     pub tlb: Tlb,
 }
 
@@ -310,6 +312,7 @@ impl Vcpu {
             recheck: false,
             yielded: false,
             activity: Activity::Running,
+            reported: Vec::new(),
             tlb: Tlb::default(),
         };
         cpu.gpr[reg::RDX] = u64::from(crate::cpuid::SIGNATURE);

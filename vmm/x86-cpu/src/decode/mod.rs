@@ -2,6 +2,7 @@
 
 mod fetch;
 pub(crate) mod operand;
+mod unimplemented;
 
 pub(crate) use fetch::decode_block;
 
@@ -29,7 +30,7 @@ pub(crate) enum Lowered {
 /// Chooses the operation for `instruction`. `op` comes with its memory operand, offset and length filled in.
 pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op<W>) -> Lowered {
     if instruction.is_invalid() || !crate::cpuid::implements(instruction) {
-        op.run = undefined;
+        op.run = unimplemented::unimplemented;
         return Lowered::Last;
     }
     // VEX prefixes are not recognised in real and virtual-8086 mode (SDM volume 2, 2.3).
@@ -51,8 +52,7 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
             return lowered;
         }
     }
-    log::warn!("unimplemented instruction {:?} ({instruction})", instruction.code());
-    op.run = undefined;
+    op.run = unimplemented::unimplemented;
     Lowered::Last
 }
 

@@ -3,7 +3,7 @@
 //! One table, [`FEATURES`], is the source of the feature bits and of [`implements`]: an instruction whose feature is not
 //! in it raises #UD, and a bit that is not in it reads 0.
 
-use crate::exec::sse::xsave::image_size;
+use crate::exec::sse::xsave::{AVX_OFFSET, AVX_SIZE, image_size};
 use crate::memory::paging::PHYSICAL_BITS;
 use crate::state::{Vcpu, cr4, xcr0};
 use iced_x86::{Code, CpuidFeature, DecoderOptions, Instruction};
@@ -95,6 +95,7 @@ static FEATURES: &[Feature] = &[
     bit(Word::Leaf1Ecx, 24), // TSC deadline timer
     group(Word::Leaf1Ecx, 25, &[CpuidFeature::AES]),
     group(Word::Leaf1Ecx, 26, &[CpuidFeature::XSAVE]),
+    group(Word::Leaf1Ecx, 28, &[CpuidFeature::AVX]),
     group(Word::Leaf1Ecx, 30, &[CpuidFeature::RDRAND]),
     // A hypervisor of no known kind: kernels then leave microcode, uncore and idle-state hardware alone.
     bit(Word::Leaf1Ecx, 31),
@@ -102,6 +103,7 @@ static FEATURES: &[Feature] = &[
     group(Word::Leaf7Ebx, 0, &[CpuidFeature::FSGSBASE]),
     bit(Word::Leaf7Ebx, 1), // TSC_ADJUST
     group(Word::Leaf7Ebx, 3, &[CpuidFeature::BMI1]),
+    group(Word::Leaf7Ebx, 5, &[CpuidFeature::AVX2]),
     bit(Word::Leaf7Ebx, 6), // x87 data pointer written on exceptions only
     bit(Word::Leaf7Ebx, 7), // SMEP
     group(Word::Leaf7Ebx, 8, &[CpuidFeature::BMI2]),
@@ -271,6 +273,7 @@ impl Vcpu {
         match subleaf {
             0 => [xcr0::SUPPORTED as u32, size(self.xcr0), size(xcr0::SUPPORTED), 0],
             1 => [features(Word::LeafDSubleaf1Eax), size(self.xcr0), 0, 0],
+            2 => [AVX_SIZE as u32, AVX_OFFSET as u32, 0, 0],
             _ => [0; 4],
         }
     }
@@ -316,7 +319,8 @@ mod tests {
         assert!(implements(&decode(&[0x0f, 0x05])), "SYSCALL");
         assert!(implements(&decode(&[0xf3, 0x0f, 0x1e, 0xfa])), "ENDBR64 is a NOP");
         assert!(implements(&decode(&[0x66, 0x0f, 0x38, 0x17, 0xc1])), "PTEST");
-        assert!(!implements(&decode(&[0xc5, 0xf8, 0x77])), "VZEROUPPER");
+        assert!(implements(&decode(&[0xc5, 0xf8, 0x77])), "VZEROUPPER");
+        assert!(!implements(&decode(&[0x62, 0xf1, 0x7c, 0x48, 0x58, 0xc1])), "VADDPS of 512 bits");
         assert!(!implements(&decode(&[0x0f, 0x01, 0xc8])), "MONITOR");
         assert!(!implements(&decode(&[0x0f, 0x01, 0xc1])), "VMCALL");
     }

@@ -1,7 +1,7 @@
 //! The part of a vCPU's state that decoding depends on, packed into the key of decoded blocks.
 
 use crate::flags::bits;
-use crate::state::{Vcpu, cr0, cr4, seg};
+use crate::state::{Vcpu, cr0, cr4, seg, xcr0};
 
 /// Size of code: the default operand and address size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,8 @@ pub enum CodeSize {
 
 /// Bits 0-1 code size (0: 16, 1: 32, 2: 64), 2 stack is 32-bit, 3 user (CPL 3), 4 FP and SIMD raise #NM (CR0.TS), 5 x87
 /// raises #NM (CR0.EM), 6 SSE enabled (CR4.OSFXSR and not CR0.EM), 7 protected, 8 virtual-8086, 9 WAIT raises #NM and
-/// 10 XSAVE enabled (CR4.OSXSAVE).
+/// 10 XSAVE enabled (CR4.OSXSAVE) and 11 AVX enabled (CR4.OSXSAVE
+/// and XCR0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Mode(pub u16);
 
@@ -27,6 +28,7 @@ impl Mode {
     const V86: u16 = 1 << 8;
     const WAIT_TRAPS: u16 = 1 << 9;
     const XSAVE: u16 = 1 << 10;
+    const AVX: u16 = 1 << 11;
 
     /// The mode that the state of `cpu` amounts to.
     #[must_use]
@@ -52,7 +54,10 @@ impl Mode {
         put(Self::SSE, cpu.cr4 & cr4::OSFXSR != 0 && cpu.cr0 & cr0::EM == 0);
         put(Self::PROTECTED, cpu.cr0 & cr0::PE != 0 && !v86);
         put(Self::V86, v86);
-        put(Self::XSAVE, cpu.cr4 & cr4::OSXSAVE != 0);
+        let xsave = cpu.cr4 & cr4::OSXSAVE != 0;
+        let avx = xcr0::SSE | xcr0::AVX;
+        put(Self::XSAVE, xsave);
+        put(Self::AVX, xsave && cpu.xcr0 & avx == avx);
         put(Self::WAIT_TRAPS, cpu.cr0 & (cr0::MP | cr0::TS) == cr0::MP | cr0::TS);
         Self(mode)
     }
@@ -122,6 +127,11 @@ impl Mode {
     #[must_use]
     pub const fn xsave(self) -> bool {
         self.0 & Self::XSAVE != 0
+    }
+    /// VEX-encoded vector instructions are enabled (CR4.OSXSAVE, and XCR0 enables SSE and AVX).
+    #[must_use]
+    pub const fn avx(self) -> bool {
+        self.0 & Self::AVX != 0
     }
     /// Truncates an instruction pointer to the code size. (16-bit code may run above 64 KiB only by a 32-bit jump.)
     #[inline(always)]

@@ -83,7 +83,7 @@ pub mod xcr0 {
     pub const SSE: u64 = 1 << 1;
     pub const AVX: u64 = 1 << 2;
     /// The components that exist.
-    pub const SUPPORTED: u64 = X87 | SSE;
+    pub const SUPPORTED: u64 = X87 | SSE | AVX;
 
     /// Whether XCR0 can hold `value`: x87 is always enabled, AVX only with SSE (SDM volume 1, 13.3).
     #[must_use]
@@ -246,6 +246,8 @@ pub struct Vcpu {
     /// What the debug registers amount to, and debug exceptions under way.
     pub debug: crate::debug::Debug,
     pub xmm: [u128; 16],
+    /// Bits 128-255 of the YMM registers.
+    pub ymm_high: [u128; 16],
     pub mxcsr: u32,
     pub x87: X87,
     pub msr: crate::msr::Msrs,
@@ -301,6 +303,7 @@ impl Vcpu {
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             debug: crate::debug::Debug::default(),
             xmm: [0; 16],
+            ymm_high: [0; 16],
             mxcsr: 0x1f80,
             x87: X87::default(),
             msr: crate::msr::Msrs::default(),
@@ -333,6 +336,7 @@ impl Vcpu {
         self.xcr0 = old.xcr0;
         self.x87 = old.x87;
         self.xmm = old.xmm;
+        self.ymm_high = old.ymm_high;
         self.mxcsr = old.mxcsr;
         self.msr = old.msr;
     }

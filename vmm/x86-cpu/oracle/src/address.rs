@@ -153,6 +153,39 @@ impl Generator {
         Some(())
     }
 
+    /// Chooses a memory operand of several elements, whose vector of indices has elements of `size` bytes.
+    pub fn vector_memory(
+        &mut self,
+        instruction: &mut Instruction,
+        index: u32,
+        first: Register,
+        size: usize,
+    ) -> Option<()> {
+        let wide = self.width == Width::Bits64;
+        let vector = self.rng.below(if wide { 16 } else { 8 }) as usize;
+        let base = self.free_register()?;
+        let target = self.target(8, false);
+        self.fill_around(target, 64, Flavour::Int(8));
+        for lane in [&mut self.state.xmm[vector], &mut self.state.ymm_high[vector]] {
+            let mut bytes = lane.to_le_bytes();
+            for element in bytes.chunks_exact_mut(size) {
+                let near = self.rng.below(24).wrapping_sub(8);
+                let far = self.faults && self.rng.chance(4);
+                let value = if far { self.rng.word() } else { near };
+                element.copy_from_slice(&value.to_le_bytes()[..size]);
+            }
+            *lane = u128::from_le_bytes(bytes);
+        }
+        let displacement = self.displacement();
+        self.set_address_register(base, target.wrapping_sub(displacement), !wide);
+        instruction.set_op_kind(index, OpKind::Memory);
+        instruction.set_memory_base(if wide { Register::RAX } else { Register::EAX } + base as u32);
+        instruction.set_memory_index(first + vector as u32);
+        instruction.set_memory_index_scale(1 << self.rng.below(4));
+        self.set_displacement(instruction, displacement, !wide);
+        Some(())
+    }
+
     pub fn fill_around(&mut self, target: u64, size: usize, flavour: Flavour) {
         let mut data = vec![0; size.clamp(1, XSAVE_SIZE) + 16];
         flavour.fill(&self.rng, &mut data);

@@ -70,6 +70,8 @@ pub struct Undefined {
     pub(crate) excused: Vec<(Option<u8>, Option<u8>)>,
     /// The host may know an instruction that the interpreter does not; nothing is compared then.
     host_may_know: bool,
+    /// MXCSR may differ.
+    pub(crate) mxcsr: bool,
     /// Width in bits of the lanes of XMM registers in which one NaN stands for another; 0 if in none.
     pub(crate) nan_lanes: u32,
 }
@@ -232,7 +234,14 @@ impl Undefined {
                 let sp = before.gpr[RSP];
                 undefined.faulted.memory.push(sp.wrapping_sub(8)..sp);
             }
-            Mnemonic::Rcpps | Mnemonic::Rcpss | Mnemonic::Rsqrtps | Mnemonic::Rsqrtss => {
+            Mnemonic::Rcpps
+            | Mnemonic::Rcpss
+            | Mnemonic::Rsqrtps
+            | Mnemonic::Rsqrtss
+            | Mnemonic::Vrcpps
+            | Mnemonic::Vrcpss
+            | Mnemonic::Vrsqrtps
+            | Mnemonic::Vrsqrtss => {
                 undefined.approximation = Approximation::Reciprocal;
             }
             Mnemonic::F2xm1
@@ -300,7 +309,10 @@ impl Undefined {
     /// save areas that no one defines, and what of a large operand is written before a fault.
     fn undefine_parts_of_operand(&mut self, instruction: &Instruction, before: &State) {
         let size = operand_bytes(instruction.memory_size()) as u64;
-        let mask_move = matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
+        let mask_move = matches!(
+            instruction.mnemonic(),
+            Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu
+        );
         let Some(address) = linear_address(instruction, before) else {
             self.fault_span = if mask_move { 16 } else { 0 };
             return;
@@ -383,7 +395,7 @@ pub fn differences(
     differ("rflags", a.rflags.into(), b.rflags.into(), flags.into());
     differ("fs base", a.fs_base.into(), b.fs_base.into(), u128::MAX);
     differ("gs base", a.gs_base.into(), b.gs_base.into(), u128::MAX);
-    differ("mxcsr", a.mxcsr.into(), b.mxcsr.into(), u128::MAX);
+    differ("mxcsr", a.mxcsr.into(), b.mxcsr.into(), if undefined.mxcsr { 0 } else { u128::MAX });
     differ("fcw", a.fpu.control.into(), b.fpu.control.into(), u128::MAX);
     let entering = faulted && undefined.mmx;
     let status = match faulted {
@@ -400,11 +412,12 @@ pub fn differences(
             differ(&format!("x87 register {i}"), want, got, u128::MAX);
         }
     }
-    for i in 0..16 {
-        let close = undefined.approximation == Approximation::Reciprocal && close_singles(a.xmm[i], b.xmm[i]);
-        let same_but_for_nans = same_but_for_nans(undefined.nan_lanes, a.xmm[i], b.xmm[i]);
-        if !close && !same_but_for_nans {
-            differ(&format!("xmm{i}"), a.xmm[i], b.xmm[i], u128::MAX);
+    for (name, want, got) in [("xmm", a.xmm, b.xmm), ("upper ymm", a.ymm_high, b.ymm_high)] {
+        for (i, (want, got)) in want.into_iter().zip(got).enumerate() {
+            let close = undefined.approximation == Approximation::Reciprocal && close_singles(want, got);
+            if !close && !same_but_for_nans(undefined.nan_lanes, want, got) {
+                differ(&format!("{name}{i}"), want, got, u128::MAX);
+            }
         }
     }
     lines

@@ -91,7 +91,8 @@ impl Generator {
             self.state.fpu.st[0] = u128::from(sign | exponent) << 64 | u128::from(self.rng.word() | 1 << 63);
         }
         // Whether the alignment of larger operands is checked is left to the implementation (SDM volume 2, FXSAVE).
-        let masked = matches!(code.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
+        let masked =
+            matches!(code.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu);
         if code.op_code().memory_size().size() > 8 || masked {
             self.state.rflags &= !ALIGNMENT;
         }
@@ -190,6 +191,7 @@ impl Generator {
             | Kind::r64_or_mem
             | Kind::mm_or_mem
             | Kind::xmm_or_mem
+            | Kind::ymm_or_mem
                 if use_memory =>
             {
                 self.memory(instruction, index, kind, ip, locked)?;
@@ -207,9 +209,16 @@ impl Generator {
                 register(self, instruction, Register::RAX, count);
             }
             Kind::mm_or_mem | Kind::mm_reg | Kind::mm_rm => register(self, instruction, Register::MM0, 8),
-            Kind::xmm_or_mem | Kind::xmm_reg | Kind::xmm_rm => {
+            Kind::xmm_or_mem | Kind::xmm_reg | Kind::xmm_rm | Kind::xmm_vvvv | Kind::xmm_is4 => {
                 register(self, instruction, Register::XMM0, count)
             }
+            Kind::ymm_or_mem | Kind::ymm_reg | Kind::ymm_rm | Kind::ymm_vvvv | Kind::ymm_is4 => {
+                register(self, instruction, Register::YMM0, count)
+            }
+            Kind::mem_vsib32x => self.vector_memory(instruction, index, Register::XMM0, 4)?,
+            Kind::mem_vsib64x => self.vector_memory(instruction, index, Register::XMM0, 8)?,
+            Kind::mem_vsib32y => self.vector_memory(instruction, index, Register::YMM0, 4)?,
+            Kind::mem_vsib64y => self.vector_memory(instruction, index, Register::YMM0, 8)?,
             Kind::seg_reg => register(self, instruction, Register::ES, 6),
             Kind::cr_reg => {
                 let list = [Register::CR0, Register::CR2, Register::CR3, Register::CR4];

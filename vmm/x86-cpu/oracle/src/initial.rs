@@ -63,12 +63,13 @@ pub fn random_state(rng: &Rng, width: Width, flavour: Flavour, mmx: bool) -> Sta
         let high = if bits < 64 && rng.chance(60) { rng.word() << bits } else { 0 };
         integer(rng, bits) | high
     });
-    let xmm = std::array::from_fn(|_| {
+    let vector = |_| {
         let flavour = if rng.chance(70) { flavour } else { Flavour::any(rng) };
         let mut data = [0; 16];
         flavour.fill(rng, &mut data);
         u128::from_le_bytes(data)
-    });
+    };
+    let xmm = std::array::from_fn(vector);
     let mut rflags = INTERRUPTS | rng.word() & ARITHMETIC;
     rflags |= if rng.chance(20) { DIRECTION } else { 0 };
     rflags |= if rng.chance(4) { ALIGNMENT } else { 0 };
@@ -83,6 +84,7 @@ pub fn random_state(rng: &Rng, width: Width, flavour: Flavour, mmx: bool) -> Sta
         fs_base: rng.pick(&bases),
         gs_base: rng.pick(&bases),
         xmm,
+        ymm_high: std::array::from_fn(vector),
         mxcsr: random_mxcsr(rng),
         fpu: random_fpu(rng, mmx),
     };

@@ -146,6 +146,7 @@ impl Interpreter {
         cpu.set_segment(seg::GS, Segment { base: state.gs_base, ..Segment::null(0) });
         cpu.update_mode();
         cpu.xmm = state.xmm;
+        cpu.ymm_high = state.ymm_high;
         cpu.mxcsr = state.mxcsr;
         let fpu = &state.fpu;
         cpu.x87.control = fpu.control;
@@ -167,6 +168,7 @@ impl Interpreter {
         after.fs_base = cpu.gpr[slot::FS as usize];
         after.gs_base = cpu.gpr[slot::GS as usize];
         after.xmm = cpu.xmm;
+        after.ymm_high = cpu.ymm_high;
         after.mxcsr = cpu.mxcsr;
         after.fpu.control = cpu.x87.control;
         after.fpu.status = cpu.x87.status;

@@ -30,6 +30,10 @@ const BUS_ADRALN: i32 = 1;
 const STICKY_FLAGS: u64 = 1 << 14 | 1 << 21;
 /// CPU time that the child gets at a time, seconds.
 const TIME_EXTENSION: u64 = 5;
+/// Number of the register set that is an XSAVE image (Linux, elf.h).
+const NT_X86_XSTATE: libc::c_int = 0x202;
+/// More than an XSAVE image has.
+const MAX_XSAVE_SIZE: usize = 1 << 16;
 const USER_CS32: u64 = 0x23;
 const USER_CS64: u64 = 0x33;
 const USER_DS: u64 = 0x2b;
@@ -42,6 +46,8 @@ pub struct Native {
     image: NonNull<u8>,
     /// CPU time after which the child is signalled, seconds.
     time_limit: u64,
+    /// An image of the child's extended state, for the components that tests do not set.
+    extended_state: Vec<u8>,
     _memory: OwnedFd,
 }
 
@@ -137,13 +143,24 @@ impl Native {
             NonNull::new(at.cast()).ok_or_else(|| Error::other("mapped at 0"))?
         };
         let child = spawn_stub()?;
-        let mut native = Self { pid: child.id() as i32, child, image, time_limit: 0, _memory: memory };
+        let mut native = Self {
+            pid: child.id() as i32,
+            child,
+            image,
+            time_limit: 0,
+            extended_state: vec![0; MAX_XSAVE_SIZE],
+            _memory: memory,
+        };
         native.wait()?;
         let options = libc::PTRACE_O_EXITKILL as u64;
         // SAFETY: no memory is touched.
         check(unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, native.pid, 0, options) })?;
         native.extend_time_limit()?;
         native.arrange_memory(fd)?;
+        let mut image = std::mem::take(&mut native.extended_state);
+        let size = native.transfer_extended_state(libc::PTRACE_GETREGSET, &mut image)?;
+        image.truncate(size);
+        native.extended_state = image;
         Ok(native)
     }
 
@@ -228,16 +245,14 @@ impl Native {
         let mut registers = self.registers()?;
         put_registers(&mut registers, width, state);
         self.set_registers(&registers)?;
-        let fxsave = state.to_fxsave();
-        // SAFETY: the kernel reads the 512 bytes of `fxsave`.
-        check(unsafe { libc::ptrace(libc::PTRACE_SETFPREGS, self.pid, 0, fxsave.as_ptr()) })?;
+        let mut image = self.extended_state.clone();
+        state.put_xsave(&mut image);
+        self.transfer_extended_state(libc::PTRACE_SETREGSET, &mut image)?;
         let (signal, code, address) = self.resume()?;
         let mut after = state.clone();
         take_registers(&self.registers()?, &mut after);
-        let mut fxsave = [0; 512];
-        // SAFETY: the kernel writes the 512 bytes of `fxsave`.
-        check(unsafe { libc::ptrace(libc::PTRACE_GETFPREGS, self.pid, 0, fxsave.as_mut_ptr()) })?;
-        after.set_fxsave(&fxsave);
+        self.transfer_extended_state(libc::PTRACE_GETREGSET, &mut image)?;
+        after.take_xsave(&image);
         let outcome = match (signal, code) {
             (libc::SIGTRAP, _) => {
                 after.rip = after.rip.wrapping_sub(1);
@@ -266,6 +281,14 @@ impl Native {
             self.clear_sticky_flags()?;
         }
         Ok((outcome, after))
+    }
+
+    /// Reads or writes the child's extended state as a standard XSAVE image; returns its size.
+    fn transfer_extended_state(&self, request: libc::c_uint, image: &mut [u8]) -> io::Result<usize> {
+        let mut part = libc::iovec { iov_base: image.as_mut_ptr().cast(), iov_len: image.len() };
+        // SAFETY: the kernel reads or writes at most the bytes of `image`, and the length in `part`.
+        check(unsafe { libc::ptrace(request, self.pid, NT_X86_XSTATE, &raw mut part) })?;
+        Ok(part.iov_len)
     }
 
     /// Has the child execute POPFQ, which alone can clear NT and ID.

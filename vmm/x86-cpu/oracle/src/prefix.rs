@@ -77,7 +77,7 @@ fn may_fault_twice(instruction: &Instruction) -> bool {
 
 /// Whether the bytes of a register decide which bytes are stored.
 pub(crate) fn is_masked_store(instruction: &Instruction) -> bool {
-    matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu)
+    matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu)
 }
 
 /// A locked operand across two cache lines: some host kernels slow it down or refuse it.

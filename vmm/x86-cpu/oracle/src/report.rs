@@ -64,9 +64,8 @@ fn state(text: &mut String, width: Width, state: &State) {
         let end = if i % 4 == 3 { "\n" } else { "" };
         let _ = write!(text, "  st{i} {value:020x}{end}");
     }
-    for (i, value) in state.xmm.iter().take(registers).enumerate() {
-        let end = if i % 2 == 1 { "\n" } else { "" };
-        let _ = write!(text, "  xmm{i:<2} {value:032x}{end}");
+    for (i, (low, high)) in state.xmm.iter().zip(state.ymm_high).take(registers).enumerate() {
+        let _ = writeln!(text, "  ymm{i:<2} {high:032x} {low:032x}");
     }
 }
 

@@ -4,7 +4,7 @@ use crate::generate::{
     ALIGNMENT, DIRECTION, Generator, RAX, RBP, RCX, RDI, RDX, RSI, RSP, TRAP, linear_address,
 };
 use crate::initial::{random_fpu, random_mxcsr, random_state};
-use crate::state::{DATA, READ_ONLY, STACK, Width, XSAVE_SIZE, locate};
+use crate::state::{DATA, HEADER, READ_ONLY, STACK, Width, XSAVE_SIZE, locate};
 use crate::values::Flavour;
 use crate::vendor::{self, Vendor};
 use iced_x86::{Code, Instruction, Mnemonic, OpKind};
@@ -27,7 +27,10 @@ impl Generator {
                 ) || self.width == Width::Bits32 && instruction.op0_kind() == OpKind::Register
             }
         };
-        let masked = matches!(instruction.mnemonic(), Mnemonic::Maskmovq | Mnemonic::Maskmovdqu);
+        let masked = matches!(
+            instruction.mnemonic(),
+            Mnemonic::Maskmovq | Mnemonic::Maskmovdqu | Mnemonic::Vmaskmovdqu
+        );
         let faults = self.faults;
         // Where both operands fault, which one is reported differs between processors.
         self.faults &= !masked && !self.is_pinned(if register == RSI { RDI } else { RSI });
@@ -126,7 +129,14 @@ impl Generator {
                 let frame = STACK.base + 0x400 + self.rng.below(0x1800);
                 self.pin(RBP, if self.rng.chance(95) { frame } else { self.rng.word() });
             }
-            Mnemonic::Pcmpestri | Mnemonic::Pcmpestri64 | Mnemonic::Pcmpestrm | Mnemonic::Pcmpestrm64 => {
+            Mnemonic::Pcmpestri
+            | Mnemonic::Pcmpestri64
+            | Mnemonic::Pcmpestrm
+            | Mnemonic::Pcmpestrm64
+            | Mnemonic::Vpcmpestri
+            | Mnemonic::Vpcmpestri64
+            | Mnemonic::Vpcmpestrm
+            | Mnemonic::Vpcmpestrm64 => {
                 for register in [RAX, RDX] {
                     let length = self.rng.below(41).wrapping_sub(20);
                     let value = if self.rng.chance(75) { length } else { self.state.gpr[register] };
@@ -221,7 +231,7 @@ impl Generator {
                 self.state.gpr[register] =
                     if self.rng.chance(15) { (value as i64 >> 17) as u64 } else { value >> shift };
             }
-            Mnemonic::Ldmxcsr if self.rng.chance(80) => {
+            Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr if self.rng.chance(80) => {
                 let value = random_mxcsr(&self.rng);
                 self.write_operand(instruction, &value.to_le_bytes());
             }
@@ -253,7 +263,8 @@ impl Generator {
     /// An image for XRSTOR, standard or compacted, seldom one with an invalid header.
     fn xsave_image(&mut self) -> Vec<u8> {
         let other = random_state(&self.rng, self.width, Flavour::Single, false);
-        let mut image = other.to_fxsave().to_vec();
+        let mut image = vec![0; XSAVE_SIZE];
+        other.put_xsave(&mut image);
         let supported = x86_cpu::xcr0::SUPPORTED;
         let mut header = [0_u64; 8];
         header[0] = self.rng.word() & supported;
@@ -265,8 +276,9 @@ impl Generator {
             // A bit that no processor has a component for.
             header[self.rng.below(8) as usize] |= 1 << (24 + self.rng.below(38));
         }
-        image.extend(header.iter().flat_map(|word| word.to_le_bytes()));
-        image.resize(XSAVE_SIZE, 0);
+        for (to, word) in image[HEADER..].chunks_exact_mut(8).zip(header) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
         image
     }
 

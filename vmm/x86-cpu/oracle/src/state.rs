@@ -101,6 +101,8 @@ pub struct State {
     pub fs_base: u64,
     pub gs_base: u64,
     pub xmm: [u128; 16],
+    /// Bits 128-255 of the YMM registers.
+    pub ymm_high: [u128; 16],
     pub mxcsr: u32,
     pub fpu: Fpu,
 }
@@ -128,8 +130,32 @@ impl State {
         image
     }
 
+    /// Writes vector and x87 state over a standard XSAVE image (SDM volume 1, 13.4).
+    pub fn put_xsave(&self, image: &mut [u8]) {
+        image[..512].copy_from_slice(&self.to_fxsave());
+        image[HEADER] |= 3;
+        // A processor without AVX has a smaller image.
+        if image.len() >= XSAVE_SIZE {
+            image[HEADER] |= 4;
+            for (slot, value) in image[YMM..XSAVE_SIZE].chunks_exact_mut(16).zip(self.ymm_high) {
+                slot.copy_from_slice(&value.to_le_bytes());
+            }
+        }
+    }
+
+    /// Takes vector and x87 state from a standard XSAVE image.
+    pub fn take_xsave(&mut self, image: &[u8]) {
+        let mut legacy = [0; 512];
+        legacy.copy_from_slice(&image[..512]);
+        self.set_fxsave(&legacy);
+        let upper = image.get(YMM..XSAVE_SIZE).unwrap_or_default();
+        for (slot, value) in upper.chunks_exact(16).zip(&mut self.ymm_high) {
+            *value = slot.iter().rev().fold(0, |value, byte| value << 8 | u128::from(*byte));
+        }
+    }
+
     /// Takes vector and x87 state from an FXSAVE image.
-    pub fn set_fxsave(&mut self, image: &[u8; 512]) {
+    fn set_fxsave(&mut self, image: &[u8; 512]) {
         let word = |at: usize| u16::from_le_bytes([image[at], image[at + 1]]);
         let wide = |at: usize, len: usize| {
             let mut bytes = [0; 16];
@@ -145,8 +171,12 @@ impl State {
     }
 }
 
-/// Size in bytes of the XSAVE images in use: the FXSAVE image and the header.
-pub const XSAVE_SIZE: usize = 512 + 64;
+/// Size in bytes of the XSAVE images in use: the FXSAVE image, the header, and the upper halves of the YMM registers.
+pub const XSAVE_SIZE: usize = YMM + 256;
+/// Offset of the header in an XSAVE image.
+pub const HEADER: usize = 512;
+/// Offset of the upper halves of the YMM registers in a standard XSAVE image.
+const YMM: usize = HEADER + 64;
 
 /// How a case ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -132,9 +132,19 @@ static DIFFERENCES: &[Difference] = &[
         vendor: Vendor::Amd,
         what: "MXCSR has bit 17, which is reserved on Intel (APM volume 2, 11.3.1)",
         applies: |instruction, _| {
-            matches!(instruction.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Fxrstor | Mnemonic::Fxrstor64)
+            matches!(
+                instruction.mnemonic(),
+                Mnemonic::Ldmxcsr | Mnemonic::Vldmxcsr | Mnemonic::Fxrstor | Mnemonic::Fxrstor64
+            )
         },
         open: |undefined, _, _| undefined.excused.push((None, Some(13))),
+    },
+    Difference {
+        vendor: Vendor::Amd,
+        what: "a compacted XRSTOR that initialises SSE but restores AVX leaves MXCSR alone (observed); Intel initialises it \
+               (SDM volume 1, 13.8.2)",
+        applies: |instruction, _| matches!(instruction.mnemonic(), Mnemonic::Xrstor | Mnemonic::Xrstor64),
+        open: |undefined, _, _| undefined.mxcsr = true,
     },
     Difference {
         vendor: Vendor::Amd,
@@ -155,9 +165,15 @@ static DIFFERENCES: &[Difference] = &[
         vendor: Vendor::Amd,
         what: "DPPS and DPPD add their products in another order, which shows in whose NaN is returned (SDM volume 2, DPPS: \
                the order is left to the implementation)",
-        applies: |instruction, _| matches!(instruction.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd),
+        applies: |instruction, _| {
+            matches!(
+                instruction.mnemonic(),
+                Mnemonic::Dpps | Mnemonic::Dppd | Mnemonic::Vdpps | Mnemonic::Vdppd
+            )
+        },
         open: |undefined, instruction, _| {
-            undefined.nan_lanes = if instruction.mnemonic() == Mnemonic::Dpps { 32 } else { 64 };
+            undefined.nan_lanes =
+                if matches!(instruction.mnemonic(), Mnemonic::Dpps | Mnemonic::Vdpps) { 32 } else { 64 };
         },
     },
 ];

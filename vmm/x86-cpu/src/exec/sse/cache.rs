@@ -5,7 +5,7 @@ use crate::block::{Op, OpFn};
 use crate::fault::Fault;
 use crate::state::Vcpu;
 use crate::world::{CacheOp, World};
-use iced_x86::{Code, Instruction, Mnemonic};
+use iced_x86::{Code, Mnemonic};
 
 /// The guest-physical address of the operand, checked as a load of a byte is.
 fn target<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<u64, Fault> {
@@ -38,8 +38,8 @@ fn nothing<W: World>(_: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
     Ok(())
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, _: bool) -> Choice<W> {
-    let run: OpFn<W> = match instruction.code() {
+pub(super) fn lower<W: World>(code: Code, _: bool) -> Choice<W> {
+    let run: OpFn<W> = match code {
         Code::Clflush_m8 | Code::Clflushopt_m8 => flush,
         Code::Clwb_m8 => clean,
         Code::Prefetchreserved3_m8

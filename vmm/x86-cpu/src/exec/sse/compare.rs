@@ -9,7 +9,7 @@ use crate::fault::Fault;
 use crate::flags::bits;
 use crate::state::Vcpu;
 use crate::world::World;
-use iced_x86::{Code, Instruction};
+use iced_x86::Code;
 
 /// COMISx and UCOMISx: ZF, PF and CF from the order, OF, SF and AF cleared.
 fn order<W: World, F, S>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault>
@@ -36,8 +36,8 @@ fn test<W: World, S: Source>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Resul
 
 /// The operation for the predicate in the low three bits of the immediate; the others are ignored.
 macro_rules! by_predicate {
-    ($instruction:expr, $memory:expr, $name:ident, $source:ty) => {
-        match $instruction.immediate8() & 7 {
+    ($imm:expr, $memory:expr, $name:ident, $source:ty) => {
+        match $imm & 7 {
             0 => pick::<W, $name<0>, $source>($memory),
             1 => pick::<W, $name<1>, $source>($memory),
             2 => pick::<W, $name<2>, $source>($memory),
@@ -50,12 +50,13 @@ macro_rules! by_predicate {
     };
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
-    let run: OpFn<W> = match instruction.code() {
-        Code::Cmpps_xmm_xmmm128_imm8 => by_predicate!(instruction, memory, Cmpps, M128),
-        Code::Cmppd_xmm_xmmm128_imm8 => by_predicate!(instruction, memory, Cmppd, M128),
-        Code::Cmpss_xmm_xmmm32_imm8 => by_predicate!(instruction, memory, Cmpss, M32),
-        Code::Cmpsd_xmm_xmmm64_imm8 => by_predicate!(instruction, memory, Cmpsd, M64),
+/// `imm` is the immediate, which chooses a predicate.
+pub(super) fn lower<W: World>(code: Code, memory: bool, imm: u8) -> Choice<W> {
+    let run: OpFn<W> = match code {
+        Code::Cmpps_xmm_xmmm128_imm8 => by_predicate!(imm, memory, Cmpps, M128),
+        Code::Cmppd_xmm_xmmm128_imm8 => by_predicate!(imm, memory, Cmppd, M128),
+        Code::Cmpss_xmm_xmmm32_imm8 => by_predicate!(imm, memory, Cmpss, M32),
+        Code::Cmpsd_xmm_xmmm64_imm8 => by_predicate!(imm, memory, Cmpsd, M64),
         Code::Comiss_xmm_xmmm32 if memory => order::<W, Comiss, M32>,
         Code::Comiss_xmm_xmmm32 => order::<W, Comiss, Xmm>,
         Code::Comisd_xmm_xmmm64 if memory => order::<W, Comisd, M64>,

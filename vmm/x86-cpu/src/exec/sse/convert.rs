@@ -4,12 +4,12 @@ use super::float::{compute, pick};
 use super::host::*;
 use super::moves::{combine, plain};
 use super::operand::{Gpr32, Gpr64, M32, M64, M128, Source, Xmm};
-use super::{Choice, Gate};
+use super::{Choice, Gate, vex};
 use crate::block::{Op, OpFn};
 use crate::fault::Fault;
 use crate::state::Vcpu;
 use crate::world::World;
-use iced_x86::{Code, Instruction};
+use iced_x86::Code;
 
 plain! {
     /// CVTSI2SD from 32 bits: always exact.
@@ -22,10 +22,9 @@ where
     F: Float<Left = Lanes, Right = u64, Out = Lanes>,
     S: Source,
 {
-    let src = S::get(cpu, world, op)? as u64;
-    let index = usize::from(op.dst & 15);
-    let out = compute::<F>(cpu, pack(cpu.xmm[index]), src)?;
-    put(&mut cpu.xmm[index], out);
+    let [first, src] = vex::operands::<W, S>(cpu, world, op)?;
+    let out = compute::<F>(cpu, pack(first[0]), src[0] as u64)?;
+    vex::finish(cpu, op, [unpack(out), 0]);
     Ok(())
 }
 
@@ -57,8 +56,8 @@ where
     if memory { to_integer::<W, F, M> } else { to_integer::<W, F, Xmm> }
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
-    let run: OpFn<W> = match instruction.code() {
+pub(super) fn lower<W: World>(code: Code, memory: bool) -> Choice<W> {
+    let run: OpFn<W> = match code {
         Code::Cvtsi2sd_xmm_rm32 if memory => combine::<W, Cvtsi2sd32, M32>,
         Code::Cvtsi2sd_xmm_rm32 => combine::<W, Cvtsi2sd32, Gpr32>,
         Code::Cvtsi2sd_xmm_rm64 => pick_from::<W, Cvtsi2sd64, Gpr64, M64>(memory),

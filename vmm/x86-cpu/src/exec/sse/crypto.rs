@@ -10,7 +10,7 @@ use crate::state::Vcpu;
 use crate::world::World;
 use aes::Block;
 use aes::hazmat;
-use iced_x86::{Code, Instruction};
+use iced_x86::Code;
 
 /// Applies a transformation of the AES state.
 fn transform(value: u128, function: impl FnOnce(&mut Block)) -> u128 {
@@ -181,8 +181,8 @@ fn sha256rnds2<W: World, S: Source>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -
     Ok(())
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
-    let run: OpFn<W> = match instruction.code() {
+pub(super) fn lower<W: World>(code: Code, memory: bool) -> Choice<W> {
+    let run: OpFn<W> = match code {
         Code::Aesenc_xmm_xmmm128 => pick::<W, Aesenc, M128>(memory),
         Code::Aesenclast_xmm_xmmm128 => pick::<W, Aesenclast, M128>(memory),
         Code::Aesdec_xmm_xmmm128 => pick::<W, Aesdec, M128>(memory),

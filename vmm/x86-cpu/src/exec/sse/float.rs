@@ -5,12 +5,12 @@ use super::host::*;
 use super::moves::pick as pick_plain;
 use super::operand::{M32, M64, M128, Source, Xmm};
 use super::shuffle::Pshufd;
-use super::{Choice, Gate};
+use super::{Choice, Gate, vex};
 use crate::block::{Op, OpFn};
 use crate::fault::Fault;
 use crate::state::{Vcpu, cr4};
 use crate::world::World;
-use iced_x86::{Code, Instruction};
+use iced_x86::Code;
 
 /// MXCSR bits (SDM volume 1, 10.2.3).
 pub(super) mod mxcsr {
@@ -42,24 +42,43 @@ pub(super) fn compute<F: Float>(cpu: &mut Vcpu, left: F::Left, right: F::Right) 
     if cpu.mxcsr & mxcsr::MASKS == mxcsr::MASKS {
         return Ok(F::run(left, right, &mut cpu.mxcsr));
     }
-    compute_unmasked::<F>(cpu, left, right)
+    compute_unmasked::<F, 1>(cpu, [(left, right)]).map(|[out]| out)
+}
+
+/// [`compute`] on several lanes at once, whose exceptions are raised together.
+///
+/// # Errors
+/// As [`compute`].
+#[inline(always)]
+pub(super) fn compute_lanes<F: Float, const N: usize>(
+    cpu: &mut Vcpu,
+    operands: [(F::Left, F::Right); N],
+) -> Result<[F::Out; N], Fault> {
+    if cpu.mxcsr & mxcsr::MASKS == mxcsr::MASKS {
+        return Ok(operands.map(|(left, right)| F::run(left, right, &mut cpu.mxcsr)));
+    }
+    compute_unmasked::<F, N>(cpu, operands)
 }
 
 /// [`compute`] where the guest wants to be told of some exceptions: executes with all masked, then decides.
 #[cold]
 #[inline(never)]
-fn compute_unmasked<F: Float>(cpu: &mut Vcpu, left: F::Left, right: F::Right) -> Result<F::Out, Fault> {
+fn compute_unmasked<F: Float, const N: usize>(
+    cpu: &mut Vcpu,
+    operands: [(F::Left, F::Right); N],
+) -> Result<[F::Out; N], Fault> {
+    let run = |mxcsr: &mut u32| operands.map(|(left, right)| F::run(left, right, mxcsr));
     let unmasked = !(cpu.mxcsr >> mxcsr::MASK_SHIFT) & mxcsr::FLAGS;
     let control = cpu.mxcsr & !mxcsr::FLAGS | mxcsr::MASKS;
     let mut after = control;
-    let mut out = F::run(left, right, &mut after);
+    let mut out = run(&mut after);
     if unmasked & mxcsr::UE != 0 {
         // Unmasked, underflow is a tiny result, exact or not, and nothing is flushed to zero (SDM volume 1, 11.5.2.5). The
         // host shows tiny results when it flushes them.
         let mut flushed = control | mxcsr::FTZ;
-        F::run(left, right, &mut flushed);
+        run(&mut flushed);
         after = control & !mxcsr::FTZ;
-        out = F::run(left, right, &mut after);
+        out = run(&mut after);
         after |= flushed & mxcsr::UE;
     }
     let mut raised = after & mxcsr::FLAGS;
@@ -74,9 +93,12 @@ fn compute_unmasked<F: Float>(cpu: &mut Vcpu, left: F::Left, right: F::Right) ->
     if trapping & BEFORE != 0 {
         raised &= BEFORE;
     } else if trapping & RANGE != 0 && raised & !unmasked & RANGE == 0 {
-        let (left, right) = F::unbounded(left, right, cpu.mxcsr & mxcsr::DAZ != 0);
+        let flush = cpu.mxcsr & mxcsr::DAZ != 0;
         let mut precise = control & !mxcsr::FTZ;
-        F::run(left, right, &mut precise);
+        for (left, right) in operands {
+            let (left, right) = F::unbounded(left, right, flush);
+            F::run(left, right, &mut precise);
+        }
         raised &= !mxcsr::PE | precise;
     }
     cpu.mxcsr |= raised;
@@ -90,6 +112,9 @@ where
     F: Float<Left = Lanes, Right = Lanes, Out = Lanes>,
     S: Source,
 {
+    if vex::is_vex(op) {
+        return vex::arithmetic::<W, F, S>(cpu, world, op);
+    }
     let src = pack(S::get(cpu, world, op)?);
     let index = usize::from(op.dst & 15);
     let out = compute::<F>(cpu, pack(cpu.xmm[index]), src)?;
@@ -113,17 +138,19 @@ where
     Quiet: Float<Left = Lanes, Right = Lanes, Out = Lanes>,
     S: Source,
 {
-    let src = pack(S::get(cpu, world, op)?);
-    let index = usize::from(op.dst & 15);
-    let dst = pack(cpu.xmm[index]);
+    let [first, src] = vex::operands::<W, S>(cpu, world, op)?;
     let imm = op.imm as u32;
     let saved = cpu.mxcsr & mxcsr::ROUNDING;
     if imm & 4 == 0 {
         cpu.mxcsr = cpu.mxcsr & !mxcsr::ROUNDING | (imm & 3) << mxcsr::ROUNDING_SHIFT;
     }
-    let out = if imm & 8 == 0 { compute::<Loud>(cpu, dst, src) } else { compute::<Quiet>(cpu, dst, src) };
+    let out = if imm & 8 == 0 {
+        vex::compute::<W, Loud>(cpu, op, first, src)
+    } else {
+        vex::compute::<W, Quiet>(cpu, op, first, src)
+    };
     cpu.mxcsr = cpu.mxcsr & !mxcsr::ROUNDING | saved;
-    put(&mut cpu.xmm[index], out?);
+    vex::finish(cpu, op, out?);
     Ok(())
 }
 
@@ -146,30 +173,30 @@ fn select(select: u8, lanes: u32) -> u128 {
 /// DPPS: products, then two rounds of sums, each with exceptions of its own. The order of the terms decides which of two
 /// NaNs is returned; it is that of Intel's processors.
 fn dot_ps<W: World, S: Source>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    let src = S::get(cpu, world, op)?;
-    let index = usize::from(op.dst & 15);
+    let [first, src] = vex::operands::<W, S>(cpu, world, op)?;
     let taken = select(op.imm as u8 >> 4, 4);
-    let products = unpack(compute::<Mulps>(cpu, pack(cpu.xmm[index] & taken), pack(src & taken))?);
-    let pairs =
-        unpack(compute::<Addps>(cpu, pack(Pshufd::apply(0, products, 0b10_11_00_01)), pack(products))?);
-    let sum = unpack(compute::<Addps>(cpu, pack(pairs), pack(pairs.rotate_left(64)))?);
-    cpu.xmm[index] = sum & select(op.imm as u8, 4);
+    let taken_of = |vector: [u128; 2]| vector.map(|lane| lane & taken);
+    let products = vex::compute::<W, Mulps>(cpu, op, taken_of(first), taken_of(src))?;
+    let swapped = products.map(|lane| Pshufd::apply(0, lane, 0b10_11_00_01));
+    let pairs = vex::compute::<W, Addps>(cpu, op, swapped, products)?;
+    let rotated = pairs.map(|lane| lane.rotate_left(64));
+    let sums = vex::compute::<W, Addps>(cpu, op, pairs, rotated)?;
+    vex::finish(cpu, op, sums.map(|lane| lane & select(op.imm as u8, 4)));
     Ok(())
 }
 
 /// DPPD.
 fn dot_pd<W: World, S: Source>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    let src = S::get(cpu, world, op)?;
-    let index = usize::from(op.dst & 15);
+    let [first, src] = vex::operands::<W, S>(cpu, world, op)?;
     let taken = select(op.imm as u8 >> 4, 2);
-    let products = unpack(compute::<Mulpd>(cpu, pack(cpu.xmm[index] & taken), pack(src & taken))?);
+    let products = unpack(compute::<Mulpd>(cpu, pack(first[0] & taken), pack(src[0] & taken))?);
     let sum = unpack(compute::<Addpd>(cpu, pack(products), pack(products.rotate_left(64)))?);
-    cpu.xmm[index] = sum & select(op.imm as u8, 2);
+    vex::finish(cpu, op, [sum & select(op.imm as u8, 2), 0]);
     Ok(())
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
-    let run: OpFn<W> = match instruction.code() {
+pub(super) fn lower<W: World>(code: Code, memory: bool) -> Choice<W> {
+    let run: OpFn<W> = match code {
         Code::Addps_xmm_xmmm128 => pick::<W, Addps, M128>(memory),
         Code::Addpd_xmm_xmmm128 => pick::<W, Addpd, M128>(memory),
         Code::Addss_xmm_xmmm32 => pick::<W, Addss, M32>(memory),

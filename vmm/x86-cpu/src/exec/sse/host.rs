@@ -28,7 +28,12 @@ static RUST_MXCSR: u32 = 0x1f80;
 const FLAGS: u32 = 0x3f;
 
 /// An operation without flags or exceptions: the new destination from the old one, the source and the immediate.
+/// Under VEX with 256 bits it applies to each lane of 128.
 pub(super) trait Combine {
+    /// The upper lane's source is the low lane's, shifted right by so many bits, and not its own.
+    const UPPER_FROM_LOW: Option<u32> = None;
+    /// The upper lane's immediate is the low lane's, shifted right by so many bits.
+    const UPPER_IMMEDIATE: u32 = 0;
     fn apply(dst: u128, src: u128, imm: u8) -> u128;
 }
 
@@ -70,9 +75,10 @@ pub(super) fn put(register: &mut u128, value: Lanes) {
 }
 
 macro_rules! combine {
-    ($($name:ident $mnemonic:literal;)*) => {$(
+    (upper from low $from:expr; $($name:ident $mnemonic:literal;)*) => {$(
         pub(super) enum $name {}
         impl Combine for $name {
+            const UPPER_FROM_LOW: Option<u32> = $from;
             #[inline(always)]
             fn apply(dst: u128, src: u128, _: u8) -> u128 {
                 let out: __m128i;
@@ -92,6 +98,7 @@ macro_rules! combine {
 }
 
 combine! {
+    upper from low None;
     Paddb "paddb"; Paddw "paddw"; Paddd "paddd"; Paddq "paddq";
     Psubb "psubb"; Psubw "psubw"; Psubd "psubd"; Psubq "psubq";
     Paddsb "paddsb"; Paddsw "paddsw"; Paddusb "paddusb"; Paddusw "paddusw";
@@ -109,16 +116,34 @@ combine! {
     Phaddw "phaddw"; Phaddd "phaddd"; Phaddsw "phaddsw"; Phsubw "phsubw"; Phsubd "phsubd"; Phsubsw "phsubsw";
     Psignb "psignb"; Psignw "psignw"; Psignd "psignd"; Pabsb "pabsb"; Pabsw "pabsw"; Pabsd "pabsd";
     Pshufb "pshufb"; Phminposuw "phminposuw";
-    Psrlw "psrlw"; Psrld "psrld"; Psrlq "psrlq"; Psraw "psraw"; Psrad "psrad";
-    Psllw "psllw"; Pslld "pslld"; Psllq "psllq";
-    Pmovsxbw "pmovsxbw"; Pmovsxbd "pmovsxbd"; Pmovsxbq "pmovsxbq";
-    Pmovsxwd "pmovsxwd"; Pmovsxwq "pmovsxwq"; Pmovsxdq "pmovsxdq";
-    Pmovzxbw "pmovzxbw"; Pmovzxbd "pmovzxbd"; Pmovzxbq "pmovzxbq";
-    Pmovzxwd "pmovzxwd"; Pmovzxwq "pmovzxwq"; Pmovzxdq "pmovzxdq";
     Unpcklps "unpcklps"; Unpckhps "unpckhps"; Unpcklpd "unpcklpd"; Unpckhpd "unpckhpd";
     Movss "movss"; Movsd "movsd"; Movlhps "movlhps"; Movhlps "movhlps";
     Movsldup "movsldup"; Movshdup "movshdup"; Movddup "movddup";
+}
+
+combine! {
+    // The count is that of the low lane.
+    upper from low Some(0);
+    Psrlw "psrlw"; Psrld "psrld"; Psrlq "psrlq"; Psraw "psraw"; Psrad "psrad";
+    Psllw "psllw"; Pslld "pslld"; Psllq "psllq";
+}
+
+combine! {
+    // The upper lane is made of further elements of the low one.
+    upper from low Some(64);
+    Pmovsxbw "pmovsxbw"; Pmovsxwd "pmovsxwd"; Pmovsxdq "pmovsxdq";
+    Pmovzxbw "pmovzxbw"; Pmovzxwd "pmovzxwd"; Pmovzxdq "pmovzxdq";
     Cvtdq2pd "cvtdq2pd";
+}
+
+combine! {
+    upper from low Some(32);
+    Pmovsxbd "pmovsxbd"; Pmovsxwq "pmovsxwq"; Pmovzxbd "pmovzxbd"; Pmovzxwq "pmovzxwq";
+}
+
+combine! {
+    upper from low Some(16);
+    Pmovsxbq "pmovsxbq"; Pmovzxbq "pmovzxbq";
 }
 
 /// Sign bits of the sixteen bytes.

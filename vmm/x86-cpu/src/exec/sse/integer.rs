@@ -2,11 +2,11 @@
 
 use super::host::*;
 use super::moves::{combine, pick, plain};
-use super::operand::{Immediate, M16, M32, M64, M128};
+use super::operand::{Fixed128, Immediate, M128, Part16, Part32, Part64};
 use super::{Choice, Gate};
 use crate::block::OpFn;
 use crate::world::World;
-use iced_x86::{Code, Instruction};
+use iced_x86::Code;
 
 plain! {
     And |d, s, _| d & s;
@@ -19,8 +19,8 @@ plain! {
     ShiftLeftBytes |d, _, i| if i < 16 { d << (u32::from(i) * 8) } else { 0 };
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
-    let run: OpFn<W> = match instruction.code() {
+pub(super) fn lower<W: World>(code: Code, memory: bool) -> Choice<W> {
+    let run: OpFn<W> = match code {
         Code::Pand_xmm_xmmm128 | Code::Andps_xmm_xmmm128 | Code::Andpd_xmm_xmmm128 => {
             pick::<W, And, M128>(memory)
         }
@@ -107,31 +107,31 @@ pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice
         Code::Pabsd_xmm_xmmm128 => pick::<W, Pabsd, M128>(memory),
         Code::Pshufb_xmm_xmmm128 => pick::<W, Pshufb, M128>(memory),
         Code::Phminposuw_xmm_xmmm128 => pick::<W, Phminposuw, M128>(memory),
-        Code::Psrlw_xmm_xmmm128 => pick::<W, Psrlw, M128>(memory),
-        Code::Psrld_xmm_xmmm128 => pick::<W, Psrld, M128>(memory),
-        Code::Psrlq_xmm_xmmm128 => pick::<W, Psrlq, M128>(memory),
-        Code::Psraw_xmm_xmmm128 => pick::<W, Psraw, M128>(memory),
-        Code::Psrad_xmm_xmmm128 => pick::<W, Psrad, M128>(memory),
-        Code::Psllw_xmm_xmmm128 => pick::<W, Psllw, M128>(memory),
-        Code::Pslld_xmm_xmmm128 => pick::<W, Pslld, M128>(memory),
-        Code::Psllq_xmm_xmmm128 => pick::<W, Psllq, M128>(memory),
-        Code::Pmovsxbw_xmm_xmmm64 => pick::<W, Pmovsxbw, M64>(memory),
-        Code::Pmovsxbd_xmm_xmmm32 => pick::<W, Pmovsxbd, M32>(memory),
-        Code::Pmovsxbq_xmm_xmmm16 => pick::<W, Pmovsxbq, M16>(memory),
-        Code::Pmovsxwd_xmm_xmmm64 => pick::<W, Pmovsxwd, M64>(memory),
-        Code::Pmovsxwq_xmm_xmmm32 => pick::<W, Pmovsxwq, M32>(memory),
-        Code::Pmovsxdq_xmm_xmmm64 => pick::<W, Pmovsxdq, M64>(memory),
-        Code::Pmovzxbw_xmm_xmmm64 => pick::<W, Pmovzxbw, M64>(memory),
-        Code::Pmovzxbd_xmm_xmmm32 => pick::<W, Pmovzxbd, M32>(memory),
-        Code::Pmovzxbq_xmm_xmmm16 => pick::<W, Pmovzxbq, M16>(memory),
-        Code::Pmovzxwd_xmm_xmmm64 => pick::<W, Pmovzxwd, M64>(memory),
-        Code::Pmovzxwq_xmm_xmmm32 => pick::<W, Pmovzxwq, M32>(memory),
-        Code::Pmovzxdq_xmm_xmmm64 => pick::<W, Pmovzxdq, M64>(memory),
+        Code::Psrlw_xmm_xmmm128 => pick::<W, Psrlw, Fixed128>(memory),
+        Code::Psrld_xmm_xmmm128 => pick::<W, Psrld, Fixed128>(memory),
+        Code::Psrlq_xmm_xmmm128 => pick::<W, Psrlq, Fixed128>(memory),
+        Code::Psraw_xmm_xmmm128 => pick::<W, Psraw, Fixed128>(memory),
+        Code::Psrad_xmm_xmmm128 => pick::<W, Psrad, Fixed128>(memory),
+        Code::Psllw_xmm_xmmm128 => pick::<W, Psllw, Fixed128>(memory),
+        Code::Pslld_xmm_xmmm128 => pick::<W, Pslld, Fixed128>(memory),
+        Code::Psllq_xmm_xmmm128 => pick::<W, Psllq, Fixed128>(memory),
+        Code::Pmovsxbw_xmm_xmmm64 => pick::<W, Pmovsxbw, Part64>(memory),
+        Code::Pmovsxbd_xmm_xmmm32 => pick::<W, Pmovsxbd, Part32>(memory),
+        Code::Pmovsxbq_xmm_xmmm16 => pick::<W, Pmovsxbq, Part16>(memory),
+        Code::Pmovsxwd_xmm_xmmm64 => pick::<W, Pmovsxwd, Part64>(memory),
+        Code::Pmovsxwq_xmm_xmmm32 => pick::<W, Pmovsxwq, Part32>(memory),
+        Code::Pmovsxdq_xmm_xmmm64 => pick::<W, Pmovsxdq, Part64>(memory),
+        Code::Pmovzxbw_xmm_xmmm64 => pick::<W, Pmovzxbw, Part64>(memory),
+        Code::Pmovzxbd_xmm_xmmm32 => pick::<W, Pmovzxbd, Part32>(memory),
+        Code::Pmovzxbq_xmm_xmmm16 => pick::<W, Pmovzxbq, Part16>(memory),
+        Code::Pmovzxwd_xmm_xmmm64 => pick::<W, Pmovzxwd, Part64>(memory),
+        Code::Pmovzxwq_xmm_xmmm32 => pick::<W, Pmovzxwq, Part32>(memory),
+        Code::Pmovzxdq_xmm_xmmm64 => pick::<W, Pmovzxdq, Part64>(memory),
         Code::Unpcklps_xmm_xmmm128 => pick::<W, Unpcklps, M128>(memory),
         Code::Unpckhps_xmm_xmmm128 => pick::<W, Unpckhps, M128>(memory),
         Code::Unpcklpd_xmm_xmmm128 => pick::<W, Unpcklpd, M128>(memory),
         Code::Unpckhpd_xmm_xmmm128 => pick::<W, Unpckhpd, M128>(memory),
-        Code::Cvtdq2pd_xmm_xmmm64 => pick::<W, Cvtdq2pd, M64>(memory),
+        Code::Cvtdq2pd_xmm_xmmm64 => pick::<W, Cvtdq2pd, Part64>(memory),
         Code::Psrlw_xmm_imm8 => combine::<W, Psrlw, Immediate>,
         Code::Psrld_xmm_imm8 => combine::<W, Psrld, Immediate>,
         Code::Psrlq_xmm_imm8 => combine::<W, Psrlq, Immediate>,

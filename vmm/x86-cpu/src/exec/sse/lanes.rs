@@ -9,7 +9,7 @@ use crate::fault::Fault;
 use crate::memory::Word;
 use crate::state::Vcpu;
 use crate::world::World;
-use iced_x86::{Code, Instruction};
+use iced_x86::Code;
 
 /// `dst` with the `T`-wide element `index` replaced by the low bits of `element`.
 #[inline(always)]
@@ -98,8 +98,8 @@ fn pick_crc32<W: World, T: Checked, R: Source, M: Source>(memory: bool) -> OpFn<
     if memory { crc32::<W, T, M> } else { crc32::<W, T, R> }
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
-    let run: OpFn<W> = match instruction.code() {
+pub(super) fn lower<W: World>(code: Code, memory: bool) -> Choice<W> {
+    let run: OpFn<W> = match code {
         Code::Pinsrb_xmm_r32m8_imm8 | Code::Pinsrb_xmm_r64m8_imm8 => {
             pick_insert::<W, Pinsrb, Gpr32, M8>(memory)
         }

@@ -16,7 +16,7 @@ use crate::fault::Fault;
 use crate::memory::Word;
 use crate::state::Vcpu;
 use crate::world::World;
-use iced_x86::{Code, Instruction};
+use iced_x86::Code;
 use std::marker::PhantomData;
 
 /// x87 status word: an unmasked exception waits.
@@ -208,13 +208,13 @@ where
     if memory { to_packed::<W, F, M> } else { to_packed::<W, F, R> }
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
-    lower_integer(instruction, memory).or_else(|| lower_other(instruction, memory))
+pub(super) fn lower<W: World>(code: Code, memory: bool) -> Choice<W> {
+    lower_integer(code, memory).or_else(|| lower_other(code, memory))
 }
 
 /// Arithmetic on MMX registers.
-fn lower_integer<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
-    let run: OpFn<W> = match instruction.code() {
+fn lower_integer<W: World>(code: Code, memory: bool) -> Choice<W> {
+    let run: OpFn<W> = match code {
         Code::Pand_mm_mmm64 => pick::<W, And, M64>(memory),
         Code::Pandn_mm_mmm64 => pick::<W, AndNot, M64>(memory),
         Code::Por_mm_mmm64 => pick::<W, Or, M64>(memory),
@@ -301,8 +301,8 @@ fn lower_integer<W: World>(instruction: &Instruction, memory: bool) -> Choice<W>
 }
 
 /// Moves and conversions.
-fn lower_other<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
-    let run: OpFn<W> = match instruction.code() {
+fn lower_other<W: World>(code: Code, memory: bool) -> Choice<W> {
+    let run: OpFn<W> = match code {
         Code::Movd_mm_rm32 if memory => combine::<W, Second, M32>,
         Code::Movd_mm_rm32 => combine::<W, Second, Gpr32>,
         Code::Movq_mm_rm64 if memory => combine::<W, Second, M64>,

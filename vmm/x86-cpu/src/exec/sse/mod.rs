@@ -1,14 +1,17 @@
-//! MMX and SSE to SSE4.2, in their legacy encodings, with the cache and state instructions that came along.
+//! MMX and SSE to SSE4.2, AVX and AVX2, with the cryptographic, cache and state instructions that came along.
 //!
 //! Integer and floating-point operations execute the host's own instruction (the host is x86-64-v2 at least): [`host`]
 //! is the one place that does. What differs between vendors (RCPPS, RSQRTPS) or takes an immediate is plain Rust.
 
 mod approximate;
+mod avx;
 mod cache;
 mod compare;
 mod convert;
+mod counterparts;
 mod crypto;
 mod float;
+mod gather;
 mod host;
 mod image;
 mod integer;
@@ -22,6 +25,7 @@ mod string;
 #[cfg(test)]
 mod tests;
 mod unbounded;
+mod vex;
 pub(crate) mod xsave;
 
 use crate::block::{Op, OpFn};
@@ -29,7 +33,7 @@ use crate::decode::operand::{gpr, has_memory, vector};
 use crate::decode::{Lowered, not_available, undefined};
 use crate::mode::Mode;
 use crate::world::World;
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Code, EncodingKind, Instruction, OpKind, Register};
 
 /// What must hold for an instruction to execute (SDM volume 2, 2.4 and volume 3, 13.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +46,8 @@ enum Gate {
     Xsave,
     /// XCR0: #UD unless CR4.OSXSAVE.
     Xcr,
+    /// VEX-encoded vectors: #UD unless XCR0 enables AVX and CR4.OSXSAVE is set, #NM if CR0.TS.
+    Avx,
     /// General registers and memory only.
     Open,
 }
@@ -51,28 +57,26 @@ type Choice<W> = Option<(Gate, OpFn<W>)>;
 
 pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op<W>) -> Lowered {
     let memory = has_memory(instruction);
-    let subjects = [
-        moves::lower::<W>,
-        integer::lower::<W>,
-        shuffle::lower::<W>,
-        float::lower::<W>,
-        compare::lower::<W>,
-        convert::lower::<W>,
-        lanes::lower::<W>,
-        string::lower::<W>,
-        crypto::lower::<W>,
-        mmx::lower::<W>,
-        state::lower::<W>,
-        xsave::lower::<W>,
-        cache::lower::<W>,
-    ];
-    let Some((gate, run)) = subjects.iter().find_map(|subject| subject(instruction, memory)) else {
+    let vex = instruction.op_code().encoding() == EncodingKind::VEX;
+    let choice = if vex {
+        let legacy = counterparts::counterpart(instruction.code());
+        // The gate of the prefix replaces that of the legacy form.
+        legacy
+            .and_then(|code| choose(code, memory, 0))
+            .map(|(_, run)| (Gate::Avx, run))
+            .or_else(|| avx::lower(instruction.code(), memory))
+            .or_else(|| gather::lower(instruction.code()))
+    } else {
+        choose(instruction.code(), memory, instruction.immediate8())
+    };
+    let Some((gate, run)) = choice else {
         return Lowered::No;
     };
     let enabled = match gate {
         Gate::Sse => mode.sse(),
         Gate::Mmx => !mode.emulated(),
         Gate::Xsave | Gate::Xcr => mode.xsave(),
+        Gate::Avx => mode.avx(),
         Gate::Open => true,
     };
     if !enabled {
@@ -84,6 +88,41 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
         return Lowered::Last;
     }
     op.run = run;
+    if vex {
+        vex::fill(instruction, op);
+        if instruction.memory_index().is_vector_register() {
+            gather::fill(instruction, op);
+        }
+    } else {
+        fill(instruction, op);
+    }
+    if matches!(instruction.op0_kind(), OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI) {
+        moves::fill_masked(instruction, mode, op);
+    }
+    Lowered::Straight
+}
+
+/// The operation for a legacy form. `imm` is its immediate.
+fn choose<W: World>(code: Code, memory: bool, imm: u8) -> Choice<W> {
+    let subjects = [
+        moves::lower::<W>,
+        integer::lower::<W>,
+        shuffle::lower::<W>,
+        float::lower::<W>,
+        convert::lower::<W>,
+        lanes::lower::<W>,
+        string::lower::<W>,
+        crypto::lower::<W>,
+        mmx::lower::<W>,
+        state::lower::<W>,
+        xsave::lower::<W>,
+        cache::lower::<W>,
+    ];
+    subjects.iter().find_map(|subject| subject(code, memory)).or_else(|| compare::lower(code, memory, imm))
+}
+
+/// Fills in the registers and the immediate of a legacy form.
+fn fill<W: World>(instruction: &Instruction, op: &mut Op<W>) {
     for operand in 0..instruction.op_count() {
         match instruction.op_kind(operand) {
             OpKind::Register if operand == 0 => op.dst = index(instruction.op0_register()),
@@ -92,10 +131,6 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
             _ => {}
         }
     }
-    if matches!(instruction.op0_kind(), OpKind::MemorySegDI | OpKind::MemorySegEDI | OpKind::MemorySegRDI) {
-        moves::fill_masked(instruction, mode, op);
-    }
-    Lowered::Straight
 }
 
 fn index(register: Register) -> u8 {

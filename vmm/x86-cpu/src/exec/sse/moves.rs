@@ -3,7 +3,8 @@
 use super::host::{
     Combine, Movddup, Movhlps, Movlhps, Movsd, Movshdup, Movsldup, Movss, pack, pmovmskb, put,
 };
-use super::operand::{Gpr32, Gpr64, M32, M64, M128, M128U, Source, Xmm, aligned};
+use super::operand::{Aligned, Gpr32, Gpr64, M32, M64, M128, M128U, Source, Xmm, aligned};
+use super::vex;
 use super::{Choice, Gate};
 use crate::block::{AddressKind, Op, OpFn};
 use crate::decode::operand::segment;
@@ -17,10 +18,16 @@ use iced_x86::{Code, Instruction, OpKind};
 const LOW64: u128 = 0xffff_ffff_ffff_ffff;
 
 macro_rules! plain {
-    ($($(#[$doc:meta])* $name:ident |$d:pat_param, $s:pat_param, $i:pat_param| $body:expr;)*) => {$(
+    ($(
+        $(#[$doc:meta])*
+        $name:ident $(upper_immediate $upper:literal)? $(upper_from_low $low:literal)?
+        |$d:pat_param, $s:pat_param, $i:pat_param| $body:expr;
+    )*) => {$(
         $(#[$doc])*
         pub(super) enum $name {}
         impl $crate::exec::sse::host::Combine for $name {
+            $(const UPPER_IMMEDIATE: u32 = $upper;)?
+            $(const UPPER_FROM_LOW: Option<u32> = Some($low);)?
             #[inline(always)]
             fn apply($d: u128, $s: u128, $i: u8) -> u128 {
                 $body
@@ -44,6 +51,9 @@ pub(super) fn combine<W: World, O: Combine, S: Source>(
     world: &mut W,
     op: &Op<W>,
 ) -> Result<(), Fault> {
+    if vex::is_vex(op) {
+        return vex::combine::<W, O, S>(cpu, world, op);
+    }
     let src = S::get(cpu, world, op)?;
     let dst = &mut cpu.xmm[usize::from(op.dst & 15)];
     put(dst, pack(O::apply(*dst, src, op.imm as u8)));
@@ -55,10 +65,21 @@ pub(super) fn pick<W: World, O: Combine, M: Source>(memory: bool) -> OpFn<W> {
     if memory { combine::<W, O, M> } else { combine::<W, O, Xmm> }
 }
 
-/// Stores `src` of 16 bytes, aligned.
+/// Stores `src` of 16 bytes, aligned, or 32 with VEX.
 fn store_aligned<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    if vex::is_wide(op) {
+        return vex::store_wide(cpu, world, op, true);
+    }
     let linear = aligned(cpu.address_mut::<u128, W>(op)?)?;
     cpu.store(world, linear, cpu.xmm[usize::from(op.src & 15)])
+}
+
+/// Stores `src` of 16 bytes, or 32 with VEX.
+fn store_unaligned<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    if vex::is_wide(op) {
+        return vex::store_wide(cpu, world, op, false);
+    }
+    store_part::<W, u128, 0>(cpu, world, op)
 }
 
 /// Stores the part of the register that is `T` wide and starts at bit `SHIFT`.
@@ -151,17 +172,17 @@ pub(super) fn fill_masked<W: World>(instruction: &Instruction, mode: Mode, op: &
     }
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
+pub(super) fn lower<W: World>(code: Code, memory: bool) -> Choice<W> {
     let copy = combine::<W, Second, Xmm> as OpFn<W>;
-    let run: OpFn<W> = match instruction.code() {
+    let run: OpFn<W> = match code {
         Code::Movaps_xmm_xmmm128 | Code::Movapd_xmm_xmmm128 | Code::Movdqa_xmm_xmmm128 => {
-            pick::<W, Second, M128>(memory)
+            pick::<W, Second, Aligned>(memory)
         }
         Code::Movups_xmm_xmmm128 | Code::Movupd_xmm_xmmm128 | Code::Movdqu_xmm_xmmm128 => {
             pick::<W, Second, M128U>(memory)
         }
         Code::Lddqu_xmm_m128 => combine::<W, Second, M128U>,
-        Code::Movntdqa_xmm_m128 => combine::<W, Second, M128>,
+        Code::Movntdqa_xmm_m128 => combine::<W, Second, Aligned>,
         Code::Movaps_xmmm128_xmm | Code::Movapd_xmmm128_xmm | Code::Movdqa_xmmm128_xmm => {
             if memory {
                 store_aligned
@@ -171,7 +192,7 @@ pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice
         }
         Code::Movups_xmmm128_xmm | Code::Movupd_xmmm128_xmm | Code::Movdqu_xmmm128_xmm => {
             if memory {
-                store_part::<W, u128, 0>
+                store_unaligned
             } else {
                 copy
             }

@@ -7,7 +7,7 @@ use crate::block::{Op, OpFn};
 use crate::fault::Fault;
 use crate::state::Vcpu;
 use crate::world::World;
-use iced_x86::{Code, Instruction};
+use iced_x86::Code;
 
 /// Lane `index` & 3 of 32 bits.
 #[inline(always)]
@@ -84,12 +84,12 @@ plain! {
     Pshuflw |_, s, i| s >> 64 << 64 | u128::from(shuffle_words(s as u64, i));
     Pshufhw |_, s, i| u128::from(s as u64) | u128::from(shuffle_words((s >> 64) as u64, i)) << 64;
     Shufps |d, s, i| shuffle_dwords(d, s, i);
-    Shufpd |d, s, i| qword(d, i) | qword(s, i >> 1) << 64;
+    Shufpd upper_immediate 2 |d, s, i| qword(d, i) | qword(s, i >> 1) << 64;
     Palignr |d, s, i| align_right(d, s, i);
     Pblendw |d, s, i| blend(d, s, lane_mask(i, 16));
-    Blendps |d, s, i| blend(d, s, lane_mask(i & 15, 32));
-    Blendpd |d, s, i| blend(d, s, lane_mask(i & 3, 64));
-    Mpsadbw |d, s, i| sums_of_differences(d, s, i);
+    Blendps upper_immediate 4 |d, s, i| blend(d, s, lane_mask(i & 15, 32));
+    Blendpd upper_immediate 2 |d, s, i| blend(d, s, lane_mask(i & 3, 64));
+    Mpsadbw upper_immediate 3 |d, s, i| sums_of_differences(d, s, i);
     /// INSERTPS from a register, whose element the immediate chooses.
     InsertpsLane |d, s, i| insert_single(d, u128::from(dword(s, i >> 6)), i);
     /// INSERTPS from memory.
@@ -115,8 +115,8 @@ fn pick_variable<W: World, const BITS: u32>(memory: bool) -> OpFn<W> {
     if memory { blend_variable::<W, M128, BITS> } else { blend_variable::<W, Xmm, BITS> }
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
-    let run: OpFn<W> = match instruction.code() {
+pub(super) fn lower<W: World>(code: Code, memory: bool) -> Choice<W> {
+    let run: OpFn<W> = match code {
         Code::Pshufd_xmm_xmmm128_imm8 => pick::<W, Pshufd, M128>(memory),
         Code::Pshuflw_xmm_xmmm128_imm8 => pick::<W, Pshuflw, M128>(memory),
         Code::Pshufhw_xmm_xmmm128_imm8 => pick::<W, Pshufhw, M128>(memory),

@@ -7,7 +7,7 @@ use crate::block::{Op, OpFn};
 use crate::fault::Fault;
 use crate::state::Vcpu;
 use crate::world::World;
-use iced_x86::{Code, Instruction};
+use iced_x86::Code;
 
 const ALIGNMENT: u64 = 16;
 
@@ -49,8 +49,8 @@ fn stmxcsr<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fa
     cpu.store(world, linear, cpu.mxcsr)
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, _: bool) -> Choice<W> {
-    let choice: (Gate, OpFn<W>) = match instruction.code() {
+pub(super) fn lower<W: World>(code: Code, _: bool) -> Choice<W> {
+    let choice: (Gate, OpFn<W>) = match code {
         Code::Fxsave_m512byte => (Gate::Mmx, fxsave::<W, false>),
         Code::Fxsave64_m512byte => (Gate::Mmx, fxsave::<W, true>),
         Code::Fxrstor_m512byte => (Gate::Mmx, fxrstor::<W, false>),

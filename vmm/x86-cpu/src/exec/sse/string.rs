@@ -1,13 +1,13 @@
 //! PCMPESTRI, PCMPESTRM, PCMPISTRI and PCMPISTRM (SDM volume 1, 12.11 and volume 2, 4.1).
 
 use super::operand::{M128U, Source, Xmm};
-use super::{Choice, Gate};
+use super::{Choice, Gate, vex};
 use crate::block::{Op, OpFn};
 use crate::fault::Fault;
 use crate::flags::bits;
 use crate::state::{Vcpu, reg};
 use crate::world::World;
-use iced_x86::{Code, Instruction};
+use iced_x86::Code;
 
 /// Fields of the immediate.
 #[derive(Debug, Clone, Copy)]
@@ -154,6 +154,9 @@ fn compare<W: World, L: Lengths, S: Source, const MASK: bool>(
     );
     if MASK {
         cpu.xmm[0] = control.mask(result);
+        if vex::is_vex(op) {
+            cpu.ymm_high[0] = 0;
+        }
     } else {
         cpu.gpr[reg::RCX] = control.index(result);
     }
@@ -164,8 +167,8 @@ fn pick<W: World, L: Lengths, const MASK: bool>(memory: bool) -> OpFn<W> {
     if memory { compare::<W, L, M128U, MASK> } else { compare::<W, L, Xmm, MASK> }
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, memory: bool) -> Choice<W> {
-    let run = match instruction.code() {
+pub(super) fn lower<W: World>(code: Code, memory: bool) -> Choice<W> {
+    let run = match code {
         Code::Pcmpestri_xmm_xmmm128_imm8 => pick::<W, Explicit32, false>(memory),
         Code::Pcmpestri64_xmm_xmmm128_imm8 => pick::<W, Explicit64, false>(memory),
         Code::Pcmpestrm_xmm_xmmm128_imm8 => pick::<W, Explicit32, true>(memory),

@@ -10,21 +10,25 @@ use crate::block::{Op, OpFn};
 use crate::fault::Fault;
 use crate::state::{Vcpu, X87, reg, xcr0};
 use crate::world::World;
-use iced_x86::{Code, Instruction};
+use iced_x86::Code;
 
 /// Offset of the header: XSTATE_BV, XCOMP_BV, and 48 bytes that are 0.
 const HEADER: usize = image::SIZE;
 const HEADER_SIZE: usize = 64;
 /// Size of an image without extended components.
 const BASE_SIZE: usize = HEADER + HEADER_SIZE;
+/// Offset of the upper halves of the YMM registers: the first extended component has the same place in both formats.
+pub(crate) const AVX_OFFSET: usize = BASE_SIZE;
+/// Size of all of them.
+pub(crate) const AVX_SIZE: usize = 256;
 /// In XCOMP_BV: the image is compacted.
 const COMPACTED: u64 = 1 << 63;
 const ALIGNMENT: u64 = 64;
 const RESET_MXCSR: u32 = 0x1f80;
 
-/// Size in bytes of a standard image that holds the components in `components`.
-pub(crate) const fn image_size(_components: u64) -> usize {
-    BASE_SIZE
+/// Size in bytes of an image, of either format, that holds the components in `components`.
+pub(crate) const fn image_size(components: u64) -> usize {
+    if components & xcr0::AVX != 0 { AVX_OFFSET + AVX_SIZE } else { BASE_SIZE }
 }
 
 /// What distinguishes the saving instructions.
@@ -62,7 +66,8 @@ impl Vcpu {
     fn components_in_use(&self) -> u64 {
         let x87 = if self.x87 == X87::initial() { 0 } else { xcr0::X87 };
         let sse = if self.xmm == [0; 16] { 0 } else { xcr0::SSE };
-        x87 | sse
+        let avx = if self.ymm_high == [0; 16] { 0 } else { xcr0::AVX };
+        x87 | sse | avx
     }
 }
 
@@ -96,8 +101,8 @@ fn save<W: World, F: Form, const WIDE: bool>(cpu: &mut Vcpu, world: &mut W, op: 
     if F::COMPACTED && cpu.mxcsr != RESET_MXCSR {
         saved |= requested & xcr0::SSE;
     }
-    let (linear, _) = image::ends::<W, ALIGNMENT>(cpu, op, image_size(requested), true)?;
-    let mut bytes = [0; BASE_SIZE];
+    let (linear, last) = image::ends::<W, ALIGNMENT>(cpu, op, image_size(requested), true)?;
+    let mut bytes = [0; AVX_OFFSET + AVX_SIZE];
     let mut parts = Parts::default();
     let mut region: Region = [0; image::SIZE];
     if saved & xcr0::X87 != 0 {
@@ -125,8 +130,16 @@ fn save<W: World, F: Form, const WIDE: bool>(cpu: &mut Vcpu, world: &mut W, op: 
     };
     bytes[HEADER..HEADER + 16].copy_from_slice(&header.to_le_bytes());
     parts.add(HEADER, HEADER + if F::COMPACTED { 16 } else { 8 });
-    // Processors touch the image's first byte even if they do not write it.
+    if saved & xcr0::AVX != 0 {
+        let count = image::vector_count(cpu);
+        for (to, value) in bytes[AVX_OFFSET..].chunks_exact_mut(16).zip(cpu.ymm_high).take(count) {
+            to.copy_from_slice(&value.to_le_bytes());
+        }
+        parts.add(AVX_OFFSET, AVX_OFFSET + count * 16);
+    }
+    // Processors touch both ends of the image even if they do not write there.
     cpu.check_write(world, linear, 1)?;
+    cpu.check_write(world, last, 1)?;
     for part in parts.iter() {
         cpu.check_write(world, linear.wrapping_add(part.start as u64), part.len())?;
     }
@@ -162,6 +175,12 @@ fn restore<W: World, const WIDE: bool>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>
     if requested != 0 {
         cpu.load_bytes(world, linear, &mut region)?;
     }
+    let count = image::vector_count(cpu);
+    let mut upper = [0; AVX_SIZE];
+    if restored & xcr0::AVX != 0 {
+        let linear = linear.wrapping_add(AVX_OFFSET as u64);
+        cpu.load_bytes(world, linear, &mut upper[..count * 16])?;
+    }
     let mxcsr = match compacted {
         true if restored & xcr0::SSE != 0 => image::take_mxcsr(&region)?,
         true if requested & xcr0::SSE != 0 => RESET_MXCSR,
@@ -177,8 +196,13 @@ fn restore<W: World, const WIDE: bool>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>
     if restored & xcr0::SSE != 0 {
         image::take_xmm(&region, cpu);
     } else if requested & xcr0::SSE != 0 {
-        let count = image::vector_count(cpu);
         cpu.xmm[..count].fill(0);
+    }
+    // Zero is the initial configuration.
+    if requested & xcr0::AVX != 0 {
+        for (i, value) in cpu.ymm_high.iter_mut().enumerate().take(count) {
+            *value = image::get(&upper, i * 16, 16);
+        }
     }
     Ok(())
 }
@@ -206,8 +230,8 @@ fn set_extended_control<W: World>(cpu: &mut Vcpu, _: &mut W, _: &Op<W>) -> Resul
     Ok(())
 }
 
-pub(super) fn lower<W: World>(instruction: &Instruction, _: bool) -> Choice<W> {
-    let run: OpFn<W> = match instruction.code() {
+pub(super) fn lower<W: World>(code: Code, _: bool) -> Choice<W> {
+    let run: OpFn<W> = match code {
         Code::Xsave_mem => save::<W, Plain, false>,
         Code::Xsave64_mem => save::<W, Plain, true>,
         Code::Xsaveopt_mem => save::<W, Optimised, false>,

@@ -10,7 +10,7 @@ use crate::decode::{Lowered, operand};
 use crate::state::{Segment, Vcpu, cr0, cr4, efer, seg};
 use crate::test_world::TestWorld;
 use crate::{Fault, Mode};
-use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind, Instruction};
+use iced_x86::{Code, CpuidFeature, Decoder, DecoderOptions, EncodingKind};
 
 /// A vCPU in 64-bit mode without paging, with SSE enabled.
 fn cpu() -> Vcpu {
@@ -78,26 +78,7 @@ fn forms() -> impl Iterator<Item = Code> {
 fn every_form_is_implemented() {
     let mut count = 0;
     for code in forms() {
-        let mut instruction = Instruction::new();
-        instruction.set_code(code);
-        let known = [false, true].iter().any(|memory| {
-            [
-                super::moves::lower::<TestWorld>,
-                super::integer::lower,
-                super::shuffle::lower,
-                super::float::lower,
-                super::compare::lower,
-                super::convert::lower,
-                super::lanes::lower,
-                super::string::lower,
-                super::crypto::lower,
-                super::mmx::lower,
-                super::state::lower,
-                super::cache::lower,
-            ]
-            .iter()
-            .any(|subject| subject(&instruction, *memory).is_some())
-        });
+        let known = [false, true].iter().any(|memory| super::choose::<TestWorld>(code, *memory, 0).is_some());
         assert!(known, "{code:?}");
         count += 1;
     }

@@ -99,7 +99,7 @@ pub struct AccessLog {
 
 impl AccessLog {
     /// Logs that `access` was refused with `error`.
-    pub fn refused(&mut self, access: fmt::Arguments<'_>, error: AccessError) {
+    pub fn refused(&mut self, access: fmt::Arguments<'_>, error: impl fmt::Display) {
         self.refused = self.refused.saturating_add(1);
         if self.refused <= ACCESS_LOG_LIMIT {
             log::warn!("{access}: {error}");

@@ -15,8 +15,11 @@ pub mod interrupt;
 pub mod mlx5;
 pub mod pci;
 pub mod pit;
+pub mod random;
 pub mod rtc;
 pub mod serial;
+pub mod storage;
 pub mod test_device;
 #[cfg(test)]
 mod testing;
+pub mod virtio;

@@ -8,10 +8,13 @@ use devices::dma::{AtomicOp, DmaAttrs, DmaError};
 use devices::i8042::I8042;
 use devices::interrupt::{ApicClock, Interrupts, InterruptsConfig, LocalApic};
 use devices::mlx5::{Mlx5, Mlx5Config};
-use devices::pci::{BarInfo, Bdf, FunctionInfo, Host, PciDevice, Port, ResourceWindows, RootComplex, Slot};
+use devices::pci::{
+    BarInfo, Bdf, FunctionInfo, Host, PciDevice, Port, ResourceWindows, RootComplex, Slot, VendorCapability,
+};
 use devices::pit::Pit;
 use devices::rtc::Rtc;
 use devices::serial::{INPUT_LIMIT, OUTPUT_LIMIT, Serial};
+use devices::storage::Storage;
 use std::collections::BTreeMap;
 
 /// Operations against each device.
@@ -274,6 +277,8 @@ impl PciDevice for Reckless {
             class: 0xff_0000,
             bars: self.bars.clone(),
             msix_vectors: self.vectors,
+            interrupt_pin: true,
+            vendor_capabilities: vec![VendorCapability::BarWindow(vec![20; 18])],
         }
     }
     fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8], port: &mut dyn Port) -> Access {
@@ -286,6 +291,7 @@ impl PciDevice for Reckless {
     fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8], port: &mut dyn Port) -> Access {
         assert!(self.contains(bar, offset, data.len()), "BAR {bar} + {offset:#x}");
         port.msi(offset as u16);
+        port.set_interrupt_pin(offset & 1 != 0);
         port.schedule(offset, offset as u32);
         port.cancel(offset as u32 >> 1);
         port.flush();
@@ -376,6 +382,13 @@ impl Host for MockHost {
         self.calls += 1;
         self.events.clear();
     }
+    fn storage(&mut self, _: Slot) -> Option<&mut dyn Storage> {
+        None
+    }
+    fn output(&mut self, _: Slot, _: &[u8]) {}
+    fn set_interrupt_pin(&mut self, _: Slot, _: bool) {
+        self.calls += 1;
+    }
 }
 
 const WINDOWS: ResourceWindows =
@@ -421,7 +434,7 @@ fn pci_express() {
                     _ => function + random.below(0xa0),
                 };
                 if random.chance(4) {
-                    root.ecam_read(offset, &mut data.clone());
+                    root.ecam_read(offset, &mut data.clone(), &mut host);
                 } else if random.chance(2) {
                     root.ecam_write(offset, &data, &mut host);
                 } else {
@@ -432,7 +445,7 @@ fn pci_express() {
             3 => {
                 let offset = random.below(10) as u16;
                 root.port_write(offset, &data, &mut host);
-                root.port_read(offset, &mut data.clone());
+                root.port_read(offset, &mut data.clone(), &mut host);
             }
             4 | 5 => {
                 let slot = 1 + random.below(8) as Slot;

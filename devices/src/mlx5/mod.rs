@@ -30,7 +30,7 @@ mod table;
 mod uar;
 mod vport;
 
-pub use config::{ConfigError, Mlx5Config, PortType};
+pub use config::{Mlx5Config, PortType};
 pub use hca::LiveObjects;
 pub use mkey::{Access as MkeyAccess, AccessMode, MemoryKey};
 
@@ -149,6 +149,8 @@ impl PciDevice for Mlx5 {
             },
             bars: vec![BarInfo { index: 0, size: BAR_SIZE, is_64bit: true, prefetchable: true }],
             msix_vectors: MSIX_VECTORS,
+            interrupt_pin: false,
+            vendor_capabilities: Vec::new(),
         }
     }
 

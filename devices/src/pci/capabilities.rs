@@ -1,9 +1,11 @@
 //! Capability structures: PCI Express, power management, MSI and MSI-X.
 
+use super::VendorCapability;
 use super::config_space::Register;
 
 const ID_POWER_MANAGEMENT: u32 = 0x01;
 const ID_MSI: u32 = 0x05;
+const ID_VENDOR_SPECIFIC: u32 = 0x09;
 const ID_PCI_EXPRESS: u32 = 0x10;
 const ID_MSIX: u32 = 0x11;
 
@@ -42,6 +44,17 @@ pub(super) const POWER_STATE: u16 = 3;
 pub(super) const MSIX_CONTROL: u16 = 0x02;
 pub(super) const MSIX_ENABLE: u16 = 1 << 15;
 pub(super) const MSIX_FUNCTION_MASK: u16 = 1 << 14;
+
+/// Offsets in a capability that is a window to the BARs (virtio 1.2, 4.1.4.9).
+pub(super) mod bar_window {
+    pub const BAR: u16 = 4;
+    /// Identifier and padding, which stay read-only.
+    pub const RESERVED: std::ops::Range<u16> = 5..8;
+    pub const OFFSET: u16 = 8;
+    pub const LENGTH: u16 = 12;
+    pub const DATA: u16 = 16;
+    pub const END: u16 = 20;
+}
 
 /// Link status of a trained link, or of one with nothing at its other end.
 pub(super) fn link_status(up: bool) -> u16 {
@@ -153,6 +166,26 @@ impl CapabilityList {
                 Register::rw(12, 2, 0, 0xffff),
             ],
         )
+    }
+
+    /// A vendor-specific structure.
+    pub fn vendor(&mut self, capability: &VendorCapability) -> u16 {
+        let (bytes, writable) = match capability {
+            VendorCapability::ReadOnly(bytes) => (bytes, None),
+            VendorCapability::BarWindow(bytes) => (bytes, Some(bar_window::BAR..bar_window::END)),
+        };
+        let registers: Vec<_> = bytes
+            .iter()
+            .zip(2..)
+            .map(|(&byte, offset)| {
+                let is_field = |range: &std::ops::Range<u16>| {
+                    range.contains(&offset) && !bar_window::RESERVED.contains(&offset)
+                };
+                let mask = if writable.as_ref().is_some_and(is_field) { 0xff } else { 0 };
+                Register::rw(offset, 1, u32::from(byte), mask)
+            })
+            .collect();
+        self.add(ID_VENDOR_SPECIFIC, registers.len() as u16 + 2, &registers)
     }
 
     /// MSI-X with `vectors` entries; table and pending bits are in BAR `bar`, the latter at `pba_offset`.

@@ -107,6 +107,11 @@ impl ConfigSpace {
         put(&mut self.value, &Register::ro(offset, 2, 0), u32::from(value));
     }
 
+    /// The device's own change of a 32-bit register.
+    pub fn set_u32(&mut self, offset: u16, value: u32) {
+        put(&mut self.value, &Register::ro(offset, 4, 0), value);
+    }
+
     /// Firmware's write of a 32-bit register, under the guest's masks.
     pub fn write_u32(&mut self, offset: u16, value: u32) {
         self.write(offset, &value.to_le_bytes());
@@ -150,6 +155,8 @@ pub(super) mod header {
 
     pub const COMMAND_MEMORY: u16 = 1 << 1;
     pub const COMMAND_BUS_MASTER: u16 = 1 << 2;
+    pub const COMMAND_INTERRUPT_DISABLE: u16 = 1 << 10;
+    pub const STATUS_INTERRUPT: u16 = 1 << 3;
     pub const STATUS_CAPABILITIES: u32 = 1 << 4;
     /// Error bits of the status register, write one to clear.
     pub const STATUS_ERRORS: u32 = 0xf900;

@@ -1,10 +1,10 @@
 //! An endpoint function: configuration space, BARs and MSI-X around a device's own logic.
 
-use super::capabilities::{self, CapabilityList};
+use super::capabilities::{self, CapabilityList, bar_window};
 use super::config_space::{ConfigSpace, Register, header};
 use super::msix::{self, Msix};
 use super::port::FunctionPort;
-use super::{BarInfo, Bdf, FunctionInfo, Host, PciDevice, Slot};
+use super::{BarInfo, Bdf, FunctionInfo, Host, PciDevice, Slot, VendorCapability};
 use crate::bus::{Access, AccessError};
 use crate::dma::DmaAttrs;
 
@@ -55,6 +55,12 @@ pub(super) struct Endpoint {
     msix: Option<(Msix, u16, u8)>,
     /// All BARs, the MSI-X one included.
     bars: Vec<BarInfo>,
+    /// The capability that is a window to the BARs.
+    window: Option<u16>,
+    /// The device asserts its interrupt pin.
+    pin: bool,
+    /// The pin's level as the host knows it.
+    pin_driven: bool,
     device: Box<dyn PciDevice>,
 }
 
@@ -117,6 +123,14 @@ impl Endpoint {
         let msix =
             msix_bar.map(|bar| (Msix::new(vectors), list.msix(vectors, bar, Msix::pba_offset(vectors)), bar));
 
+        let mut window = None;
+        for capability in &info.vendor_capabilities {
+            let at = list.vendor(capability);
+            if matches!(capability, VendorCapability::BarWindow(_)) {
+                window = Some(at);
+            }
+        }
+
         let mut registers = vec![
             Register::ro(header::VENDOR_ID, 2, u32::from(info.vendor_id)),
             Register::ro(header::DEVICE_ID, 2, u32::from(info.device_id)),
@@ -129,10 +143,12 @@ impl Endpoint {
             Register::ro(header::SUBSYSTEM_VENDOR_ID, 2, u32::from(info.subsystem_vendor_id)),
             Register::ro(header::SUBSYSTEM_ID, 2, u32::from(info.subsystem_id)),
             Register::rw(header::INTERRUPT_LINE, 1, 0, 0xff),
+            Register::ro(header::INTERRUPT_PIN, 1, u32::from(info.interrupt_pin)),
         ];
         registers.extend(bars.iter().flat_map(bar_registers));
         registers.extend(list.finish());
-        Ok(Self { config: ConfigSpace::new(&registers), express, power, msix, bars, device })
+        let config = ConfigSpace::new(&registers);
+        Ok(Self { config, express, power, msix, bars, window, pin: false, pin_driven: false, device })
     }
 
     pub fn device(&self) -> &dyn PciDevice {
@@ -184,8 +200,36 @@ impl Endpoint {
         Decode { memory: self.decodes_memory(), bars: [0, 1, 2, 3, 4, 5].map(bar) }
     }
 
-    pub fn config_read(&self, offset: u16, data: &mut [u8]) {
+    /// A guest's configuration read. One of the window's data reads the BAR that the window is at.
+    pub fn config_read(&mut self, offset: u16, data: &mut [u8], upstream: Upstream, host: &mut dyn Host) {
+        if let Some((bar, at, length)) = self.window_access(offset, data.len()) {
+            let mut value = [0; 4];
+            if let Some(part) = value.get_mut(..length)
+                && self.bar_read(bar, at, part, upstream, host).is_err()
+            {
+                part.fill(0xff);
+            }
+            let window = self.window.unwrap_or_default();
+            self.config.set_u32(window + bar_window::DATA, u32::from_le_bytes(value));
+        }
         self.config.read(offset, data);
+    }
+
+    /// BAR, offset and length that a configuration access of `size` bytes at `offset` reaches through the window.
+    fn window_access(&self, offset: u16, size: usize) -> Option<(u8, u64, usize)> {
+        let window = self.window?;
+        let data = usize::from(window + bar_window::DATA);
+        let offset = usize::from(offset);
+        if offset >= data + 4 || offset + size <= data {
+            return None;
+        }
+        let at = self.config.u32(window + bar_window::OFFSET);
+        let length = self.config.u32(window + bar_window::LENGTH);
+        (matches!(length, 1 | 2 | 4) && at.is_multiple_of(length)).then_some((
+            self.config.u8(window + bar_window::BAR),
+            u64::from(at),
+            length as usize,
+        ))
     }
 
     /// A guest's configuration write and what follows from it: function-level reset, messages unmasked.
@@ -210,7 +254,32 @@ impl Endpoint {
                 control & capabilities::MSIX_FUNCTION_MASK != 0,
             );
         }
+        if let Some((bar, at, length)) = self.window_access(offset, data.len()) {
+            let window = self.window.unwrap_or_default();
+            let value = self.config.u32(window + bar_window::DATA).to_le_bytes();
+            if let Some(part) = value.get(..length)
+                && let Err(error) = self.bar_write(bar, at, part, upstream, host)
+            {
+                log::debug!("{}: write of BAR {bar} + {at:#x} by configuration: {error}", self.device.name());
+            }
+        }
         self.send_pending(upstream, host);
+        self.drive_pin(upstream.slot, host);
+    }
+
+    /// Tells the host the level of the interrupt pin if it has changed. Interrupt Status shows what the device asserts,
+    /// whatever keeps the pin from being driven (PCI, 6.2.3).
+    fn drive_pin(&mut self, slot: Slot, host: &mut dyn Host) {
+        let status = self.config.u16(header::STATUS) & !header::STATUS_INTERRUPT;
+        let asserted = if self.pin { header::STATUS_INTERRUPT } else { 0 };
+        self.config.set_u16(header::STATUS, status | asserted);
+        let disabled = self.config.u16(header::COMMAND) & header::COMMAND_INTERRUPT_DISABLE != 0
+            || self.msix.as_ref().is_some_and(|(msix, ..)| msix.is_enabled());
+        let level = self.pin && !disabled && self.is_powered();
+        if level != self.pin_driven {
+            self.pin_driven = level;
+            host.set_interrupt_pin(slot, level);
+        }
     }
 
     /// Sends messages that nothing holds back any more.
@@ -232,7 +301,9 @@ impl Endpoint {
             Some((msix, _, msix_bar)) if *msix_bar == bar => msix.read(offset, data),
             _ => {
                 let (device, mut port) = self.split(upstream, host);
-                device.bar_read(bar, offset, data, &mut port)
+                let result = device.bar_read(bar, offset, data, &mut port);
+                self.drive_pin(upstream.slot, host);
+                result
             }
         }
     }
@@ -255,7 +326,9 @@ impl Endpoint {
             }
             _ => {
                 let (device, mut port) = self.split(upstream, host);
-                device.bar_write(bar, offset, data, &mut port)
+                let result = device.bar_write(bar, offset, data, &mut port);
+                self.drive_pin(upstream.slot, host);
+                result
             }
         }
     }
@@ -264,6 +337,7 @@ impl Endpoint {
     pub fn event(&mut self, token: u32, upstream: Upstream, host: &mut dyn Host) {
         let (device, mut port) = self.split(upstream, host);
         device.event(token, &mut port);
+        self.drive_pin(upstream.slot, host);
     }
 
     /// Function-level or hot reset.
@@ -274,6 +348,8 @@ impl Endpoint {
             msix.reset();
         }
         self.device.reset();
+        self.pin = false;
+        self.drive_pin(slot, host);
     }
 
     fn check(&self, bar: u8, offset: u64, size: usize) -> Access {
@@ -298,8 +374,8 @@ impl Endpoint {
             relaxed_ordering: control & capabilities::DEVICE_CONTROL_RELAXED_ORDERING != 0,
         };
         let msix = self.msix.as_mut().map(|(msix, ..)| msix);
-        let port =
-            FunctionPort { slot: upstream.slot, requester: upstream.bdf, may_master, allowed, msix, host };
+        let (slot, requester, pin) = (upstream.slot, upstream.bdf, &mut self.pin);
+        let port = FunctionPort { slot, requester, may_master, allowed, msix, pin, host };
         (&mut *self.device, port)
     }
 }

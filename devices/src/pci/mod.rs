@@ -18,6 +18,7 @@ pub use root_complex::{ROOT_PORTS, RootComplex};
 
 use crate::bus::{Access, Nanos};
 use crate::dma::{AtomicOp, DmaAttrs, DmaError};
+use crate::storage::Storage;
 use std::fmt;
 
 /// Identity and resources of a function, fixed at construction; the PCI layer builds its configuration space,
@@ -35,6 +36,20 @@ pub struct FunctionInfo {
     pub bars: Vec<BarInfo>,
     /// Number of MSI-X vectors, 0 for none.
     pub msix_vectors: u16,
+    /// The function has the interrupt pin INTA.
+    pub interrupt_pin: bool,
+    /// Vendor-specific capabilities, in the order in which they are listed.
+    pub vendor_capabilities: Vec<VendorCapability>,
+}
+
+/// A vendor-specific capability (PCI, appendix H): its bytes from the length byte on, which is the first of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VendorCapability {
+    /// Nothing of it can be written.
+    ReadOnly(Vec<u8>),
+    /// A window through which configuration accesses reach the BARs of the function (virtio 1.2, 4.1.4.9). From the
+    /// capability's start: BAR at 4, offset at 8, length at 12, 4 bytes of data at 16.
+    BarWindow(Vec<u8>),
 }
 
 /// One base address register.
@@ -70,12 +85,20 @@ pub trait Port {
     fn atomic(&mut self, iova: u64, op: AtomicOp, attrs: DmaAttrs) -> Result<u64, DmaError>;
     /// Signals MSI-X vector `vector`. A masked vector becomes pending; one that does not exist is ignored.
     fn msi(&mut self, vector: u16);
+    /// Whether the driver has enabled MSI-X: the interrupt pin is silent then.
+    fn msix_enabled(&self) -> bool;
+    /// Asserts or releases the interrupt pin. Interrupt Disable, MSI-X and lines shared with others are seen to behind it.
+    fn set_interrupt_pin(&mut self, asserted: bool);
     /// Makes all earlier writes of this function visible.
     fn flush(&mut self);
     /// Asks for [`PciDevice::event`] with `token` at virtual time `at`, replacing a pending one of that token.
     fn schedule(&mut self, at: Nanos, token: u32);
     /// Withdraws a pending event.
     fn cancel(&mut self, token: u32);
+    /// What the function stores its data in, if it has been given something.
+    fn storage(&mut self) -> Option<&mut dyn Storage>;
+    /// Passes `bytes` on to where the function's output goes.
+    fn output(&mut self, bytes: &[u8]);
 }
 
 /// The device's own logic behind its BARs. Configuration space, MSI-X and capabilities belong to the PCI layer.
@@ -189,6 +212,8 @@ pub trait Host {
     fn dma_atomic(&mut self, from: Bdf, iova: u64, op: AtomicOp, attrs: DmaAttrs) -> Result<u64, DmaError>;
     /// Makes all earlier writes of `from` visible.
     fn dma_flush(&mut self, from: Bdf);
+    /// Drives the interrupt pin INTA of the function in `slot`, as it leaves the root port.
+    fn set_interrupt_pin(&mut self, slot: Slot, asserted: bool);
     /// A message-signalled interrupt: the write of `data` at `address`, which need not be an interrupt address.
     fn deliver_msi(&mut self, from: Bdf, address: u64, data: u32);
     /// Asks for [`RootComplex::event`] with `slot` and `token` at `at`, replacing a pending one of the same token.
@@ -197,4 +222,8 @@ pub trait Host {
     fn cancel(&mut self, slot: Slot, token: u32);
     /// Withdraws all pending events of a function that is being reset.
     fn cancel_all(&mut self, slot: Slot);
+    /// What the function in `slot` stores its data in.
+    fn storage(&mut self, slot: Slot) -> Option<&mut dyn Storage>;
+    /// Passes on output of the function in `slot`.
+    fn output(&mut self, slot: Slot, bytes: &[u8]);
 }

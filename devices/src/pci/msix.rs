@@ -48,6 +48,11 @@ impl Msix {
         self.function_masked = function_masked;
     }
 
+    /// MSI-X Enable is set.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
     fn message(&self, vector: usize) -> Option<(u64, u32)> {
         let &[low, high, data, control] = self.table.get(vector)?;
         let masked = self.function_masked || control & ENTRY_MASKED != 0;

@@ -4,6 +4,7 @@ use super::msix::Msix;
 use super::{Bdf, Host, Port, Slot};
 use crate::bus::Nanos;
 use crate::dma::{AtomicOp, DmaAttrs, DmaError};
+use crate::storage::Storage;
 
 /// A [`Port`] lent to a device for one call.
 pub(super) struct FunctionPort<'a> {
@@ -14,6 +15,8 @@ pub(super) struct FunctionPort<'a> {
     /// The attributes that Device Control allows to be sent.
     pub allowed: DmaAttrs,
     pub msix: Option<&'a mut Msix>,
+    /// The device asserts its interrupt pin.
+    pub pin: &'a mut bool,
     pub host: &'a mut dyn Host,
 }
 
@@ -70,6 +73,14 @@ impl Port for FunctionPort<'_> {
         }
     }
 
+    fn msix_enabled(&self) -> bool {
+        self.msix.as_deref().is_some_and(Msix::is_enabled)
+    }
+
+    fn set_interrupt_pin(&mut self, asserted: bool) {
+        *self.pin = asserted;
+    }
+
     fn flush(&mut self) {
         self.host.dma_flush(self.requester);
     }
@@ -80,5 +91,13 @@ impl Port for FunctionPort<'_> {
 
     fn cancel(&mut self, token: u32) {
         self.host.cancel(self.slot, token);
+    }
+
+    fn storage(&mut self) -> Option<&mut dyn Storage> {
+        self.host.storage(self.slot)
+    }
+
+    fn output(&mut self, bytes: &[u8]) {
+        self.host.output(self.slot, bytes);
     }
 }

@@ -168,7 +168,7 @@ impl RootComplex {
     }
 
     /// Reads any number of bytes at register `offset` of a function; absent functions read all-ones.
-    pub fn config_read(&self, bdf: Bdf, offset: u16, data: &mut [u8]) {
+    pub fn config_read(&mut self, bdf: Bdf, offset: u16, data: &mut [u8], host: &mut dyn Host) {
         match self.target(bdf) {
             Target::HostBridge => self.host_bridge.read(offset, data),
             Target::RootPort(index) => {
@@ -177,8 +177,11 @@ impl RootComplex {
                 }
             }
             Target::Endpoint(index) => {
-                if let Some(endpoint) = self.ports.get(index).and_then(|port| port.endpoint.as_ref()) {
-                    endpoint.config_read(offset, data);
+                if let Some(port) = self.ports.get_mut(index) {
+                    let upstream = port.upstream();
+                    if let Some(endpoint) = port.reachable() {
+                        endpoint.config_read(offset, data, upstream, host);
+                    }
                 }
             }
             Target::Nobody => data.fill(0xff),
@@ -210,9 +213,9 @@ impl RootComplex {
     }
 
     /// Reads at `offset` of the enhanced configuration space (PCIe, 7.2.2): bus, device, function, register.
-    pub fn ecam_read(&self, offset: u64, data: &mut [u8]) {
+    pub fn ecam_read(&mut self, offset: u64, data: &mut [u8], host: &mut dyn Host) {
         match u16::try_from(offset >> 12) {
-            Ok(bdf) => self.config_read(Bdf::from_bits(bdf), (offset & 0xfff) as u16, data),
+            Ok(bdf) => self.config_read(Bdf::from_bits(bdf), (offset & 0xfff) as u16, data, host),
             Err(_) => data.fill(0xff),
         }
     }
@@ -232,13 +235,13 @@ impl RootComplex {
     }
 
     /// Reads ports 0xcf8-0xcff; `offset` counts from 0xcf8. Port 0xcf9 in bytes is the reset register, not ours.
-    pub fn port_read(&self, offset: u16, data: &mut [u8]) {
+    pub fn port_read(&mut self, offset: u16, data: &mut [u8], host: &mut dyn Host) {
         data.fill(0xff);
         match (offset, data.len()) {
             (0, 4) => data.copy_from_slice(&self.config_address.to_le_bytes()),
             (4..=7, size @ 1..=4) if usize::from(offset) + size <= 8 => {
                 if let Some((bdf, register)) = self.config_data(offset - 4) {
-                    self.config_read(bdf, register, data);
+                    self.config_read(bdf, register, data, host);
                 }
             }
             _ => {}

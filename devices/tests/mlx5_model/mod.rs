@@ -4,103 +4,16 @@
 //! a mistake in the device's own is noticed.
 #![allow(dead_code, reason = "each test program uses a part of the model")]
 
-use devices::bus::Nanos;
-use devices::dma::{AtomicOp, DmaAttrs, DmaError};
+#[path = "../mock_port/mod.rs"]
+mod mock_port;
+
 use devices::mlx5::field::Field;
 use devices::mlx5::layout::commands::{CONTEXT, EQ_NUMBER, PAGES, create_eq, header};
 use devices::mlx5::layout::contexts::eqc;
 use devices::mlx5::{Mlx5, Mlx5Config};
-use devices::pci::{PciDevice, Port};
+use devices::pci::PciDevice;
+pub use mock_port::{MockPort, PAGE, RAM_BASE, RAM_SIZE};
 use std::collections::BTreeMap;
-
-pub const PAGE: u64 = 4096;
-/// Where memory begins: nothing answers below it.
-pub const RAM_BASE: u64 = 0x10_0000;
-pub const RAM_SIZE: u64 = 24 << 20;
-
-/// Memory and interrupts around the device.
-#[derive(Debug, Clone)]
-pub struct MockPort {
-    pub ram: Vec<u8>,
-    pub now: Nanos,
-    /// Vectors signalled and not yet looked at.
-    pub interrupts: Vec<u16>,
-    pub events: BTreeMap<u32, Nanos>,
-    /// Transactions so far.
-    pub transactions: usize,
-    /// Every transaction fails.
-    pub broken: bool,
-}
-
-impl Default for MockPort {
-    fn default() -> Self {
-        Self {
-            ram: vec![0; RAM_SIZE as usize],
-            now: 0,
-            interrupts: Vec::new(),
-            events: BTreeMap::new(),
-            transactions: 0,
-            broken: false,
-        }
-    }
-}
-
-impl MockPort {
-    fn range(&mut self, iova: u64, len: usize) -> Result<std::ops::Range<usize>, DmaError> {
-        self.transactions += 1;
-        if self.broken {
-            return Err(DmaError::BusMasterDisabled);
-        }
-        let start = iova.checked_sub(RAM_BASE).ok_or(DmaError::Unmapped(iova))?;
-        let end = start.checked_add(len as u64).filter(|end| *end <= RAM_SIZE);
-        Ok(start as usize..end.ok_or(DmaError::Unmapped(iova))? as usize)
-    }
-
-    pub fn bytes(&self, at: u64, len: usize) -> &[u8] {
-        &self.ram[(at - RAM_BASE) as usize..][..len]
-    }
-
-    pub fn bytes_mut(&mut self, at: u64, len: usize) -> &mut [u8] {
-        &mut self.ram[(at - RAM_BASE) as usize..][..len]
-    }
-}
-
-impl Port for MockPort {
-    fn now(&self) -> Nanos {
-        self.now
-    }
-
-    fn read(&mut self, iova: u64, buf: &mut [u8], _attrs: DmaAttrs) -> Result<(), DmaError> {
-        buf.fill(0xff);
-        let range = self.range(iova, buf.len())?;
-        buf.copy_from_slice(&self.ram[range]);
-        Ok(())
-    }
-
-    fn write(&mut self, iova: u64, data: &[u8], _attrs: DmaAttrs) -> Result<(), DmaError> {
-        let range = self.range(iova, data.len())?;
-        self.ram[range].copy_from_slice(data);
-        Ok(())
-    }
-
-    fn atomic(&mut self, iova: u64, _op: AtomicOp, _attrs: DmaAttrs) -> Result<u64, DmaError> {
-        Err(DmaError::Unmapped(iova))
-    }
-
-    fn msi(&mut self, vector: u16) {
-        self.interrupts.push(vector);
-    }
-
-    fn flush(&mut self) {}
-
-    fn schedule(&mut self, at: Nanos, token: u32) {
-        self.events.insert(token, at);
-    }
-
-    fn cancel(&mut self, token: u32) {
-        self.events.remove(&token);
-    }
-}
 
 /// An event queue as the driver sees it.
 #[derive(Debug, Clone)]

@@ -85,7 +85,22 @@ pub(super) struct RunArguments {
     /// What runs the guest.
     #[arg(long, value_enum, default_value = "auto")]
     engine: EngineChoice,
-    /// A PCI device behind a root port: `mlx5[,slot=N][,port=ib|eth]`. mlx5 takes slot 8 unless told otherwise.
+    /// A PCI device behind a root port, any number of times. Every kind takes slot=1 to 8.
+    ///
+    /// mlx5[,port=ib|eth]: a ConnectX function, in slot 8 unless told otherwise.
+    ///
+    /// blk,path=FILE[,readonly=on][,queues=N][,serial=TEXT]: a virtio disk on a raw image (`truncate -s 1G FILE` makes one),
+    /// /dev/vda and so on in the guest.
+    ///
+    /// rng: virtio entropy; `--seed` decides the bytes.
+    ///
+    /// console[,out=FILE][,in=FILE]: a virtio console, /dev/hvc0. Without `out` its output joins the console's.
+    ///
+    /// input[,type=keyboard|tablet][,key=A+B+ENTER@2s][,events=FILE]: a virtio keyboard or tablet that plays keys or a script
+    /// after its driver has started. Lines of a script: `2s key A [down|up]`, `2500ms abs X|Y POSITION`,
+    /// `3s event TYPE CODE VALUE`.
+    ///
+    /// The virtio devices offer VIRTIO_F_ACCESS_PLATFORM unless access-platform=off.
     #[arg(long = "device", value_name = "KIND[,slot=N][,key=value…]")]
     devices: Vec<DeviceSpec>,
     /// Cache model.

@@ -1,13 +1,15 @@
 //! What devices share: interrupt controllers, pending events, the power logic, time.
 
+use super::attachment::Attachments;
 use crate::clock::events::Source;
 use crate::clock::{EventId, EventQueue};
-use crate::memory::layout::MESSAGES;
+use crate::memory::layout::{MESSAGES, platform};
 use crate::memory::{GuestRam, dma};
 use devices::bus::{Nanos, Platform, PowerRequest};
 use devices::dma::{AtomicOp, DmaAttrs, DmaError};
 use devices::interrupt::{ApicClock, Interrupts, InterruptsConfig};
 use devices::pci::{Bdf, Host, Slot};
+use devices::storage::Storage;
 use x86_cpu::{CRYSTAL_HZ, CodePages, TSC_PER_CRYSTAL};
 
 /// MAXPHYADDR of the vCPUs.
@@ -33,6 +35,8 @@ pub(super) struct Board {
     pub power: Option<PowerRequest>,
     /// Virtual time of the access being made.
     pub now: Nanos,
+    /// The slots whose functions assert their interrupt pin, by bit.
+    pins: u16,
 }
 
 impl Board {
@@ -42,7 +46,7 @@ impl Board {
         let config = InterruptsConfig { cpus, clock, physical_bits: PHYSICAL_BITS };
         let mut interrupts = Interrupts::new(&config);
         interrupts.enter_virtual_wire();
-        Self { interrupts, delegated: None, events: EventQueue::default(), power: None, now: 0 }
+        Self { interrupts, delegated: None, events: EventQueue::default(), power: None, now: 0, pins: 0 }
     }
 
     fn set_gsi(&mut self, gsi: u32, high: bool) {
@@ -62,6 +66,14 @@ impl Board {
             Some(_) => false,
             None => self.interrupts.deliver_msi(address, data),
         }
+    }
+
+    /// INTA of the function in `slot` changes. Root ports pass it on as their own INTA: slots four apart share an input.
+    fn set_interrupt_pin(&mut self, slot: Slot, asserted: bool) {
+        let bit = 1 << (slot & 15);
+        self.pins = if asserted { self.pins | bit } else { self.pins & !bit };
+        let sharing = 0x1111 << (slot % 4);
+        self.set_gsi(platform::PCI_GSI + u32::from(slot) % 4, self.pins & sharing != 0);
     }
 }
 
@@ -94,6 +106,7 @@ pub(super) struct PciHost<'a> {
     pub ram: &'a GuestRam,
     pub code: &'a mut CodePages,
     pub board: &'a mut Board,
+    pub attachments: &'a mut Attachments,
 }
 
 impl Host for PciHost<'_> {
@@ -111,6 +124,9 @@ impl Host for PciHost<'_> {
     }
     /// Writes reach RAM at once: there is nothing to wait for.
     fn dma_flush(&mut self, _: Bdf) {}
+    fn set_interrupt_pin(&mut self, slot: Slot, asserted: bool) {
+        self.board.set_interrupt_pin(slot, asserted);
+    }
     fn deliver_msi(&mut self, from: Bdf, address: u64, data: u32) {
         if !self.board.deliver_msi(address, data)
             && let Err(error) = dma::write(self.ram, self.code, address, &data.to_le_bytes())
@@ -127,6 +143,12 @@ impl Host for PciHost<'_> {
     fn cancel_all(&mut self, slot: Slot) {
         self.board.events.cancel_all(Source::Pci(slot));
     }
+    fn storage(&mut self, slot: Slot) -> Option<&mut dyn Storage> {
+        self.attachments.storage(slot)
+    }
+    fn output(&mut self, slot: Slot, bytes: &[u8]) {
+        self.attachments.output(slot, bytes);
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +160,8 @@ mod tests {
     fn a_message_to_ram_is_a_write() {
         let ram = GuestRam::new(8 * MIB).unwrap();
         let (mut code, mut board) = (CodePages::default(), Board::new(1));
-        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board };
+        let attachments = &mut Attachments::default();
+        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board, attachments };
         host.deliver_msi(Bdf::new(1, 0, 0), 0x5000, 0xabcd);
         host.deliver_msi(Bdf::new(1, 0, 0), u64::MAX, 0xabcd);
         let mut word = [0; 4];
@@ -152,7 +175,8 @@ mod tests {
         let (mut code, mut board) = (CodePages::default(), Board::new(1));
         board.delegated = Some(Vec::new());
         PlatformPort { source: Source::Platform(0), board: &mut board }.set_irq(4, true);
-        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board };
+        let attachments = &mut Attachments::default();
+        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board, attachments };
         host.deliver_msi(Bdf::new(1, 0, 0), 0xfee0_1000, 0x41);
         host.deliver_msi(Bdf::new(1, 0, 0), 0x5000, 0xabcd);
         let message = InterruptSignal::Message { address: 0xfee0_1000, data: 0x41 };

@@ -1,7 +1,6 @@
 //! Accesses of a processor to ports and to memory that is not RAM: decoding, and splitting into what devices take.
 
 use super::Machine;
-use super::board::PciHost;
 use super::ports::PortTarget;
 use crate::memory::layout::{ECAM, IO_APIC, platform};
 use crate::memory::{GuestRam, dma};
@@ -69,10 +68,11 @@ impl Machine {
         if self.board.interrupts.apic_page(cpu) == Some(address & !0xfff) {
             self.board.interrupts.apic_read(cpu, address & 0xfff, data, now);
         } else if self.pci.claims(address) {
-            let mut host = PciHost { ram: &self.ram, code: &mut self.code, board: &mut self.board };
-            self.pci.mmio_read(address, data, &mut host);
+            let (pci, mut host) = self.pci_and_host();
+            pci.mmio_read(address, data, &mut host);
         } else if ECAM.contains(address) {
-            self.pci.ecam_read(address - ECAM.start, data);
+            let (pci, mut host) = self.pci_and_host();
+            pci.ecam_read(address - ECAM.start, data, &mut host);
         } else if IO_APIC.contains(address) {
             self.board.interrupts.io_apic_read(address - IO_APIC.start, data);
         } else {
@@ -86,11 +86,11 @@ impl Machine {
             self.board.interrupts.apic_write(cpu, address & 0xfff, data, now);
             return;
         }
-        let mut host = PciHost { ram: &self.ram, code: &mut self.code, board: &mut self.board };
-        if self.pci.claims(address) {
-            self.pci.mmio_write(address, data, &mut host);
+        let (pci, mut host) = self.pci_and_host();
+        if pci.claims(address) {
+            pci.mmio_write(address, data, &mut host);
         } else if ECAM.contains(address) {
-            self.pci.ecam_write(address - ECAM.start, data, &mut host);
+            pci.ecam_write(address - ECAM.start, data, &mut host);
         } else if IO_APIC.contains(address) {
             self.board.interrupts.io_apic_write(address - IO_APIC.start, data);
         } else {
@@ -148,7 +148,8 @@ impl Machine {
                 self.ports.read(reset, 0, data, &mut self.board)
             }
             PortTarget::PciConfig { .. } => {
-                self.pci.port_read(offset as u16, data);
+                let (pci, mut host) = self.pci_and_host();
+                pci.port_read(offset as u16, data, &mut host);
                 Ok(())
             }
         };
@@ -177,8 +178,8 @@ impl Machine {
                 self.ports.write(reset, 0, data, &mut self.board)
             }
             PortTarget::PciConfig { .. } => {
-                let mut host = PciHost { ram: &self.ram, code: &mut self.code, board: &mut self.board };
-                self.pci.port_write(offset as u16, data, &mut host);
+                let (pci, mut host) = self.pci_and_host();
+                pci.port_write(offset as u16, data, &mut host);
                 Ok(())
             }
         };
@@ -210,7 +211,7 @@ mod tests {
     use devices::bus::PowerRequest;
 
     fn machine() -> Machine {
-        let devices = vec!["mlx5".parse().unwrap()];
+        let devices = ["mlx5", "rng", "console", "input"].map(|device| device.parse().unwrap()).into();
         Machine::new(&MachineConfig { memory: 16 * MIB, cpus: 1, seed: 1, devices }).unwrap()
     }
 
@@ -304,9 +305,9 @@ mod tests {
     fn garbage_is_survived_everywhere() {
         let mut machine = machine();
         machine.add_test_device().unwrap();
-        let mut random = super::super::random::Random::new(7);
+        let mut random = devices::random::Random::new(7);
         let (bar, size) = machine.pci().bar(8, 0).unwrap();
-        let windows = [
+        let mut windows = vec![
             (ECAM.start, ECAM.size),
             (IO_APIC.start, 0x100),
             (0xfee0_0000, 0x1000),
@@ -314,14 +315,16 @@ mod tests {
             (bar, 0x1000),
             (TEST_MEMORY.start, TEST_MEMORY.size),
         ];
+        // The virtio devices are in the first slots that are free.
+        windows.extend([1, 2, 3].map(|slot| machine.pci().bar(slot, 0).unwrap()));
         for round in 0..200_000_u64 {
             let now = round * 1000;
-            let value = random.next().to_le_bytes();
-            let choice = random.next();
+            let value = random.next_u64().to_le_bytes();
+            let choice = random.next_u64();
             if choice & 1 == 0 {
                 let (start, size) = windows[(choice >> 1) as usize % windows.len()];
-                let address = start + random.next() % size;
-                let length = 1 + (random.next() % 16) as usize;
+                let address = start + random.next_u64() % size;
+                let length = 1 + (random.next_u64() % 16) as usize;
                 let mut data = [0; 16];
                 data[..8].copy_from_slice(&value);
                 if choice & 0x100 == 0 {
@@ -330,8 +333,8 @@ mod tests {
                     machine.mmio_write(0, now, address, &data[..length]);
                 }
             } else {
-                let port = random.next() as u16 & if choice & 0x200 == 0 { 0xfff } else { 0xffff };
-                let length = [1, 2, 4][random.next() as usize % 3];
+                let port = random.next_u64() as u16 & if choice & 0x200 == 0 { 0xfff } else { 0xffff };
+                let length = [1, 2, 4][random.next_u64() as usize % 3];
                 if choice & 0x100 == 0 {
                     machine.port_read(now, port, &mut [0; 4][..length]);
                 } else {
@@ -345,7 +348,7 @@ mod tests {
         }
         for index in 0x800..0x900 {
             machine.apic_read_msr(0, 0, index);
-            machine.apic_write_msr(0, 0, index, random.next());
+            machine.apic_write_msr(0, 0, index, random.next_u64());
         }
         machine.interrupts_mut().acknowledge(0);
     }

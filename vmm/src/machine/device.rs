@@ -1,21 +1,49 @@
 //! Devices that can be asked for: the value of `--device KIND[,slot=N][,key=value…]`.
 
-use devices::mlx5::{ConfigError, Mlx5, Mlx5Config};
+mod keys;
+mod virtio;
+
+use super::attachment::Attachment;
+use devices::mlx5::{Mlx5, Mlx5Config, PortType};
 use devices::pci::{PciDevice, ROOT_PORTS, Slot};
+use keys::Keys;
+use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Makes a device from its keys and values.
-type Build = fn(&[(String, String)]) -> Result<Box<dyn PciDevice>, DeviceError>;
+/// Understands the keys and values of a device, without touching anything of the host.
+type Parse = fn(&[(String, String)]) -> Result<Box<dyn Plan>, DeviceError>;
 
-/// A kind of device: its name, the slot it takes by default, and its constructor.
+/// A kind of device: its name, the slot it takes by default, and what it makes of its keys.
 struct Kind {
     name: &'static str,
     default_slot: Option<Slot>,
-    build: Build,
+    parse: Parse,
 }
 
 /// Every kind there is.
-const KINDS: &[Kind] = &[Kind { name: "mlx5", default_slot: Some(8), build: build_mlx5 }];
+const KINDS: &[Kind] = &[
+    Kind { name: "mlx5", default_slot: Some(8), parse: mlx5 },
+    Kind { name: "blk", default_slot: None, parse: virtio::blk },
+    Kind { name: "rng", default_slot: None, parse: virtio::rng },
+    Kind { name: "console", default_slot: None, parse: virtio::console },
+    Kind { name: "input", default_slot: None, parse: virtio::input },
+];
+
+/// A device whose keys have been understood.
+trait Plan {
+    /// Makes the device, from the machine's `seed` where chance has a part in it, and opens its files.
+    ///
+    /// # Errors
+    /// [`DeviceError`] if a file cannot be used.
+    fn build(self: Box<Self>, seed: u64) -> Result<Built, DeviceError>;
+}
+
+/// A device, and what it has of the host.
+#[derive(Debug)]
+pub(super) struct Built {
+    pub device: Box<dyn PciDevice>,
+    pub attachment: Option<Attachment>,
+}
 
 /// Why a device cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,8 +56,16 @@ pub enum DeviceError {
     BadSlot { kind: String, value: String },
     #[error("device {kind}: key '{key}' is given twice")]
     Twice { kind: String, key: String },
-    #[error(transparent)]
-    Config(#[from] ConfigError),
+    #[error("device {kind} has no key '{key}' (known keys: slot, {known})")]
+    UnknownKey { kind: &'static str, key: String, known: String },
+    #[error("device {kind}: '{value}' is no value for '{key}' (valid values: {valid})")]
+    BadValue { kind: &'static str, key: &'static str, value: String, valid: String },
+    #[error("device {kind}: {key}=… is missing: {what}")]
+    Missing { kind: &'static str, key: &'static str, what: &'static str },
+    #[error("device {kind}: key=…: {reason}")]
+    Keys { kind: &'static str, reason: String },
+    #[error("device {kind}: {path}: {reason}", path = .path.display())]
+    File { kind: &'static str, path: PathBuf, reason: String },
 }
 
 fn known_kinds() -> String {
@@ -53,13 +89,17 @@ impl DeviceSpec {
         self.slot.or_else(|| find(&self.kind).and_then(|kind| kind.default_slot))
     }
 
+    fn plan(&self) -> Result<Box<dyn Plan>, DeviceError> {
+        let kind = find(&self.kind).ok_or_else(|| DeviceError::UnknownKind(self.kind.clone()))?;
+        (kind.parse)(&self.keys)
+    }
+
     /// Makes the device.
     ///
     /// # Errors
-    /// [`DeviceError`] if the kind or a key is unknown.
-    pub fn build(&self) -> Result<Box<dyn PciDevice>, DeviceError> {
-        let kind = find(&self.kind).ok_or_else(|| DeviceError::UnknownKind(self.kind.clone()))?;
-        (kind.build)(&self.keys)
+    /// [`DeviceError`] if the kind or a key is unknown, or a file cannot be used.
+    pub(super) fn build(&self, seed: u64) -> Result<Built, DeviceError> {
+        self.plan()?.build(seed)
     }
 }
 
@@ -94,17 +134,22 @@ impl FromStr for DeviceSpec {
                 spec.keys.push((key.to_owned(), value.to_owned()));
             }
         }
-        spec.build()?;
+        spec.plan()?;
         Ok(spec)
     }
 }
 
-fn build_mlx5(keys: &[(String, String)]) -> Result<Box<dyn PciDevice>, DeviceError> {
-    let mut config = Mlx5Config::default();
-    for (key, value) in keys {
-        config.parse_key(key, value)?;
+impl Plan for Mlx5Config {
+    fn build(self: Box<Self>, _seed: u64) -> Result<Built, DeviceError> {
+        Ok(Built { device: Box::new(Mlx5::new(*self)), attachment: None })
     }
-    Ok(Box::new(Mlx5::new(config)))
+}
+
+fn mlx5(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
+    let keys = Keys::new("mlx5", pairs, &["port"])?;
+    let ports = [("ib", PortType::InfiniBand), ("eth", PortType::Ethernet)];
+    let port = keys.choice("port", &ports)?.unwrap_or_default();
+    Ok(Box::new(Mlx5Config { port }))
 }
 
 #[cfg(test)]
@@ -118,17 +163,31 @@ mod tests {
         let spec: DeviceSpec = "mlx5,slot=3,port=eth".parse().unwrap();
         assert_eq!(spec.fixed_slot(), Some(3));
         assert_eq!(spec.keys, [("port".to_owned(), "eth".to_owned())]);
+        let spec: DeviceSpec = "blk,path=/nowhere,readonly=on,queues=4".parse().unwrap();
+        assert_eq!(spec.fixed_slot(), None);
+        let error = spec.build(1).unwrap_err().to_string();
+        assert!(error.starts_with("device blk: /nowhere: No such file"), "{error}");
+        for text in ["rng,access-platform=off", "console", "input,type=tablet", "input,key=A+B@3s"] {
+            text.parse::<DeviceSpec>().unwrap().build(1).unwrap();
+        }
     }
 
     #[test]
     fn errors_name_what_is_wrong() {
         let error = |text: &str| text.parse::<DeviceSpec>().unwrap_err().to_string();
-        assert_eq!(error("e1000"), "unknown device 'e1000' (known devices: mlx5)");
+        assert_eq!(error("e1000"), "unknown device 'e1000' (known devices: mlx5, blk, rng, console, input)");
         assert_eq!(error("mlx5,slot"), "device mlx5: 'slot' is not of the form key=value");
         assert_eq!(error("mlx5,slot=9"), "device mlx5: '9' is not a PCI slot (1 to 8)");
         assert_eq!(error("mlx5,port=ib,port=ib"), "device mlx5: key 'port' is given twice");
-        assert!(error("mlx5,speed=1").contains("no key 'speed'"));
-        assert!(error("mlx5,port=fc").contains("valid values"));
+        assert_eq!(error("mlx5,speed=1"), "device mlx5 has no key 'speed' (known keys: slot, port)");
+        assert_eq!(error("mlx5,port=fc"), "device mlx5: 'fc' is no value for 'port' (valid values: ib, eth)");
+        assert_eq!(error("blk"), "device blk: path=… is missing: the raw disk image");
+        assert!(error("blk,path=x,queues=9").contains("valid values: 1 to 8"));
+        assert!(error("blk,path=x,readonly=yes").contains("valid values: on, off"));
+        assert!(error("rng,path=x").contains("known keys: slot, access-platform"));
+        assert!(error("input,type=mouse").contains("valid values: keyboard, tablet"));
+        assert!(error("input,key=ANY").contains("no key has the name 'ANY'"));
+        assert!(error("input,key=A,events=x").contains("'events' is given as well"));
         assert!(error("").contains("unknown device ''"));
     }
 }

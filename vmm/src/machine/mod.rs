@@ -1,10 +1,10 @@
 //! The machine: RAM, devices and interrupt controllers put together, seen by engines through a few methods.
 
+mod attachment;
 mod board;
 mod bus;
 pub mod device;
 mod ports;
-mod random;
 mod shared;
 mod world;
 
@@ -16,12 +16,13 @@ use crate::clock::EventId;
 use crate::clock::events::Source;
 use crate::memory::layout::{PCI_WINDOW_32, PCI_WINDOW_64};
 use crate::memory::{GuestRam, RamError};
+use attachment::Attachments;
 use board::{Board, PciHost, PlatformPort};
 use devices::bus::{AccessLog, Nanos, PowerRequest, RangeError};
 use devices::interrupt::Interrupts;
 use devices::pci::{AssignError, AttachError, ResourceWindows, RootComplex};
+use devices::random::Random;
 use ports::PortDevices;
-use random::Random;
 use x86_cpu::CodePages;
 
 /// The most vCPUs that a machine can have.
@@ -67,7 +68,7 @@ pub enum Port {
     Channel = 1,
 }
 
-/// Everything but the vCPUs: plain data, and the mapping of RAM.
+/// Everything but the vCPUs: plain data, the mapping of RAM, and the files that devices have.
 #[derive(Debug, Clone)]
 pub struct Machine {
     ram: GuestRam,
@@ -75,6 +76,7 @@ pub struct Machine {
     board: Board,
     ports: PortDevices,
     pci: RootComplex,
+    attachments: Attachments,
     random: Random,
     log: AccessLog,
 }
@@ -90,13 +92,19 @@ impl Machine {
         }
         let ram = GuestRam::new(config.memory)?;
         let mut pci = RootComplex::new();
+        let mut attachments = Attachments::default();
         // Devices with a place of their own first: the others take what is left.
         let (placed, floating): (Vec<_>, Vec<_>) =
             config.devices.iter().partition(|device| device.fixed_slot().is_some());
         for device in placed.into_iter().chain(floating) {
             let free = || pci.free_slot().ok_or_else(|| MachineError::NoFreeSlot(device.kind.clone()));
             let slot = device.fixed_slot().map_or_else(free, Ok)?;
-            pci.attach(slot, device.build()?)?;
+            // The slot makes the sequences of two random devices differ.
+            let built = device.build(config.seed ^ u64::from(slot) << 56)?;
+            pci.attach(slot, built.device)?;
+            if let Some(attachment) = built.attachment {
+                attachments.insert(slot, attachment);
+            }
         }
         pci.assign_resources(&ResourceWindows {
             memory32: (PCI_WINDOW_32.start, PCI_WINDOW_32.last()),
@@ -106,6 +114,7 @@ impl Machine {
             ports: PortDevices::new(&ram, config.cpus)?,
             board: Board::new(config.cpus),
             pci,
+            attachments,
             ram,
             code: CodePages::default(),
             random: Random::new(config.seed),
@@ -119,6 +128,17 @@ impl Machine {
     /// [`MachineError::Ports`] if there is one already.
     pub fn add_test_device(&mut self) -> Result<(), MachineError> {
         Ok(self.ports.add_test_device()?)
+    }
+
+    /// The root complex, and the rest of the machine as it sees it.
+    fn pci_and_host(&mut self) -> (&mut RootComplex, PciHost<'_>) {
+        let host = PciHost {
+            ram: &self.ram,
+            code: &mut self.code,
+            board: &mut self.board,
+            attachments: &mut self.attachments,
+        };
+        (&mut self.pci, host)
     }
 
     /// Guest RAM.
@@ -168,8 +188,8 @@ impl Machine {
             match source {
                 Source::Platform(index) => self.ports.event(index, token, &mut self.board),
                 Source::Pci(slot) => {
-                    let mut host = PciHost { ram: &self.ram, code: &mut self.code, board: &mut self.board };
-                    self.pci.event(slot, token, &mut host);
+                    let (pci, mut host) = self.pci_and_host();
+                    pci.event(slot, token, &mut host);
                 }
             }
         }
@@ -214,12 +234,17 @@ impl Machine {
     #[must_use]
     pub fn has_serial_output(&self) -> bool {
         [Port::Console, Port::Channel].into_iter().any(|port| self.ports.serial(port).has_output())
+            || self.attachments.has_console()
     }
 
-    /// What the guest has sent on a serial port since the last call.
+    /// What the guest has sent on a serial port since the last call; with the console's comes what virtio consoles without
+    /// a file of their own have sent.
     pub fn serial_output(&mut self, port: Port) -> Option<Vec<u8>> {
-        let serial = self.ports.serial_mut(port);
-        serial.has_output().then(|| serial.take_output())
+        let mut bytes = self.ports.serial_mut(port).take_output();
+        if port == Port::Console {
+            bytes.append(&mut self.attachments.take_console());
+        }
+        (!bytes.is_empty()).then_some(bytes)
     }
 
     /// The root complex and what is attached to it.

@@ -57,7 +57,7 @@ unsafe impl World for Machine {
         self.interrupts_mut().apic_mut(cpu as usize).is_some_and(|apic| apic.take_nmi())
     }
     fn random(&mut self) -> u64 {
-        self.random.next()
+        self.random.next_u64()
     }
     fn code_pages(&mut self) -> &mut CodePages {
         &mut self.code

@@ -1,7 +1,8 @@
 use super::*;
 use crate::bus::Nanos;
 use crate::dma::{AtomicOp, DmaAttrs, DmaError};
-use crate::pci::{BarInfo, FunctionInfo, Port};
+use crate::pci::{BarInfo, FunctionInfo, Port, VendorCapability};
+use crate::storage::Storage;
 
 /// What the root complex asked of the machine.
 #[derive(Debug, Default)]
@@ -10,6 +11,7 @@ struct TestHost {
     writes: Vec<(Bdf, u64, DmaAttrs)>,
     events: Vec<(Slot, u32, Nanos)>,
     cancelled: Vec<Slot>,
+    pins: Vec<(Slot, bool)>,
 }
 
 impl Host for TestHost {
@@ -27,6 +29,9 @@ impl Host for TestHost {
         Ok(5)
     }
     fn dma_flush(&mut self, _: Bdf) {}
+    fn set_interrupt_pin(&mut self, slot: Slot, asserted: bool) {
+        self.pins.push((slot, asserted));
+    }
     fn deliver_msi(&mut self, from: Bdf, address: u64, data: u32) {
         self.messages.push((from, address, data));
     }
@@ -37,9 +42,14 @@ impl Host for TestHost {
     fn cancel_all(&mut self, slot: Slot) {
         self.cancelled.push(slot);
     }
+    fn storage(&mut self, _: Slot) -> Option<&mut dyn Storage> {
+        None
+    }
+    fn output(&mut self, _: Slot, _: &[u8]) {}
 }
 
-/// One register at BAR 0 + 0; offset 8 signals a vector, 16 writes memory, 24 reads it, 32 asks for an event.
+/// One register at BAR 0 + 0; offset 8 signals a vector, 16 writes memory, 24 reads it, 32 asks for an event,
+/// 40 drives the interrupt pin.
 #[derive(Debug, Clone, Default)]
 struct TestDevice {
     register: u8,
@@ -61,6 +71,11 @@ impl PciDevice for TestDevice {
             class: 0x02_0700,
             bars: vec![BarInfo { index: 0, size: 4 << 20, is_64bit: true, prefetchable: true }],
             msix_vectors: 4,
+            interrupt_pin: true,
+            vendor_capabilities: vec![
+                VendorCapability::ReadOnly(vec![8, 1, 2, 3, 4, 5]),
+                VendorCapability::BarWindow(vec![20, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+            ],
         }
     }
     fn bar_read(&mut self, _: u8, offset: u64, data: &mut [u8], _: &mut dyn Port) -> Access {
@@ -82,6 +97,7 @@ impl PciDevice for TestDevice {
             }
             24 => assert!(port.read(0x1000, &mut self.last_read, DmaAttrs::default()).is_err()),
             32 => port.schedule(port.now() + 10, 1),
+            40 => port.set_interrupt_pin(value != 0),
             _ => return Err(AccessError::NoRegister),
         }
         Ok(())
@@ -118,14 +134,14 @@ impl Machine {
         machine.write16(FUNCTION + 4, 6);
         machine
     }
-    fn read16(&self, offset: u64) -> u16 {
+    fn read16(&mut self, offset: u64) -> u16 {
         let mut data = [0; 2];
-        self.root.ecam_read(offset, &mut data);
+        self.root.ecam_read(offset, &mut data, &mut self.host);
         u16::from_le_bytes(data)
     }
-    fn read32(&self, offset: u64) -> u32 {
+    fn read32(&mut self, offset: u64) -> u32 {
         let mut data = [0; 4];
-        self.root.ecam_read(offset, &mut data);
+        self.root.ecam_read(offset, &mut data, &mut self.host);
         u32::from_le_bytes(data)
     }
     fn write16(&mut self, offset: u64, value: u16) {
@@ -157,7 +173,7 @@ impl Machine {
 
 #[test]
 fn topology_is_what_the_design_says() {
-    let machine = Machine::new();
+    let mut machine = Machine::new();
     assert_eq!(machine.read32(8), 0x0600_0000, "host bridge");
     for slot in 1..=8 {
         assert_eq!(machine.read32((slot << 15) + 8), 0x0604_0000, "root port {slot}");
@@ -177,7 +193,7 @@ fn topology_is_what_the_design_says() {
 
 #[test]
 fn resources_nest_in_their_windows() {
-    let machine = Machine::new();
+    let mut machine = Machine::new();
     assert_eq!(machine.root.bar(8, 0), Some((0x10_0000_0000, 4 << 20)));
     assert_eq!(machine.root.bar(8, 2), Some((0xc000_0000, 0x1000)));
     assert_eq!(machine.read32(PORT + 0x20), 0xc000_c000, "memory window of 1 MiB");
@@ -369,18 +385,18 @@ fn ports_cf8_and_cfc_reach_the_same_registers() {
     root.port_write(3, &[1], host);
     root.port_write(0, &0x8000_0000u32.to_le_bytes(), host);
     let mut data = [0; 4];
-    root.port_read(0, &mut data);
+    root.port_read(0, &mut data, host);
     assert_eq!(u32::from_le_bytes(data), 0x8000_0000);
     root.port_write(0, &0x8008_0000u32.to_le_bytes(), host);
-    root.port_read(4, &mut data);
+    root.port_read(4, &mut data, host);
     assert_eq!(u32::from_le_bytes(data), 0x5678_1234);
     let mut half = [0; 2];
-    root.port_read(6, &mut half);
+    root.port_read(6, &mut half, host);
     assert_eq!(u16::from_le_bytes(half), 0x5678);
-    root.port_read(7, &mut half);
+    root.port_read(7, &mut half, host);
     assert_eq!(half, [0xff; 2], "beyond the ports");
     root.port_write(0, &0x0008_0000u32.to_le_bytes(), host);
-    root.port_read(4, &mut data);
+    root.port_read(4, &mut data, host);
     assert_eq!(data, [0xff; 4], "not enabled");
 }
 
@@ -392,4 +408,61 @@ fn a_clone_is_independent() {
     let mut data = [0];
     copy.mmio_read(machine.bar(0), &mut data, &mut machine.host);
     assert_eq!((data[0], machine.peek(machine.bar(0))), (0, 0x77));
+}
+
+#[test]
+fn the_interrupt_pin_is_silenced_by_interrupt_disable_msix_and_sleep() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.read16(FUNCTION + 0x3c) >> 8, 1, "INTA");
+    machine.poke(40, 1);
+    assert_eq!(machine.host.pins, [(8, true)]);
+    assert_eq!(machine.read16(FUNCTION + 6) & 8, 8, "Interrupt Status");
+    machine.poke(40, 1);
+    assert_eq!(machine.host.pins.len(), 1, "only changes are told");
+    for (register, silent, loud) in
+        [(FUNCTION + 4, 0x406, 6), (MSIX_CONTROL, 0x8000, 0), (POWER_CONTROL, 3, 0)]
+    {
+        machine.host.pins.clear();
+        machine.write16(register, silent);
+        assert_eq!(machine.host.pins, [(8, false)], "{register:#x}");
+        assert_eq!(machine.read16(FUNCTION + 6) & 8, 8);
+        machine.write16(register, loud);
+        assert_eq!(machine.host.pins, [(8, false), (8, true)], "{register:#x}");
+    }
+    machine.host.pins.clear();
+    machine.write16(DEVICE_CONTROL, 0x8000);
+    assert_eq!(machine.host.pins, [(8, false)], "a reset releases it");
+    assert_eq!(machine.read16(FUNCTION + 6) & 8, 0);
+}
+
+#[test]
+fn bars_are_reached_through_the_window_without_being_decoded() {
+    // Vendor-specific capabilities behind MSI-X.
+    let (fixed, window) = (FUNCTION + 0x90, FUNCTION + 0x98);
+    let mut machine = Machine::new();
+    assert_eq!((machine.read32(fixed), machine.read32(window) & 0xffff_00ff), (0x0108_9809, 0x0514_0009));
+    machine.write32(fixed + 4, u32::MAX);
+    assert_eq!(machine.read32(fixed + 4), 0x0504_0302, "read-only");
+    machine.write16(FUNCTION + 4, 0);
+    machine.write32(window + 4, u32::MAX);
+    assert_eq!(machine.read32(window + 4), 0xff, "the BAR alone can be written");
+    machine.write32(window + 4, 0);
+    machine.write32(window + 12, 1);
+    machine.write32(window + 16, 0x5a);
+    assert_eq!(machine.read32(window + 16), 0x5a);
+    machine.write32(window + 8, 100);
+    assert_eq!(machine.read32(window + 16), 0xff, "no register there");
+    machine.write32(window + 12, 3);
+    machine.write32(window + 8, 0);
+    machine.write32(window + 16, 0x11);
+    machine.write32(window + 12, 1);
+    assert_eq!(machine.read32(window + 16), 0x5a, "three bytes are no access");
+    machine.write32(window + 4, 5);
+    assert_eq!(machine.read32(window + 16), 0xff, "no such BAR");
+    machine.write32(window + 4, 2);
+    machine.write32(window + 12, 4);
+    machine.write32(window + 8, 12);
+    assert_eq!(machine.read32(window + 16), 1, "vector 0 is masked");
+    machine.write32(window + 8, 0xffff_fffc);
+    assert_eq!(machine.read32(window + 16), u32::MAX);
 }

@@ -27,7 +27,10 @@ const CONFIGS: &[(&str, &str)] = &[
     ("linux-debug-6.config", include_str!("../recipes/linux-debug-6.config")),
     ("linux-debug-7.config", include_str!("../recipes/linux-debug-7.config")),
 ];
-const PROGRAMS: &[(&str, &str)] = &[("regtwice.c", include_str!("../programs/regtwice.c"))];
+const PROGRAMS: &[(&str, &str)] = &[
+    ("patterns.c", include_str!("../programs/patterns.c")),
+    ("regtwice.c", include_str!("../programs/regtwice.c")),
+];
 const INIT_SOURCES: &[&str] = &[
     include_str!("../programs/staleline-init.c"),
     include_str!("../programs/syscalls.h"),

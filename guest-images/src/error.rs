@@ -37,6 +37,9 @@ pub enum Error {
     #[error("{package} {version} cannot raise the warning: {reason} ({file})")]
     CannotRaise { package: String, version: String, file: String, reason: String },
 
+    #[error("{}: no out-of-tree module: kbuild wants a Makefile or Kbuild there that sets obj-m", .folder.display())]
+    NoModule { folder: PathBuf },
+
     #[error("disk full: {} has {} MiB free{}", .folder.display(), .free_mib, match .needed_mib { Some(needed) => format!(", the build needs about {needed} MiB"), None => String::new() })]
     DiskFull { folder: PathBuf, free_mib: u64, needed_mib: Option<u64> },
 

@@ -200,7 +200,8 @@ fn lost_options(wanted: &str, config: &str) -> Vec<String> {
         .collect()
 }
 
-fn make(runner: &Runner, tools: &Tools, source: &Path) -> std::process::Command {
+/// `make` in a kernel tree.
+pub(crate) fn make(runner: &Runner, tools: &Tools, source: &Path) -> std::process::Command {
     let mut command = runner.command("make");
     tools.apply(&mut command);
     command.arg("-C").arg(source).arg("ARCH=x86_64");

@@ -17,6 +17,7 @@ mod image;
 mod initramfs;
 mod kernel;
 mod lock;
+mod module_build;
 mod module_tree;
 mod modules;
 pub mod progress;
@@ -27,7 +28,7 @@ mod sources_list;
 mod store;
 mod tools;
 
-pub use command::{append_archive, command_archive, file_archive, init_binary};
+pub use command::{append_archive, command_archive, file_archive, files_archive, init_binary};
 pub use error::{Error, Result};
 pub use host::Host;
 pub use image::{Image, Manifest, PackageVersion};

@@ -103,6 +103,14 @@ impl<'a> Releases<'a> {
         apt.fetch(packages, &self.layout.downloads(), self.progress)
     }
 
+    /// A control field of the first of the downloaded packages.
+    pub fn field(&self, packages: &[Package], name: &str) -> Result<String> {
+        let Some(package) = packages.first() else { return Ok(String::new()) };
+        let mut command = self.runner.command("dpkg-deb");
+        command.arg("-f").arg(self.layout.downloads().join(&package.file)).arg(name);
+        self.runner.output("reading a package's fields", &mut command)
+    }
+
     /// Unpacks downloaded packages into the folder `to`.
     pub fn unpack(&self, packages: &[Package], to: &Path) -> Result<()> {
         fs::create_dir_all(to).map_err(at(to))?;

@@ -6,6 +6,7 @@ use crate::host::Host;
 use crate::image::Image;
 use crate::kernel::remove;
 use crate::lock::Lock;
+use crate::module_build::ModuleBuild;
 use crate::progress::Progress;
 use crate::recipe::{self, Recipe};
 use std::cell::Cell;
@@ -59,6 +60,15 @@ impl Layout {
         self.root.join("apt")
     }
 
+    /// The unpacked headers of a packaged kernel's release.
+    pub fn tree(&self, name: &str, release: &str) -> PathBuf {
+        self.trees(name).join(release)
+    }
+
+    fn trees(&self, name: &str) -> PathBuf {
+        self.root.join("trees").join(name)
+    }
+
     /// Why the mirror could not serve the image at the last attempt.
     pub fn unavailable(&self, name: &str, hash: &str) -> PathBuf {
         let short = hash.get(..16).unwrap_or(hash);
@@ -75,7 +85,9 @@ impl Layout {
     }
 
     fn create(&self) -> Result<()> {
-        for folder in ["images", "kernels", "work", "logs", "locks", "downloads", "apt", "unavailable"] {
+        for folder in
+            ["images", "kernels", "work", "logs", "locks", "downloads", "apt", "unavailable", "trees"]
+        {
             let folder = self.root.join(folder);
             fs::create_dir_all(&folder).map_err(at(&folder))?;
         }
@@ -169,6 +181,43 @@ impl Store {
         result
     }
 
+    /// The tree to build out-of-tree modules against for the image's kernel (`make -C TREE M=FOLDER modules`); the image is
+    /// built if it is absent. The headers packages of a packaged kernel are fetched at first use.
+    pub fn module_tree(&self, name: &str, progress: &dyn Progress) -> Result<PathBuf> {
+        self.with_modules(name, progress, |modules| modules.tree())
+    }
+
+    /// Builds the out-of-tree modules of the folder `source`, which has a kbuild Makefile, for the image's kernel, and
+    /// copies them to the folder `to`. Returns where they are. The source folder is left as it is.
+    pub fn build_module(
+        &self,
+        name: &str,
+        source: &Path,
+        to: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Vec<PathBuf>> {
+        self.with_modules(name, progress, |modules| modules.build(source, to))
+    }
+
+    fn with_modules<T>(
+        &self,
+        name: &str,
+        progress: &dyn Progress,
+        act: impl FnOnce(&ModuleBuild) -> Result<T>,
+    ) -> Result<T> {
+        let image = self.ensure(name, progress)?;
+        self.layout.create()?;
+        let lock = Lock::wait(&self.layout.lock(&modules_of(name)), &format!("modules of {name}"), progress)?;
+        act(&ModuleBuild {
+            host: &self.host,
+            layout: &self.layout,
+            recipe: self.recipe(name)?,
+            image: &image,
+            lock: &lock,
+            progress,
+        })
+    }
+
     /// Why the image could not be built at the last attempt, if the mirror lacked a package for it
     /// ([`Error::is_unavailable`]).
     pub fn unavailable(&self, name: &str) -> Result<Option<String>> {
@@ -188,6 +237,7 @@ impl Store {
         let mut locks = Vec::new();
         for name in &names {
             locks.push(Lock::try_take(&self.layout.lock(name), name)?);
+            locks.push(Lock::try_take(&self.layout.lock(&modules_of(name)), name)?);
         }
         for name in &names {
             let prefix = format!("{name}-");
@@ -201,7 +251,16 @@ impl Store {
                     remove(&entry.path())?;
                 }
             }
-            for path in [self.layout.partial(name), self.layout.work(name), self.layout.log(name)] {
+            let layout = &self.layout;
+            let modules = modules_of(name);
+            for path in [
+                layout.partial(name),
+                layout.work(name),
+                layout.log(name),
+                layout.trees(name),
+                layout.work(&modules),
+                layout.log(&modules),
+            ] {
                 remove(&path)?;
             }
         }
@@ -215,6 +274,11 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// The name of locks, logs and work folders for modules of the image `name`.
+pub(crate) fn modules_of(name: &str) -> String {
+    format!("{name}.modules")
 }
 
 fn default_folder(xdg: Option<std::ffi::OsString>, home: Option<std::ffi::OsString>) -> Result<PathBuf> {

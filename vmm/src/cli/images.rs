@@ -35,6 +35,19 @@ enum Action {
     Export { name: Option<String>, file: Option<PathBuf> },
     /// Take an image from a file.
     Import { name: Option<String>, file: Option<PathBuf> },
+    /// Print the tree that out-of-tree modules are built against for an image's kernel (`make -C TREE M=FOLDER modules`).
+    Tree { name: String },
+    /// Build the out-of-tree modules of a folder with a kbuild Makefile for an image's kernel.
+    Module {
+        /// The folder; it is left as it is.
+        folder: PathBuf,
+        /// The image whose kernel they are for.
+        #[arg(long, value_name = "IMAGE")]
+        kernel: String,
+        /// Where the .ko files go.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        output: PathBuf,
+    },
     /// Print the content hash of an image's recipe, or of all.
     Hash { name: Option<String> },
 }
@@ -74,6 +87,16 @@ pub(super) fn run(arguments: &ImagesArguments) -> Result<u8> {
         Action::Clean { name } => store.clean(name.as_deref())?,
         Action::Export { .. } => refuse("images export", true)?,
         Action::Import { .. } => refuse("images import", true)?,
+        Action::Tree { name } => {
+            let progress = guest_images::progress::for_stderr();
+            writeln!(text, "{}", store.module_tree(name, progress.as_ref())?.display())?;
+        }
+        Action::Module { folder, kernel, output } => {
+            let progress = guest_images::progress::for_stderr();
+            for module in store.build_module(kernel, folder, output, progress.as_ref())? {
+                writeln!(text, "{}", module.display())?;
+            }
+        }
         Action::Hash { name } => match name {
             Some(name) => writeln!(text, "{}", store.hash(name)?)?,
             None => {

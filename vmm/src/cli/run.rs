@@ -71,6 +71,10 @@ pub(super) struct RunArguments {
     /// multiboot kernel gets each as a module.
     #[arg(long, value_name = "FILE")]
     initrd: Vec<PathBuf>,
+    /// Put a file or folder of the host into the guest's initial RAM file system, at GUEST (by default `/` and the name).
+    /// May be repeated.
+    #[arg(long = "file", value_name = "HOST[:GUEST]", value_parser = parse_file)]
+    files: Vec<(PathBuf, String)>,
     /// Kernel command line; an image's own by default, otherwise `console=ttyS0`. A multiboot kernel gets its file's name
     /// before it, and nothing else by default.
     #[arg(long, value_name = "STR")]
@@ -159,6 +163,21 @@ pub(super) struct RunArguments {
     /// standard output, and standard input goes to it; on a terminal Ctrl-A x leaves.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
+}
+
+/// `HOST[:GUEST]`; a colon in the host's path needs the guest's path to be given as well.
+fn parse_file(text: &str) -> Result<(PathBuf, String), String> {
+    let (host, guest) = match text.rsplit_once(':') {
+        Some((host, guest)) if guest.starts_with('/') => (PathBuf::from(host), guest.to_owned()),
+        Some(_) => return Err("the guest's path begins with /".into()),
+        None => {
+            let host = PathBuf::from(text);
+            let name = host.file_name().ok_or("name the guest's path: HOST:GUEST")?;
+            let guest = format!("/{}", name.to_string_lossy());
+            (host, guest)
+        }
+    };
+    Ok((host, guest))
 }
 
 impl RunArguments {
@@ -281,6 +300,9 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     let has_command = !arguments.command.is_empty();
     let mut initrd: Vec<_> = guest.initrd.iter().cloned().map(InitrdPart::File).collect();
     let mut command_line = guest.command_line;
+    if !arguments.files.is_empty() {
+        initrd.push(InitrdPart::Bytes(guest_images::files_archive(&arguments.files)?));
+    }
     if has_command {
         initrd.push(InitrdPart::Bytes(guest_images::command_archive(&arguments.command)));
     }

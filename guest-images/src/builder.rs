@@ -3,7 +3,7 @@
 use crate::apt::Package;
 use crate::error::{Error, Result, at};
 use crate::host::Host;
-use crate::image::{Image, Manifest, PackageVersion};
+use crate::image::{Image, Manifest, PackageVersion, USERSPACE};
 use crate::initramfs;
 use crate::kernel::{self, KernelFiles, remove};
 use crate::lock::Lock;
@@ -144,6 +144,10 @@ impl Build<'_> {
         let initrd = initramfs::build(runner, &userspace, &packages, &work, &kernel.modules)?;
         let file = partial.join("initrd.cpio");
         fs::write(&file, initrd).map_err(at(&file))?;
+        if userspace.whole {
+            let kept = partial.join(USERSPACE);
+            fs::rename(&packages, &kept).map_err(at(&kept))?;
+        }
         self.publish(runner, &fetched, kernel, &partial)?;
         remove(&work)?;
         let folder = self.layout.image(&self.recipe.name, self.hash);

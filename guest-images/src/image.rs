@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// The folder of whole packages in an image's.
+pub(crate) const USERSPACE: &str = "userspace";
 pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// A built image: files in the cache, and what they were made from.
@@ -25,6 +27,8 @@ pub struct Image {
     /// The kernel with its symbol table; packaged kernels have none.
     pub vmlinux: Option<PathBuf>,
     pub system_map: Option<PathBuf>,
+    /// The unpacked packages of the guest's user space, in images that keep them.
+    pub userspace: Option<PathBuf>,
     /// The kernel command line that the image wants.
     pub cmdline: String,
     pub manifest: Manifest,
@@ -88,6 +92,7 @@ impl Image {
             bzimage: file("bzimage"),
             vmlinux: file("vmlinux"),
             system_map: file("system_map"),
+            userspace: Some(folder.join(USERSPACE)).filter(|folder| folder.is_dir()),
             cmdline: manifest.cmdline.clone(),
             manifest,
         })

@@ -1,8 +1,9 @@
 //! The initramfs: busybox, files of the user-space packages, our programs, the kernel's modules, our init.
 
-use crate::command::init_binary;
+use crate::command::{add_tree, init_binary};
 use crate::cpio::Archive;
 use crate::error::{Error, Result, at};
+use crate::kernel::remove;
 use crate::recipe::{self, Program, Userspace};
 use crate::runner::Runner;
 use std::fs;
@@ -30,6 +31,12 @@ pub(crate) fn build(
 
     let busybox = resolve(packages, &userspace.busybox)?;
     add_busybox(runner, &mut archive, &busybox, &userspace.busybox)?;
+    if userspace.whole {
+        for path in &userspace.exclude {
+            remove(&packages.join(path))?;
+        }
+        add_tree(&mut archive, packages, "")?;
+    }
     for path in &userspace.files {
         add_file(&mut archive, &resolve(packages, path)?, path)?;
     }

@@ -20,8 +20,12 @@ const RECIPES: &[(&str, &str)] = &[
     ("debian-cloud-7.2.toml", include_str!("../recipes/debian-cloud-7.2.toml")),
     ("debian-6.1.toml", include_str!("../recipes/debian-6.1.toml")),
     ("debian-6.12.toml", include_str!("../recipes/debian-6.12.toml")),
+    ("debian-soak-6.12.toml", include_str!("../recipes/debian-soak-6.12.toml")),
 ];
-const USERSPACES: &[(&str, &str)] = &[("rdma-core-44", include_str!("../recipes/rdma-core-44.toml"))];
+const USERSPACES: &[(&str, &str)] = &[
+    ("rdma-core-44", include_str!("../recipes/rdma-core-44.toml")),
+    ("soak", include_str!("../recipes/soak.toml")),
+];
 const CONFIGS: &[(&str, &str)] = &[
     ("linux-debug.config", include_str!("../recipes/linux-debug.config")),
     ("linux-debug-6.config", include_str!("../recipes/linux-debug-6.config")),
@@ -149,7 +153,14 @@ pub(crate) struct Userspace {
     pub suites: Vec<Vec<String>>,
     pub packages: Vec<String>,
     pub busybox: String,
+    /// Files of the packages that the guest gets.
     pub files: Vec<String>,
+    /// The guest gets the packages whole, and the image keeps them unpacked for the host to run the same programs.
+    #[serde(default)]
+    pub whole: bool,
+    /// Files and folders that are left out of whole packages.
+    #[serde(default)]
+    pub exclude: Vec<String>,
     #[serde(default)]
     pub program: Vec<Program>,
     #[serde(default)]

@@ -256,6 +256,36 @@ fn run_block<W: World>(cpu: &mut Vcpu, world: &mut W, block: &Block<W>, budget: 
     }
 }
 
+/// Runs blocks from number `number` on, each from the one before by its link; only the first, if that is to be an
+/// instruction alone or breakpoints are to be looked for between blocks. Returns how and in which block it ended, and by
+/// which of that block's links it would have gone on, if that does not lead anywhere yet.
+#[inline(never)]
+fn run_chain<W: World>(
+    cpu: &mut Vcpu,
+    world: &mut W,
+    blocks: &[Block<W>],
+    mut number: u32,
+    single: bool,
+    until: u64,
+) -> (Ended, u32, Option<usize>) {
+    let alone = single || cpu.debug.code;
+    loop {
+        let block = &blocks[number as usize];
+        let start = cpu.rip;
+        let budget = if single { 1 } else { until - cpu.block_clock };
+        let ended = run_block(cpu, world, block, budget);
+        if !matches!(ended, Ended::Plainly) || alone || cpu.block_clock >= until {
+            return (ended, number, None);
+        }
+        let taken = usize::from(cpu.rip != start.wrapping_add(u64::from(block.len)));
+        let link = &block.links[taken];
+        if link.epoch != cpu.epoch || link.rip != cpu.rip {
+            return (ended, number, Some(taken));
+        }
+        number = link.block;
+    }
+}
+
 /// Runs `cpu` from clock `now` until the clock reaches `until` or something needs the machine. Returns the clock.
 ///
 /// The clock counts instructions retired by all vCPUs: it advances by one for each instruction here, whatever the
@@ -279,17 +309,7 @@ pub fn run<W: World>(
             cpu.tlb.code_version = code.version;
             from = None;
         }
-        if cpu.debug.pending != 0 && !cpu.stack_load_shadow() {
-            from = None;
-            barren += 1;
-            let reasons = std::mem::take(&mut cpu.debug.pending);
-            debug_exception(cpu, world, reasons);
-            if barren > MAX_BARREN_EXCEPTIONS || cpu.activity != Activity::Running {
-                return (leave(cpu), cpu.block_clock);
-            }
-        }
-        // A debug trap that waits behind a load of SS follows the next instruction.
-        let mut single = cpu.single_steps() || cpu.debug.pending != 0;
+        let mut single = false;
         if cpu.attention || cpu.recheck {
             cpu.attention = false;
             cpu.recheck = false;
@@ -300,6 +320,9 @@ pub fn run<W: World>(
             }
             from = None;
         }
+        raise_debug_traps(cpu, world, &mut barren);
+        // A debug trap that waits behind a load of SS follows the next instruction.
+        single |= cpu.single_steps() || cpu.debug.pending != 0;
         if cpu.block_clock >= until {
             cpu.attention = true;
             return (Exit::Deadline, cpu.block_clock);
@@ -339,24 +362,10 @@ pub fn run<W: World>(
         cpu.system_flags &= !bits::RF;
         let trap = cpu.single_steps();
         single |= cpu.debug.code && cpu.breaks_within(&code.blocks[number as usize]);
-        let alone = single || cpu.debug.code;
         let first = cpu.rip;
-        let ended = loop {
-            let block = &code.blocks[number as usize];
-            let start = cpu.rip;
-            let budget = if single { 1 } else { until - cpu.block_clock };
-            let ended = run_block(cpu, world, block, budget);
-            if !matches!(ended, Ended::Plainly) || alone || cpu.block_clock >= until {
-                break ended;
-            }
-            let taken = usize::from(cpu.rip != start.wrapping_add(u64::from(block.len)));
-            let link = &block.links[taken];
-            if link.epoch != cpu.epoch || link.rip != cpu.rip {
-                from = Some((number, taken));
-                break ended;
-            }
-            number = link.block;
-        };
+        let (ended, taken);
+        (ended, number, taken) = run_chain(cpu, world, &code.blocks, number, single, until);
+        from = taken.map(|link| (number, link));
 
         match ended {
             Ended::Faulted(raised, done) => {
@@ -382,6 +391,7 @@ pub fn run<W: World>(
                 }
             }
         }
+        raise_debug_traps(cpu, world, &mut barren);
         if cpu.activity == Activity::Halted {
             // An interrupt that waited for HLT (behind STI) ends it at once.
             cpu.recheck = true;
@@ -399,6 +409,16 @@ pub fn run<W: World>(
 #[cold]
 fn steps<W: World>(cpu: &Vcpu, block: &Block<W>, start: u64) -> bool {
     cpu.trap_inhibit_at != cpu.block_clock && (!cpu.msr.steps_branches() || block.branched(start, cpu.rip))
+}
+
+/// Raises the debug traps that are due, also those that the delivery of an event brought about.
+#[inline(always)]
+fn raise_debug_traps<W: World>(cpu: &mut Vcpu, world: &mut W, barren: &mut u32) {
+    while cpu.debug.pending != 0 && !cpu.stack_load_shadow() && *barren <= MAX_BARREN_EXCEPTIONS {
+        *barren += 1;
+        let reasons = std::mem::take(&mut cpu.debug.pending);
+        debug_exception(cpu, world, reasons);
+    }
 }
 
 /// Raises #DB for the reasons `bits` of DR6.

@@ -8,7 +8,7 @@ use crate::test_world::TestWorld;
 pub const PROGRAM: u64 = 0x1000;
 /// Scratch memory for programs, user-accessible like the program.
 pub const DATA: u64 = 0x5000;
-const GDT: u64 = 0x8000;
+pub const GDT: u64 = 0x8000;
 pub const IDT: u64 = 0x9000;
 pub const TSS: u64 = 0xa000;
 const PML4: u64 = 0x10000;

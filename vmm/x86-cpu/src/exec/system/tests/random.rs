@@ -1,6 +1,6 @@
 //! Hostile guests: random programs in every mode neither panic nor hang, and run the same however they are sliced.
 
-use super::machine::{HANDLERS, Machine, PROGRAM};
+use super::machine::{DATA, GDT, HANDLERS, IDT, Machine, PROGRAM, TSS, sel};
 use super::program::assemble;
 use crate::run::{Exit, run};
 use crate::state::{Vcpu, reg};
@@ -24,7 +24,11 @@ const OPENINGS: &[&[u8]] = &[
     &[0x0f, 0x35],
     &[0x0f, 0xa1],
     &[0x0f, 0xb2],
+    &[0x66, 0x0f, 0x38, 0x82],
     &[0xf3, 0x0f, 0xae],
+    // PUSH of a value, POPF: TF, NT and AC.
+    &[0x68, 0x02, 0x01, 0x00, 0x00, 0x9d],
+    &[0x68, 0x02, 0x41, 0x04, 0x00, 0x9d],
     &[0x07],
     &[0x17],
     &[0x1f],
@@ -73,6 +77,45 @@ fn program(random: &mut Random) -> Vec<u8> {
     bytes
 }
 
+/// A descriptor of any kind, more often than not one that makes sense.
+fn descriptor(random: &mut Random) -> u64 {
+    let access = if random.below(3) == 0 { random.next() & 0xff } else { 0x80 | random.next() & 0x7f };
+    let low = match access & 0x1f {
+        // Gates: a selector and an address.
+        4..=7 | 12..=15 => (HANDLERS + (random.next() & 0xff0)) & 0xffff | (random.next() & 0x7b) << 16,
+        _ => [0xffff, 0x67, 0x2b, 0xfff][random.below(4)] | [0, DATA, TSS, PROGRAM][random.below(4)] << 16,
+    };
+    let high = match access & 0x1f {
+        4..=7 | 12..=15 => HANDLERS >> 16 << 16,
+        _ => [0, 0x00c0_0000, 0x0040_0000, 0x00a0_0000][random.below(4)],
+    };
+    low & 0xff_ffff_ffff | access << 40 | (high | random.next() & 3) << 32
+}
+
+/// Descriptors, gates and task states at random, where the handlers do not depend on them.
+fn scatter(machine: &mut Machine, random: &mut Random, mode: usize) {
+    for slot in [6, 7, 9, 10, 11, 12, 13] {
+        if random.below(2) == 0 {
+            machine.poke64(GDT + slot * 8, descriptor(random));
+        }
+    }
+    let size = if mode == 1 { 8 } else { 16 };
+    for vector in 0..256 {
+        if random.below(16) == 0 {
+            machine.poke64(IDT + vector * size, descriptor(random));
+        }
+    }
+    for offset in (32..0x68).step_by(4) {
+        let value = match random.below(4) {
+            0 => u64::from(sel::CODE32),
+            1 => u64::from(sel::DATA),
+            2 => HANDLERS + (random.next() & 0xff0),
+            _ => random.next(),
+        };
+        machine.world.poke(TSS + offset, &(value as u32).to_le_bytes());
+    }
+}
+
 fn machine(random: &mut Random, mode: usize) -> Machine {
     let program = program(random);
     let mut machine = match mode {
@@ -113,6 +156,9 @@ fn machine(random: &mut Random, mode: usize) -> Machine {
             machine.world.poke(u64::from(vector) * 4, &pointer.to_le_bytes());
         }
     }
+    if mode != 0 && random.below(2) == 0 {
+        scatter(&mut machine, random, mode);
+    }
     machine
 }
 
@@ -145,14 +191,14 @@ fn advance(machine: &mut Machine, until: u64, slice: u64) -> End {
 }
 
 fn visible(cpu: &Vcpu) -> impl PartialEq + std::fmt::Debug {
-    let arrays = (cpu.gpr[..16].to_vec(), cpu.segs, cpu.dr);
+    let arrays = (cpu.gpr[..16].to_vec(), cpu.segs, cpu.dr, cpu.ldtr, cpu.tr);
     (arrays, cpu.rip, cpu.rflags(), cpu.cpl, [cpu.cr0, cpu.cr2, cpu.cr3, cpu.cr4, cpu.efer])
 }
 
 #[test]
 fn random_programs_run_the_same_in_any_slices() {
     let mut reached = 0;
-    for seed in 0..150 {
+    for seed in 0..300 {
         for mode in 0..4 {
             let mut whole = machine(&mut Random(seed), mode);
             let mut sliced = machine(&mut Random(seed), mode);

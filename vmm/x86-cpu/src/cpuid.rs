@@ -85,6 +85,7 @@ static FEATURES: &[Feature] = &[
     group(Word::Leaf1Ecx, 0, &[CpuidFeature::SSE3]),
     group(Word::Leaf1Ecx, 1, &[CpuidFeature::PCLMULQDQ]),
     group(Word::Leaf1Ecx, 9, &[CpuidFeature::SSSE3]),
+    group(Word::Leaf1Ecx, 12, &[CpuidFeature::FMA]),
     group(Word::Leaf1Ecx, 13, &[CpuidFeature::CMPXCHG16B]),
     bit(Word::Leaf1Ecx, 17), // PCID
     group(Word::Leaf1Ecx, 19, &[CpuidFeature::SSE4_1]),
@@ -96,6 +97,7 @@ static FEATURES: &[Feature] = &[
     group(Word::Leaf1Ecx, 25, &[CpuidFeature::AES]),
     group(Word::Leaf1Ecx, 26, &[CpuidFeature::XSAVE]),
     group(Word::Leaf1Ecx, 28, &[CpuidFeature::AVX]),
+    group(Word::Leaf1Ecx, 29, &[CpuidFeature::F16C]),
     group(Word::Leaf1Ecx, 30, &[CpuidFeature::RDRAND]),
     // A hypervisor of no known kind: kernels then leave microcode, uncore and idle-state hardware alone.
     bit(Word::Leaf1Ecx, 31),

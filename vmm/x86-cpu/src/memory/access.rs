@@ -264,7 +264,7 @@ impl Vcpu {
 
     /// #AC on a misaligned access at CPL 3 with CR0.AM and EFLAGS.AC (SDM volume 3, 6.15, interrupt 17). Operands of 16
     /// bytes are exempt: those that must be aligned raise #GP (SDM volume 2, 2.4).
-    fn check_alignment<T: Word>(&self, linear: u64) -> Result<(), Fault> {
+    pub(crate) fn check_alignment<T: Word>(&self, linear: u64) -> Result<(), Fault> {
         if self.tlb.context == Context::UserAligned && T::SIZE <= 8 && linear & (T::SIZE as u64 - 1) != 0 {
             let canonical = !self.long_mode() || is_canonical(linear);
             return Err(if canonical { Fault::AC } else { Fault::NON_CANONICAL });

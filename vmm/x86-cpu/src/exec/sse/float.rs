@@ -83,16 +83,8 @@ fn compute_unmasked<F: Float, const N: usize>(
     }
     let mut raised = after & mxcsr::FLAGS;
     let trapping = raised & unmasked;
-    if trapping == 0 {
-        cpu.mxcsr |= raised;
-        return Ok(out);
-    }
-    // Exceptions found before the computation keep it from taking place (SDM volume 1, 11.5.2).
-    const BEFORE: u32 = mxcsr::IE | mxcsr::DE | mxcsr::ZE;
     const RANGE: u32 = mxcsr::OE | mxcsr::UE;
-    if trapping & BEFORE != 0 {
-        raised &= BEFORE;
-    } else if trapping & RANGE != 0 && raised & !unmasked & RANGE == 0 {
+    if trapping & BEFORE == 0 && trapping & RANGE != 0 && raised & !unmasked & RANGE == 0 {
         let flush = cpu.mxcsr & mxcsr::DAZ != 0;
         let mut precise = control & !mxcsr::FTZ;
         for (left, right) in operands {
@@ -101,8 +93,25 @@ fn compute_unmasked<F: Float, const N: usize>(
         }
         raised &= !mxcsr::PE | precise;
     }
-    cpu.mxcsr |= raised;
-    Err(if cpu.cr4 & cr4::OSXMMEXCPT != 0 { Fault::XM } else { Fault::UD })
+    raise(cpu, raised)?;
+    Ok(out)
+}
+
+/// Exceptions found before a computation, which keep it from taking place if unmasked (SDM volume 1, 11.5.2).
+const BEFORE: u32 = mxcsr::IE | mxcsr::DE | mxcsr::ZE;
+
+/// Records the exceptions `raised` by an instruction.
+///
+/// # Errors
+/// As [`compute`].
+pub(super) fn raise(cpu: &mut Vcpu, raised: u32) -> Result<(), Fault> {
+    let trapping = raised & !(cpu.mxcsr >> mxcsr::MASK_SHIFT) & mxcsr::FLAGS;
+    cpu.mxcsr |= if trapping & BEFORE != 0 { raised & BEFORE } else { raised };
+    match trapping {
+        0 => Ok(()),
+        _ if cpu.cr4 & cr4::OSXMMEXCPT != 0 => Err(Fault::XM),
+        _ => Err(Fault::UD),
+    }
 }
 
 /// `xmm[dst] = F(xmm[dst], source)`.

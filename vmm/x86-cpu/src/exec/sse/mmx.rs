@@ -19,17 +19,10 @@ use crate::world::World;
 use iced_x86::Code;
 use std::marker::PhantomData;
 
-/// x87 status word: an unmasked exception waits.
-const ERROR_SUMMARY: u16 = 0x80;
 const TOP: u16 = 7 << 11;
 /// Sign and exponent of a register that MMX wrote.
 const EXPONENT: u128 = 0xffff << 64;
 const LOW64: u128 = 0xffff_ffff_ffff_ffff;
-
-/// #MF if an x87 exception waits.
-fn check_pending(cpu: &Vcpu) -> Result<(), Fault> {
-    if cpu.x87.status & ERROR_SUMMARY != 0 { Err(Fault::MF) } else { Ok(()) }
-}
 
 /// The transition from x87 to MMX.
 fn enter(cpu: &mut Vcpu) {
@@ -79,7 +72,7 @@ plain! {
 
 /// `mm[dst] = O(mm[dst], source)`.
 fn combine<W: World, O: Combine, S: Source>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    check_pending(cpu)?;
+    cpu.check_x87()?;
     let src = S::get(cpu, world, op)?;
     let dst = u128::from(read(cpu, op.dst));
     enter(cpu);
@@ -94,7 +87,7 @@ fn pick<W: World, O: Combine, M: Source>(memory: bool) -> OpFn<W> {
 
 /// MOVD, MOVQ and MOVNTQ to memory.
 fn store<W: World, T: Word>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    check_pending(cpu)?;
+    cpu.check_x87()?;
     enter(cpu);
     let linear = cpu.address_mut::<T, W>(op)?;
     cpu.store(world, linear, T::truncate(u128::from(read(cpu, op.src))))
@@ -102,7 +95,7 @@ fn store<W: World, T: Word>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result
 
 /// `gpr[dst] = function(mm[src])`.
 fn to_gpr<W: World>(cpu: &mut Vcpu, op: &Op<W>, function: impl Fn(u64) -> u64) -> Result<(), Fault> {
-    check_pending(cpu)?;
+    cpu.check_x87()?;
     cpu.gpr[usize::from(op.dst & 15)] = function(read(cpu, op.src));
     enter(cpu);
     Ok(())
@@ -126,7 +119,7 @@ fn extract_word<W: World>(cpu: &mut Vcpu, _: &mut W, op: &Op<W>) -> Result<(), F
 
 /// MASKMOVQ.
 fn mask_move<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    check_pending(cpu)?;
+    cpu.check_x87()?;
     enter(cpu);
     let mask = pmovmskb(u128::from(read(cpu, op.src)));
     let data = read(cpu, op.dst).to_le_bytes();
@@ -135,14 +128,14 @@ fn mask_move<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), 
 
 /// MOVQ2DQ.
 fn to_xmm<W: World>(cpu: &mut Vcpu, _: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    check_pending(cpu)?;
+    cpu.check_x87()?;
     cpu.xmm[usize::from(op.dst & 15)] = u128::from(read(cpu, op.src));
     enter(cpu);
     Ok(())
 }
 
 fn emms<W: World>(cpu: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
-    check_pending(cpu)?;
+    cpu.check_x87()?;
     enter(cpu);
     cpu.x87.tags = 0xffff;
     Ok(())
@@ -173,7 +166,7 @@ fn from_packed<W: World, const MEMORY: bool>(
     if MEMORY {
         return M64::get(cpu, world, op);
     }
-    check_pending(cpu)?;
+    cpu.check_x87()?;
     enter(cpu);
     Mm::get(cpu, world, op)
 }
@@ -184,7 +177,7 @@ where
     F: Float<Left = Lanes, Right = Lanes, Out = Lanes>,
     S: Source,
 {
-    check_pending(cpu)?;
+    cpu.check_x87()?;
     enter(cpu);
     let src = S::get(cpu, world, op)?;
     let converted = unpack(compute::<F>(cpu, pack(0), pack(src))?);

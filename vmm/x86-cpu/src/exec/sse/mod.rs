@@ -1,4 +1,4 @@
-//! MMX and SSE to SSE4.2, AVX and AVX2, with the cryptographic, cache and state instructions that came along.
+//! MMX and SSE to SSE4.2, AVX, AVX2, FMA and F16C, with the cryptographic, cache and state instructions that came along.
 //!
 //! Integer and floating-point operations execute the host's own instruction (the host is x86-64-v2 at least): [`host`]
 //! is the one place that does. What differs between vendors (RCPPS, RSQRTPS) or takes an immediate is plain Rust.
@@ -10,7 +10,9 @@ mod compare;
 mod convert;
 mod counterparts;
 mod crypto;
+mod exact;
 mod float;
+mod fma;
 mod gather;
 mod host;
 mod image;
@@ -66,6 +68,7 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
             .map(|(_, run)| (Gate::Avx, run))
             .or_else(|| avx::lower(instruction.code(), memory))
             .or_else(|| gather::lower(instruction.code()))
+            .or_else(|| fma::lower(instruction.code(), memory))
     } else {
         choose(instruction.code(), memory, instruction.immediate8())
     };
@@ -90,6 +93,7 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
     op.run = run;
     if vex {
         vex::fill(instruction, op);
+        fma::fill(instruction.code(), op);
         if instruction.memory_index().is_vector_register() {
             gather::fill(instruction, op);
         }

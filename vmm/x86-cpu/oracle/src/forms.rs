@@ -19,80 +19,13 @@ static EXCLUDED_MNEMONICS: &[(&str, &[Mnemonic])] = &[
             Mnemonic::Xgetbv,
         ],
     ),
+    ("enters the host's kernel", &[Mnemonic::Syscall, Mnemonic::Sysenter]),
+    ("tells the tracer that the case has ended", &[Mnemonic::Int1, Mnemonic::Int3]),
     (
-        "enters the host's kernel",
-        &[
-            Mnemonic::Syscall,
-            Mnemonic::Sysenter,
-            Mnemonic::Int,
-            Mnemonic::Int1,
-            Mnemonic::Int3,
-            Mnemonic::Into,
-        ],
-    ),
-    (
-        "shows descriptors or system registers of the host's kernel",
-        &[
-            Mnemonic::Sgdt,
-            Mnemonic::Sidt,
-            Mnemonic::Sldt,
-            Mnemonic::Str,
-            Mnemonic::Smsw,
-            Mnemonic::Lar,
-            Mnemonic::Lsl,
-            Mnemonic::Verr,
-            Mnemonic::Verw,
-            Mnemonic::Arpl,
-        ],
-    ),
-    (
-        "far transfer through descriptors of the host's kernel",
-        &[Mnemonic::Retf, Mnemonic::Iret, Mnemonic::Iretd, Mnemonic::Iretq],
-    ),
-    (
-        "loads a segment register with a descriptor of the host's kernel",
-        &[Mnemonic::Lds, Mnemonic::Les, Mnemonic::Lfs, Mnemonic::Lgs, Mnemonic::Lss],
+        "shows tables or system registers of the host's kernel",
+        &[Mnemonic::Sgdt, Mnemonic::Sidt, Mnemonic::Sldt, Mnemonic::Str, Mnemonic::Smsw],
     ),
     ("shadow-stack state of the host's kernel", &[Mnemonic::Rdsspd, Mnemonic::Rdsspq]),
-];
-
-/// Single forms that are not compared.
-static EXCLUDED_CODES: &[(&str, &[Code])] = &[
-    (
-        "far transfer through descriptors of the host's kernel",
-        &[
-            Code::Jmp_m1616,
-            Code::Jmp_m1632,
-            Code::Jmp_m1664,
-            Code::Call_m1616,
-            Code::Call_m1632,
-            Code::Call_m1664,
-            Code::Jmp_ptr1616,
-            Code::Jmp_ptr1632,
-            Code::Call_ptr1616,
-            Code::Call_ptr1632,
-        ],
-    ),
-    (
-        "loads a segment register with a descriptor of the host's kernel",
-        &[
-            Code::Mov_Sreg_rm16,
-            Code::Mov_Sreg_r32m16,
-            Code::Mov_Sreg_r64m16,
-            Code::Popw_ES,
-            Code::Popw_SS,
-            Code::Popw_DS,
-            Code::Popd_ES,
-            Code::Popd_SS,
-            Code::Popd_DS,
-            Code::Popw_FS,
-            Code::Popd_FS,
-            Code::Popq_FS,
-            Code::Popw_GS,
-            Code::Popd_GS,
-            Code::Popq_GS,
-        ],
-    ),
 ];
 
 /// All forms that the interpreter advertises for code of `width`.
@@ -121,10 +54,8 @@ pub fn exclusion(code: Code, width: Width) -> Option<&'static str> {
         return Some("not decoded by processors of the advertised vendor");
     }
     let by_mnemonic = EXCLUDED_MNEMONICS.iter().find(|(_, list)| list.contains(&code.mnemonic()));
-    let by_code = EXCLUDED_CODES.iter().find(|(_, list)| list.contains(&code));
     by_mnemonic
         .map(|(reason, _)| *reason)
-        .or(by_code.map(|(reason, _)| *reason))
         .or_else(|| vendor::exclusion(code, width))
         .or_else(|| host_lacks(code).then_some("this host's processor does not have it"))
 }
@@ -143,8 +74,10 @@ pub fn only_faults(code: Code) -> bool {
             | Mnemonic::Outsw
             | Mnemonic::Outsd
     );
+    // Of the interrupts that user code may raise, one is a breakpoint, which the tracer uses, and one is an error.
+    let interrupt = code.mnemonic() == Mnemonic::Int;
     let undefined = matches!(code.mnemonic(), Mnemonic::Ud0 | Mnemonic::Ud1 | Mnemonic::Ud2);
-    privileged || undefined || !code.op_code().cpl3()
+    privileged || interrupt || undefined || !code.op_code().cpl3()
 }
 
 /// Features that a host of the baseline (x86-64-v2) may lack: whether it does.

@@ -240,7 +240,11 @@ impl Generator {
             Kind::st0 => fixed(instruction, Register::ST0),
             Kind::sti_opcode => register(self, instruction, Register::ST0, 8),
             Kind::imm8 | Kind::imm8_const_1 | Kind::imm8sex16 | Kind::imm8sex32 | Kind::imm8sex64 => {
-                let value = if kind == Kind::imm8_const_1 { 1 } else { integer(&self.rng, 8) as u8 };
+                let mut value = if kind == Kind::imm8_const_1 { 1 } else { integer(&self.rng, 8) as u8 };
+                // The breakpoint of the tracer, and a system call of Linux.
+                if instruction.mnemonic() == Mnemonic::Int && matches!(value, 3 | 0x80) {
+                    value ^= 1;
+                }
                 self.immediate8(instruction, index, kind, value);
             }
             Kind::imm16 => {
@@ -277,6 +281,18 @@ impl Generator {
                 instruction.set_op_kind(index, OpKind::Memory);
                 instruction.set_memory_base(if narrow { Register::EBX } else { Register::RBX });
                 instruction.set_memory_index(Register::AL);
+            }
+            Kind::farbr2_2 | Kind::farbr4_2 => {
+                let target = self.code_target(ip);
+                let selector = self.selector(true);
+                instruction.set_far_branch_selector(selector);
+                if kind == Kind::farbr2_2 {
+                    instruction.set_op_kind(index, OpKind::FarBranch16);
+                    instruction.set_far_branch16(target as u16);
+                } else {
+                    instruction.set_op_kind(index, OpKind::FarBranch32);
+                    instruction.set_far_branch32(target as u32);
+                }
             }
             Kind::br64_1 | Kind::br32_1 | Kind::br64_4 | Kind::br32_4 | Kind::br16_1 | Kind::br16_2 => {
                 self.branch(instruction, index, kind, ip);

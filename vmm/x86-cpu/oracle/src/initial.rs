@@ -2,7 +2,7 @@
 
 use crate::generate::{ALIGNMENT, DIRECTION, RSP};
 use crate::rng::Rng;
-use crate::state::{CODE, Fpu, STACK, State, Width};
+use crate::state::{CODE, Fpu, STACK, State, Width, selectors};
 use crate::values::{Flavour, extended, integer};
 
 /// The flags that may be set at the start of a case: all arithmetic ones, and IF as user code always has it.
@@ -83,6 +83,7 @@ pub fn random_state(rng: &Rng, width: Width, flavour: Flavour, mmx: bool) -> Sta
         rflags,
         fs_base: rng.pick(&bases),
         gs_base: rng.pick(&bases),
+        selectors: selectors(width),
         xmm,
         ymm_high: std::array::from_fn(vector),
         mxcsr: random_mxcsr(rng),

@@ -3,6 +3,7 @@
 //! Every exception is delivered through an IDT whose handlers are HLT, so that vector, error code, CR2 and the saved
 //! registers are seen exactly as a kernel would see them.
 
+use crate::native::user_descriptors;
 use crate::state::{Outcome, PAGE, PAGES, REGIONS, State, Width, locate};
 use crate::world::Ram;
 use std::fmt;
@@ -35,17 +36,9 @@ const HANDLERS: u64 = 0x600;
 const STACK_TOP: u64 = 0x2000;
 const VECTORS: u64 = 32;
 const KERNEL_CS: u64 = 0x10;
-const TSS_SELECTOR: u16 = 0x38;
-/// Null, null, kernel code, kernel data, 32-bit user code, user data, 64-bit user code.
-const DESCRIPTORS: [u64; 7] = [
-    0,
-    0,
-    0x00af_9b00_0000_ffff,
-    0x00cf_9300_0000_ffff,
-    0x00cf_fb00_0000_ffff,
-    0x00cf_f300_0000_ffff,
-    0x00af_fb00_0000_ffff,
-];
+const TSS_SELECTOR: u16 = 0x40;
+/// What the kernel itself uses, where Linux has it: 64-bit code and data. All else is as on the host.
+const KERNEL_DESCRIPTORS: [(u64, u64); 2] = [(2, 0x00af_9b00_0000_ffff), (3, 0x00cf_9300_0000_ffff)];
 const HLT: u8 = 0xf4;
 /// Times the interpreter may come back within one case: string instructions do so to let devices act.
 const MAX_ENTRIES: u32 = 1000;
@@ -77,8 +70,9 @@ impl Interpreter {
         cpu.xcr0 = xcr0::SUPPORTED;
         cpu.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
         cpu.cr3 = PML4;
-        cpu.gdtr = TableRegister { base: KERNEL_BASE + GDT, limit: 0x47 };
+        cpu.gdtr = TableRegister { base: KERNEL_BASE + GDT, limit: 0x7f };
         cpu.idtr = TableRegister { base: KERNEL_BASE + IDT, limit: (VECTORS * 16 - 1) as u16 };
+        cpu.ldtr = Segment::null(0);
         cpu.tr = Segment { selector: TSS_SELECTOR, base: KERNEL_BASE + TSS, limit: 0x67, attr: 0x8b };
         Self { cpu, ram, code: CodeCache::default() }
     }
@@ -103,6 +97,11 @@ impl Interpreter {
             let (exit, clock) = run(&mut self.cpu, &mut self.ram, &mut self.code, now, count);
             now = clock;
             match exit {
+                // A trap was delivered by the last instruction: on to its handler's HLT.
+                Exit::Deadline if self.cpu.cpl == 0 => {
+                    run(&mut self.cpu, &mut self.ram, &mut self.code, now, now + 1);
+                    return self.take_exception(state);
+                }
                 Exit::Deadline => {
                     let mut after = self.take_state(state);
                     after.rip = self.cpu.rip;
@@ -165,6 +164,7 @@ impl Interpreter {
         let mut after = before.clone();
         after.gpr.copy_from_slice(&cpu.gpr[..16]);
         after.rflags = cpu.rflags();
+        after.selectors = cpu.segs.map(|segment| segment.selector);
         after.fs_base = cpu.gpr[slot::FS as usize];
         after.gs_base = cpu.gpr[slot::GS as usize];
         after.xmm = cpu.xmm;
@@ -188,6 +188,8 @@ impl Interpreter {
         let mut word = |below_top: u64| self.ram.get(SYSTEM + STACK_TOP - below_top);
         after.rip = word(0x28);
         after.rflags = word(0x18);
+        after.selectors[seg::CS] = word(0x20) as u16;
+        after.selectors[seg::SS] = word(8) as u16;
         after.gpr[4] = word(0x10);
         let expected = STACK_TOP - if has_error_code(handler) { 0x30 } else { 0x28 };
         if self.cpu.gpr[4] != KERNEL_BASE + expected {
@@ -254,7 +256,10 @@ fn fill_page_tables(ram: &mut Ram) {
 }
 
 fn fill_system_page(ram: &mut Ram) {
-    for (number, descriptor) in (0_u64..).zip(DESCRIPTORS) {
+    for (number, descriptor) in (0_u64..).zip(user_descriptors()) {
+        ram.put(SYSTEM + GDT + number * 8, descriptor.unwrap_or(0));
+    }
+    for (number, descriptor) in KERNEL_DESCRIPTORS {
         ram.put(SYSTEM + GDT + number * 8, descriptor);
     }
     let tss = KERNEL_BASE + TSS;
@@ -271,7 +276,10 @@ fn fill_system_page(ram: &mut Ram) {
     ram.put(SYSTEM + TSS + 0x60, 0x68 << 48);
     for vector in 0..VECTORS {
         let handler = KERNEL_BASE + HANDLERS + vector;
-        let gate = handler & 0xffff | KERNEL_CS << 16 | 0xee00 << 32 | (handler >> 16 & 0xffff) << 48;
+        // Linux lets user code raise #BP and #OF.
+        let privilege = if matches!(vector, 3 | 4) { 3 << 45 } else { 0 };
+        let gate =
+            handler & 0xffff | KERNEL_CS << 16 | 0x8e00 << 32 | privilege | (handler >> 16 & 0xffff) << 48;
         ram.put(SYSTEM + IDT + vector * 16, gate);
         ram.put(SYSTEM + IDT + vector * 16 + 8, handler >> 32);
     }

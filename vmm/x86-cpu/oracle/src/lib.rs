@@ -19,6 +19,7 @@ pub mod prefix;
 mod raw;
 pub mod report;
 pub mod rng;
+mod selector;
 pub mod sequence;
 mod special;
 pub mod state;

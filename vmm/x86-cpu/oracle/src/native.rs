@@ -4,7 +4,8 @@
 //! and from then on executes what the test puts into its code pages, with the registers the test gives it, until it
 //! meets an INT3 or a fault. Faults are seen as the signals they would become; none is ever delivered.
 
-use crate::state::{CODE, DATA, Outcome, PAGE, PAGES, REGIONS, State, Width};
+use crate::state::{CODE, DATA, Outcome, PAGE, PAGES, REGIONS, State, USER_CS64, USER_DS};
+use std::arch::asm;
 use std::fs::File;
 use std::io::{self, Error, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -34,9 +35,6 @@ const TIME_EXTENSION: u64 = 5;
 const NT_X86_XSTATE: libc::c_int = 0x202;
 /// More than an XSAVE image has.
 const MAX_XSAVE_SIZE: usize = 1 << 16;
-const USER_CS32: u64 = 0x23;
-const USER_CS64: u64 = 0x33;
-const USER_DS: u64 = 0x2b;
 
 /// The traced child and the memory shared with it.
 #[derive(Debug)]
@@ -241,9 +239,9 @@ impl Native {
     ///
     /// # Errors
     /// The child is gone, or met a signal that no instruction under test raises.
-    pub fn run(&mut self, width: Width, state: &State) -> io::Result<(Outcome, State)> {
+    pub fn run(&mut self, state: &State) -> io::Result<(Outcome, State)> {
         let mut registers = self.registers()?;
-        put_registers(&mut registers, width, state);
+        put_registers(&mut registers, state);
         self.set_registers(&registers)?;
         let mut image = self.extended_state.clone();
         state.put_xsave(&mut image);
@@ -303,7 +301,8 @@ impl Native {
         image[slot..slot + 8].copy_from_slice(&0x202_u64.to_le_bytes());
         let mut registers = self.registers()?;
         registers.rip = CODE.base;
-        registers.cs = USER_CS64;
+        registers.cs = USER_CS64.into();
+        registers.ss = USER_DS.into();
         registers.rsp = stack.base;
         registers.eflags = 0x202;
         registers.orig_rax = u64::MAX;
@@ -403,7 +402,7 @@ impl Drop for Native {
     }
 }
 
-fn put_registers(to: &mut libc::user_regs_struct, width: Width, state: &State) {
+fn put_registers(to: &mut libc::user_regs_struct, state: &State) {
     let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = state.gpr;
     (to.rax, to.rcx, to.rdx, to.rbx) = (rax, rcx, rdx, rbx);
     (to.rsp, to.rbp, to.rsi, to.rdi) = (rsp, rbp, rsi, rdi);
@@ -415,12 +414,8 @@ fn put_registers(to: &mut libc::user_regs_struct, width: Width, state: &State) {
     to.gs_base = state.gs_base;
     // Not in a system call: nothing is to be restarted.
     to.orig_rax = u64::MAX;
-    (to.fs, to.gs) = (0, 0);
-    to.ss = USER_DS;
-    (to.cs, to.ds, to.es) = match width {
-        Width::Bits64 => (USER_CS64, 0, 0),
-        Width::Bits32 => (USER_CS32, USER_DS, USER_DS),
-    };
+    let [es, cs, ss, ds, fs, gs] = state.selectors.map(u64::from);
+    (to.es, to.cs, to.ss, to.ds, to.fs, to.gs) = (es, cs, ss, ds, fs, gs);
 }
 
 fn take_registers(from: &libc::user_regs_struct, state: &mut State) {
@@ -433,10 +428,39 @@ fn take_registers(from: &libc::user_regs_struct, state: &mut State) {
     state.rflags = f.eflags;
     state.fs_base = f.fs_base;
     state.gs_base = f.gs_base;
+    state.selectors = [f.es, f.cs, f.ss, f.ds, f.fs, f.gs].map(|selector| selector as u16);
 }
 
 /// The second word of capabilities that Linux tells a program about (`AT_HWCAP2`).
 pub fn auxiliary_capabilities() -> u64 {
     // SAFETY: it reads the auxiliary vector of this process.
     unsafe { libc::getauxval(libc::AT_HWCAP2) }
+}
+
+/// Descriptors of the host's global descriptor table that user code may use, by number, with a base of 0.
+pub fn user_descriptors() -> [Option<u64>; 16] {
+    std::array::from_fn(|number| {
+        let selector = (number as u64) << 3 | 3;
+        let (mut rights, mut limit) = (0_u64, 0_u64);
+        let (seen, measured): (u8, u8);
+        // SAFETY: both instructions read a descriptor and write a register and ZF; what user code may not see they refuse.
+        unsafe {
+            asm!(
+                "lar {rights:e}, {selector:e}",
+                "setz {seen}",
+                "lsl {limit:e}, {selector:e}",
+                "setz {measured}",
+                selector = in(reg) selector,
+                rights = inout(reg) rights,
+                limit = inout(reg) limit,
+                seen = out(reg_byte) seen,
+                measured = out(reg_byte) measured,
+                options(nomem, nostack)
+            );
+        }
+        let granular = rights >> 23 & 1 != 0;
+        let limit = if granular { limit >> 12 } else { limit };
+        (seen != 0 && measured != 0)
+            .then_some(limit & 0xffff | (limit & 0xf_0000) << 32 | (rights & 0xf0_ff00) << 32)
+    })
 }

@@ -5,6 +5,7 @@ use crate::forms;
 use crate::generate::{ALIGNMENT, Case, decode, linear_address, single};
 use crate::rng::Rng;
 use crate::state::Width;
+use crate::vendor;
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind};
 
 /// Prefixes other than REX.
@@ -31,6 +32,9 @@ pub fn generate(rng: &Rng, width: Width, code: Code) -> Option<(Case, Undefined)
         && original > 15
         && bytes.iter().any(|byte| matches!(byte, 0x66 | 0xf2 | 0xf3))
     {
+        return None;
+    }
+    if instruction.is_invalid() && vendor::ignores_lock(code.mnemonic()) {
         return None;
     }
     // What does not decode is given whole: the host may look at all of it.

@@ -54,7 +54,27 @@ fn suits(code: Code, width: Width) -> bool {
             | Mnemonic::Shrd
             | Mnemonic::Xlatb
             | Mnemonic::Bound
+            | Mnemonic::Lar
+            | Mnemonic::Lsl
+            | Mnemonic::Verr
+            | Mnemonic::Verw
+            | Mnemonic::Lds
+            | Mnemonic::Les
+            | Mnemonic::Lfs
+            | Mnemonic::Lgs
+            | Mnemonic::Lss
     );
+    let pops_segment = code.mnemonic() == Mnemonic::Pop
+        && info.op_kinds().iter().any(|kind| {
+            matches!(
+                kind,
+                OpCodeOperandKind::es
+                    | OpCodeOperandKind::ss
+                    | OpCodeOperandKind::ds
+                    | OpCodeOperandKind::fs
+                    | OpCodeOperandKind::gs
+            )
+        });
     let moves_stack = matches!(
         code.mnemonic(),
         Mnemonic::Enter
@@ -89,6 +109,7 @@ fn suits(code: Code, width: Width) -> bool {
     features
         && !string_or_vector
         && !undefined_results
+        && !pops_segment
         && !moves_stack
         && instruction.flow_control() == FlowControl::Next
         && !forms::only_faults(code)

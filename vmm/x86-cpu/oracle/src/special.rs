@@ -216,7 +216,10 @@ impl Generator {
                 let target = self.wild_code_target(ip);
                 self.write(sp, &target.to_le_bytes());
             }
-            Mnemonic::Jmp | Mnemonic::Call if instruction.op0_kind() == OpKind::Memory => {
+            Mnemonic::Jmp | Mnemonic::Call
+                if instruction.is_jmp_near_indirect() && instruction.op0_kind() == OpKind::Memory
+                    || instruction.is_call_near_indirect() && instruction.op0_kind() == OpKind::Memory =>
+            {
                 let target = self.wild_code_target(ip);
                 self.write_operand(instruction, &target.to_le_bytes());
             }
@@ -256,7 +259,7 @@ impl Generator {
                 }
                 self.write_operand(instruction, &environment);
             }
-            _ => {}
+            _ => self.adjust_selectors(instruction),
         }
     }
 

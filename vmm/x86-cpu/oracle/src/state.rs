@@ -93,6 +93,18 @@ impl Width {
     }
 }
 
+/// Selectors as Linux gives them to a program of a width: ES, CS, SS, DS, FS, GS.
+pub const fn selectors(width: Width) -> [u16; 6] {
+    match width {
+        Width::Bits64 => [0, USER_CS64, USER_DS, 0, 0, 0],
+        Width::Bits32 => [USER_DS, USER_CS32, USER_DS, USER_DS, 0, 0],
+    }
+}
+
+pub const USER_CS32: u16 = 0x23;
+pub const USER_DS: u16 = 0x2b;
+pub const USER_CS64: u16 = 0x33;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     pub gpr: [u64; 16],
@@ -100,6 +112,8 @@ pub struct State {
     pub rflags: u64,
     pub fs_base: u64,
     pub gs_base: u64,
+    /// ES, CS, SS, DS, FS, GS.
+    pub selectors: [u16; 6],
     pub xmm: [u128; 16],
     /// Bits 128-255 of the YMM registers.
     pub ymm_high: [u128; 16],

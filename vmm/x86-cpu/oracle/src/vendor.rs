@@ -5,7 +5,7 @@
 use crate::compare::{SUMMARY, UNDERFLOW, Undefined};
 use crate::generate::{RDI, RSI, RSP, effective_address, linear_address};
 use crate::state::{State, Width};
-use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind};
+use iced_x86::{Code, CpuidFeature, Instruction, Mnemonic, OpKind, Register};
 use std::arch::x86_64::__cpuid;
 use std::sync::LazyLock;
 
@@ -64,6 +64,12 @@ static OTHER_FORMS: &[(Vendor, &str, Width, &[Code])] = &[
     ),
     (
         Vendor::Amd,
+        "far pointers with a 64-bit offset exist on Intel only (SDM volume 2, JMP, CALL, LSS)",
+        Width::Bits64,
+        &[Code::Jmp_m1664, Code::Call_m1664, Code::Lss_r64_m1664, Code::Lfs_r64_m1664, Code::Lgs_r64_m1664],
+    ),
+    (
+        Vendor::Amd,
         "SYSRET in compatibility mode is #UD on Intel (SDM volume 2), legal for the kernel on AMD (APM volume 3)",
         Width::Bits32,
         &[Code::Sysretd],
@@ -75,6 +81,9 @@ static RESERVED_NOP_0F0D: &[Code] =
 
 static PUSH_SEGMENT_32: &[Code] =
     &[Code::Pushd_ES, Code::Pushd_CS, Code::Pushd_SS, Code::Pushd_DS, Code::Pushd_FS, Code::Pushd_GS];
+
+/// A fault of the memory that holds a selector where the interpreter rejects the selector.
+const MEMORY_BEFORE_SELECTOR: [(u8, u8); 3] = [(12, 13), (14, 13), (17, 13)];
 
 static DIFFERENCES: &[Difference] = &[
     Difference {
@@ -127,6 +136,35 @@ static DIFFERENCES: &[Difference] = &[
                 && divisor >> 64 & 0x7fff == 0x7fff
         },
         open: |undefined, _, _| undefined.open_x87(UNDERFLOW | SUMMARY),
+    },
+    Difference {
+        vendor: Vendor::Amd,
+        what: "loading FS or GS with a null selector may leave the base as it was (APM volume 2, 4.5.3); Intel clears it",
+        applies: |instruction, _| loads_fs_or_gs(instruction),
+        open: |undefined, _, _| undefined.completed.segment_bases = true,
+    },
+    Difference {
+        vendor: Vendor::Amd,
+        what: "a far return reads all that an outer one would before it looks at the selector (observed)",
+        applies: |instruction, _| instruction.mnemonic() == Mnemonic::Retf,
+        open: |undefined, _, _| undefined.either.extend(MEMORY_BEFORE_SELECTOR),
+    },
+    Difference {
+        vendor: Vendor::Amd,
+        what: "POP of a segment register reads the whole of its stack slot (observed), not 16 bits only",
+        applies: |instruction, _| {
+            instruction.mnemonic() == Mnemonic::Pop && instruction.op0_register().is_segment_register()
+        },
+        open: |undefined, _, _| {
+            undefined.either.extend(MEMORY_BEFORE_SELECTOR);
+            undefined.excused.extend(Undefined::HOST_FAULTS);
+        },
+    },
+    Difference {
+        vendor: Vendor::Amd,
+        what: "ARPL that changes nothing does not check that its operand can be written (observed)",
+        applies: |instruction, _| instruction.mnemonic() == Mnemonic::Arpl,
+        open: |undefined, _, _| undefined.excused.extend([(None, Some(13)), (None, Some(14))]),
     },
     Difference {
         vendor: Vendor::Amd,
@@ -210,6 +248,13 @@ fn is_canonical(address: u64) -> bool {
     (address as i64) << 16 >> 16 == address as i64
 }
 
+fn loads_fs_or_gs(instruction: &Instruction) -> bool {
+    let first = instruction.op0_register();
+    matches!(instruction.mnemonic(), Mnemonic::Lfs | Mnemonic::Lgs)
+        || matches!(instruction.mnemonic(), Mnemonic::Mov | Mnemonic::Pop)
+            && matches!(first, Register::FS | Register::GS)
+}
+
 fn compares(mnemonic: Mnemonic) -> bool {
     matches!(mnemonic, Mnemonic::Cmpsb | Mnemonic::Cmpsw | Mnemonic::Cmpsd | Mnemonic::Cmpsq)
 }
@@ -247,6 +292,11 @@ pub fn open(undefined: &mut Undefined, instruction: &Instruction, before: &State
             (difference.open)(undefined, instruction, before);
         }
     }
+}
+
+/// Whether this host executes `mnemonic` with a LOCK prefix that makes it #UD on Intel: AMD does so with VERW (observed).
+pub fn ignores_lock(mnemonic: Mnemonic) -> bool {
+    host() == Vendor::Amd && mnemonic == Mnemonic::Verw
 }
 
 /// Whether what `code` leaves is the same on this host whatever else is known of it, so that other instructions may follow.

@@ -3,16 +3,10 @@
 
 mod common;
 
-use common::{bare_kernel, new_file, path, run, staleline, status_member};
+use common::{bare_kernel, new_file, out, path, run, staleline, status_member};
 use std::io::{Read, Write};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
-
-/// mov dx, port; mov al, value; out dx, al
-fn out(port: u16, value: u8) -> Vec<u8> {
-    let [low, high] = port.to_le_bytes();
-    vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
-}
 
 const HLT: u8 = 0xf4;
 /// jmp to itself

@@ -75,6 +75,12 @@ pub fn bare_kernel(code: &[u8]) -> NamedTempFile {
     file(&image)
 }
 
+/// Code for a tiny guest: mov dx, port; mov al, value; out dx, al.
+pub fn out(port: u16, value: u8) -> Vec<u8> {
+    let [low, high] = port.to_le_bytes();
+    vec![0x66, 0xba, low, high, 0xb0, value, 0xee]
+}
+
 /// The path as the program takes it.
 pub fn path(path: &Path) -> &str {
     path.to_str().expect("temporary paths are UTF-8")

@@ -15,8 +15,8 @@ use x86_cpu::flags::bits;
 
 /// Time in which serial output gathers before it is passed on.
 const OUTPUT_DELAY: Nanos = 2_000_000;
-/// How long the vCPUs may make no access before it is looked whether they can ever again.
-const SILENCE: Nanos = 100_000_000;
+/// How long the vCPUs run before the owner looks outside. Those that have made no access meanwhile may be dead.
+const INTERVAL: Nanos = 100_000_000;
 
 /// The threads of a machine's vCPUs, all paused between calls of [`Crew::run`].
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Crew {
     /// Has devices' events happen at their time while the vCPUs run.
     fn keep_time(&mut self, machine: &SharedMachine, until: Nanos) -> Result<Exit, KvmError> {
         let mut output_due: Option<Nanos> = None;
-        let (mut seen, mut look_at) = (self.bus.accesses(), self.now().saturating_add(SILENCE));
+        let (seen, look_at) = (self.bus.accesses(), self.now().saturating_add(INTERVAL));
         loop {
             let now = self.now();
             let next_event = {
@@ -121,19 +121,16 @@ impl Crew {
                 return Ok(Exit::Output);
             }
             if now >= look_at {
-                let accesses = self.bus.accesses();
-                if accesses == seen && next_event.is_none() && self.is_dead()? {
-                    return Ok(Exit::Dead);
-                }
-                (seen, look_at) = (accesses, now.saturating_add(SILENCE));
+                let silent = self.bus.accesses() == seen && next_event.is_none();
+                return Ok(if silent && self.is_dead()? { Exit::Dead } else { Exit::Output });
             }
             let wake = [next_event, output_due].into_iter().flatten().fold(until.min(look_at), Nanos::min);
             self.kick.wait(Duration::from_nanos(wake.saturating_sub(self.now())));
         }
     }
 
-    /// Whether no vCPU can ever run again: all are halted with interrupts off, or wait for a start-up IPI. They are paused
-    /// for the look.
+    /// Pauses the vCPUs and looks whether none can ever run again: all are halted with interrupts off, or wait for a
+    /// start-up IPI.
     fn is_dead(&mut self) -> Result<bool, KvmError> {
         self.pause();
         let mut dead = true;
@@ -149,9 +146,6 @@ impl Crew {
                 }
                 _ => false,
             };
-        }
-        if !dead && !self.gate.has_stop() {
-            self.resume();
         }
         Ok(dead)
     }

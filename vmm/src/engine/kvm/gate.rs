@@ -72,11 +72,6 @@ impl Gate {
         drop(self.changed.wait_while(self.state(), inside).unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Whether a vCPU has stopped by itself.
-    pub(super) fn has_stop(&self) -> bool {
-        self.state().stop.is_some()
-    }
-
     /// The first stop since the last call.
     pub(super) fn take_stop(&self) -> Option<Stop> {
         self.state().stop.take()

@@ -55,6 +55,7 @@ pub(crate) fn command(guest: &Guest) -> Result<Command> {
          ata0-master: type=disk, path={}, mode=flat, cylinders={cylinders}, heads={HEADS}, spt={TRACK}\n\
          com1: enabled=1, mode=file, dev=/dev/stdout\n\
          clock: sync=none\n\
+         sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
          log: {}\n\
          panic: action=fatal\n",
         at("rom"),

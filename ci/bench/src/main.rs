@@ -35,6 +35,9 @@ struct Arguments {
     /// Leave this one out, though it is installed; can be given several times.
     #[arg(long, value_enum, value_name = "PEER")]
     without: Vec<Peer>,
+    /// Measure this program instead of a fresh release build.
+    #[arg(long, value_name = "FILE")]
+    staleline: Option<PathBuf>,
     /// Where the table goes.
     #[arg(long, value_name = "FILE", default_value = "target/bench.md")]
     output: PathBuf,
@@ -64,7 +67,7 @@ impl Workload {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let staleline = build_staleline()?;
+    let staleline = arguments.staleline.clone().map_or_else(build_staleline, Ok)?;
     let workloads = match arguments.workloads.as_slice() {
         [] => Workload::value_variants(),
         some => some,

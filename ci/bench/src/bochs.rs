@@ -41,6 +41,11 @@ pub(crate) fn command(guest: &Guest) -> Result<Command> {
     let folder = guest.folder.path();
     let (disk, table) = disk(guest)?;
     fs::write(folder.join("disk"), &disk)?;
+    // What an earlier round's Bochs, which has been ended, has left.
+    let lock = folder.join("disk.lock");
+    if lock.exists() {
+        fs::remove_file(lock)?;
+    }
     fs::write(folder.join("rom"), rom(folder, &table)?)?;
     fs::write(folder.join("vga"), video_rom())?;
     let cylinders = disk.len() / (HEADS * TRACK * SECTOR);

@@ -1,6 +1,6 @@
 /*
  * Paging of 32 bits with large pages (PSE, PSE-36), and PAE paging with its loaded top entries; the ways into long mode that
- * are refused (SDM volume 3, 4.3, 4.4 and 9.8.5).
+ * are refused (SDM volume 3, 4.3, 4.4 and 10.8.5).
  *
  * bits: 32
  */

@@ -1,4 +1,4 @@
-/* Segments, call gates and far transfers in long mode, and compatibility mode in it (SDM volume 3, 5.8.3.1 and 7.7). */
+/* Segments, call gates and far transfers in long mode, and compatibility mode in it (SDM volume 3, 5.8.3.1 and 8.7). */
 #include "support.h"
 
 #define GATE SPARE_SELECTOR

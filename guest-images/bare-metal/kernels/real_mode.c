@@ -1,6 +1,6 @@
 /*
  * Real-address mode, entered from protected mode and left again: segments, the interrupt vector table, exceptions without
- * error codes, what is not there, and limits that survive the change of mode (SDM volume 3, 9.9 and chapter 20).
+ * error codes, what is not there, and limits that survive the change of mode (SDM volume 3, 10.9 and chapter 21).
  *
  * bits: 32
  */

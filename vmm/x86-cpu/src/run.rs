@@ -109,6 +109,13 @@ impl<W: World> CodeCache<W> {
         self.blocks.is_empty()
     }
 
+    /// The block at the vCPU's RIP, if it was found there before in this epoch and mode.
+    #[inline(always)]
+    fn looked_up(&self, cpu: &Vcpu) -> Option<u32> {
+        let seen = &self.lookup[lookup_slot(cpu.rip)];
+        (seen.epoch == cpu.epoch && seen.rip == cpu.rip && seen.mode == cpu.mode).then_some(seen.block)
+    }
+
     fn add(&mut self, block: Block<W>) -> u32 {
         let number = self.blocks.len() as u32;
         self.by_page.entry(block.phys >> 12).or_default().push(number);
@@ -162,12 +169,16 @@ impl Vcpu {
     }
 }
 
+/// Where in the lookup table the block at `rip` would be.
+#[inline(always)]
+const fn lookup_slot(rip: u64) -> usize {
+    (rip ^ rip >> 13) as usize & (LOOKUP_ENTRIES - 1)
+}
+
 /// Finds or decodes the block at the vCPU's RIP.
 fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Result<u32, Fault> {
-    let slot = (cpu.rip ^ cpu.rip >> 13) as usize & (LOOKUP_ENTRIES - 1);
-    let seen = code.lookup[slot];
-    if seen.epoch == cpu.epoch && seen.rip == cpu.rip && seen.mode == cpu.mode {
-        return Ok(seen.block);
+    if let Some(number) = code.looked_up(cpu) {
+        return Ok(number);
     }
     let phys = cpu.fetch_address(world, cpu.linear_ip())?;
     let mut found = code.index.get(&(phys, cpu.mode)).copied();
@@ -200,7 +211,8 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
             code.add(block)
         }
     };
-    code.lookup[slot] = Lookup { epoch: cpu.epoch, rip: cpu.rip, mode: cpu.mode, block: number };
+    code.lookup[lookup_slot(cpu.rip)] =
+        Lookup { epoch: cpu.epoch, rip: cpu.rip, mode: cpu.mode, block: number };
     Ok(number)
 }
 
@@ -256,21 +268,21 @@ fn run_block<W: World>(cpu: &mut Vcpu, world: &mut W, block: &Block<W>, budget: 
     }
 }
 
-/// Runs blocks from number `number` on, each from the one before by its link; only the first, if that is to be an
-/// instruction alone or breakpoints are to be looked for between blocks. Returns how and in which block it ended, and by
-/// which of that block's links it would have gone on, if that does not lead anywhere yet.
+/// Runs blocks from number `number` on, each from the one before by its link or by what was looked up before; only the
+/// first, if that is to be an instruction alone or breakpoints are to be looked for between blocks. Returns how and in
+/// which block it ended, and which of that block's links is to lead to the next one, if that is still to be found.
 #[inline(never)]
 fn run_chain<W: World>(
     cpu: &mut Vcpu,
     world: &mut W,
-    blocks: &[Block<W>],
+    code: &mut CodeCache<W>,
     mut number: u32,
     single: bool,
     until: u64,
 ) -> (Ended, u32, Option<usize>) {
     let alone = single || cpu.debug.code;
     loop {
-        let block = &blocks[number as usize];
+        let block = &code.blocks[number as usize];
         let start = cpu.rip;
         let budget = if single { 1 } else { until - cpu.block_clock };
         let ended = run_block(cpu, world, block, budget);
@@ -278,11 +290,16 @@ fn run_chain<W: World>(
             return (ended, number, None);
         }
         let taken = usize::from(cpu.rip != start.wrapping_add(u64::from(block.len)));
-        let link = &block.links[taken];
-        if link.epoch != cpu.epoch || link.rip != cpu.rip {
-            return (ended, number, Some(taken));
+        let link = block.links[taken];
+        if link.epoch == cpu.epoch && link.rip == cpu.rip {
+            number = link.block;
+            continue;
         }
-        number = link.block;
+        let Some(next) = code.looked_up(cpu) else {
+            return (ended, number, Some(taken));
+        };
+        code.blocks[number as usize].links[taken] = Link { epoch: cpu.epoch, rip: cpu.rip, block: next };
+        number = next;
     }
 }
 
@@ -364,7 +381,7 @@ pub fn run<W: World>(
         single |= cpu.debug.code && cpu.breaks_within(&code.blocks[number as usize]);
         let first = cpu.rip;
         let (ended, taken);
-        (ended, number, taken) = run_chain(cpu, world, &code.blocks, number, single, until);
+        (ended, number, taken) = run_chain(cpu, world, code, number, single, until);
         from = taken.map(|link| (number, link));
 
         match ended {

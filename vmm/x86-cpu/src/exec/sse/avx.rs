@@ -6,7 +6,7 @@ use super::host::{
 };
 use super::moves::{combine, pick, plain};
 use super::operand::{Fixed128, M8, M16, M32, M64, M128, Part64, Source, Xmm};
-use super::shuffle::{Blendps, Pshufd};
+use super::shuffle::{Blendps, Pshufd, sign_mask};
 use super::vex::{finish, first, is_wide, put_register, register};
 use super::{Choice, Gate, float::mxcsr};
 use crate::block::{Op, OpFn};
@@ -43,7 +43,7 @@ fn each64(a: u128, b: u128, function: impl Fn(u64, u64) -> u64) -> u128 {
 
 /// Element `index` of `bits` bits of a vector.
 #[inline(always)]
-fn element(vector: [u128; 2], index: u32, bits: u32) -> u64 {
+pub(super) fn element(vector: [u128; 2], index: u32, bits: u32) -> u64 {
     let at = index * bits;
     (vector[(at / 128) as usize & 1] >> (at % 128)) as u64 & u64::MAX >> (64 - bits)
 }
@@ -140,22 +140,11 @@ fn blend_variable<W: World, T: Word, S: Source>(
     op: &Op<W>,
 ) -> Result<(), Fault> {
     let src = S::lanes(cpu, world, op)?;
-    let mask = register(cpu, op.imm as u8).map(sign_mask::<T>);
+    let mask = register(cpu, op.imm as u8).map(|lane| sign_mask(lane, T::BITS));
     let first = first(cpu, op);
     let blended = [0, 1].map(|i| first[i] & !mask[i] | src[i] & mask[i]);
     finish(cpu, op, blended);
     Ok(())
-}
-
-/// Ones in the `T`-wide lanes whose sign bit is set.
-#[inline(always)]
-fn sign_mask<T: Word>(value: u128) -> u128 {
-    repeat_signs(value, T::BITS)
-}
-
-fn repeat_signs(value: u128, width: u32) -> u128 {
-    let lane = u128::MAX >> (128 - width);
-    (value >> (width - 1) & (u128::MAX / lane)).wrapping_mul(lane)
 }
 
 fn pick_blend<W: World, T: Word>(memory: bool) -> OpFn<W> {

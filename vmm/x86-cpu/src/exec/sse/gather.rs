@@ -1,6 +1,7 @@
 //! Gathers of AVX2 (SDM volume 2, VPGATHERDD and its kin): each element loaded is put in place and its mask cleared at once,
 //! so that an instruction that faulted goes on where it was.
 
+use super::avx::element;
 use super::vex::{is_wide, register};
 use super::{Choice, Gate};
 use crate::block::{Op, OpFn};
@@ -19,21 +20,15 @@ fn put<T: Word>(cpu: &mut Vcpu, number: u8, at: u32, value: T) {
     *lane = *lane & !(u128::MAX >> (128 - T::BITS) << shift) | value.extend() << shift;
 }
 
-/// Element `at` of `bits` bits of a register, zero-extended.
-fn get(cpu: &Vcpu, number: u8, at: u32, bits: u32) -> u64 {
-    let bit = at * bits;
-    (register(cpu, number)[(bit / 128) as usize & 1] >> (bit % 128)) as u64 & u64::MAX >> (64 - bits)
-}
-
 /// Gathers elements of type `T` by indices of type `I` (register `aux`) under the mask in register `src`.
 fn gather<W: World, T: Word, I: Word>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let vector = if is_wide(op) { 256 } else { 128 };
     let count = vector / T::BITS.max(I::BITS);
     let used = count * T::BITS;
     for at in 0..count {
-        if get(cpu, op.src, at, T::BITS) >> (T::BITS - 1) != 0 {
+        if element(register(cpu, op.src), at, T::BITS) >> (T::BITS - 1) != 0 {
             let unused = 64 - I::BITS;
-            let index = ((get(cpu, op.aux, at, I::BITS) << unused) as i64 >> unused) as u64;
+            let index = ((element(register(cpu, op.aux), at, I::BITS) << unused) as i64 >> unused) as u64;
             let disp = op.disp.wrapping_add(index << (op.scale & 3));
             let linear = cpu.address::<T, W>(&Op { disp, index: slot::ZERO, ..op.clone() })?;
             // The alignment of elements is not checked.

@@ -96,6 +96,14 @@ plain! {
     InsertpsMemory |d, s, i| insert_single(d, s, i);
 }
 
+/// Ones in the lanes of `bits` bits whose sign bit is set.
+#[inline(always)]
+pub(super) fn sign_mask(value: u128, bits: u32) -> u128 {
+    // One bit at the bottom of each lane; times 2^bits - 1 it fills the lane.
+    let lane = u128::MAX >> (128 - bits);
+    (value >> (bits - 1) & (u128::MAX / lane)).wrapping_mul(lane)
+}
+
 /// Blends by the sign bits of the `BITS`-bit lanes of XMM0.
 fn blend_variable<W: World, S: Source, const BITS: u32>(
     cpu: &mut Vcpu,
@@ -103,9 +111,7 @@ fn blend_variable<W: World, S: Source, const BITS: u32>(
     op: &Op<W>,
 ) -> Result<(), Fault> {
     let src = S::get(cpu, world, op)?;
-    // One bit at the bottom of each lane; times 2^BITS - 1 it fills the lane.
-    let ones = u128::MAX / (u128::MAX >> (128 - BITS));
-    let mask = (cpu.xmm[0] >> (BITS - 1) & ones).wrapping_mul(u128::MAX >> (128 - BITS));
+    let mask = sign_mask(cpu.xmm[0], BITS);
     let dst = &mut cpu.xmm[usize::from(op.dst & 15)];
     *dst = blend(*dst, src, mask);
     Ok(())

@@ -1,5 +1,6 @@
 //! Tests of the family as a whole.
 
+mod avx;
 mod faults;
 mod model;
 mod native;

@@ -46,9 +46,10 @@ fn stock_6_12_boots_to_a_shell() {
     boots_to_a_shell("debian-cloud-6.12");
 }
 
-/// All `cpus` processors come up, and the kernel has nothing to warn of.
+/// All `cpus` processors come up, one goes and comes back, and the kernel has nothing to warn of.
 fn uses_every_vcpu(image: &str, cpus: u32) {
-    let script = "nproc; dmesg -r | grep -c '^<6>'; dmesg -r | grep '^<[0-4]>'; true";
+    let script = "nproc; cd /sys/devices/system/cpu/cpu1; echo 0 > online; nproc; echo 1 > online; nproc
+        dmesg -r | grep -c '^<6>'; dmesg -r | grep '^<[0-4]>'; true";
     let arguments = [
         "run",
         "--kernel",
@@ -65,7 +66,9 @@ fn uses_every_vcpu(image: &str, cpus: u32) {
     let ran = run(&arguments);
     assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{ran:?}");
     let mut lines = ran.stdout.lines();
-    assert_eq!(lines.next(), Some(cpus.to_string().as_str()), "{ran:?}");
+    for online in [cpus, cpus - 1, cpus] {
+        assert_eq!(lines.next(), Some(online.to_string().as_str()), "{ran:?}");
+    }
     let messages: u32 = lines.next().and_then(|count| count.parse().ok()).unwrap();
     assert!(messages > 100, "{ran:?}");
     assert_eq!(lines.next(), None, "warnings: {ran:?}");

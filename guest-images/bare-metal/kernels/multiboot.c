@@ -59,6 +59,24 @@ static void check_map(const struct info *info)
 	check(has_kernel, "the kernel lies in RAM");
 }
 
+/* Prints what the modules are, for the test that gives some. */
+static void check_modules(const struct info *info)
+{
+	u64 last = free_memory();
+
+	print("%u modules\n", info->mods_count);
+	for (u32 i = 0; i < info->mods_count; i++) {
+		const u32 *module = (const u32 *)(u64)info->mods_addr + 4 * i;
+		u32 start = module[0], end = module[1];
+
+		check(start % 4096 == 0 && start > (u64)main && end <= last, "module %u: a page of its own", i);
+		print("module %u: %s: %u bytes: ", i, text(module[2]), end - start);
+		for (u32 at = start; at < end && at < start + 16; at++)
+			print("%c", *(const char *)(u64)at);
+		print("\n");
+	}
+}
+
 void main(void)
 {
 	const struct info *info = (const struct info *)(u64)multiboot_info;
@@ -68,6 +86,6 @@ void main(void)
 	check_equal(info->mem_lower, 640, "mem_lower");
 	check(ends_with(text(info->cmdline), "multiboot a=1 b"), "command line: %s", text(info->cmdline));
 	check(!strcmp(text(info->boot_loader_name), "Staleline"), "loader: %s", text(info->boot_loader_name));
-	check_equal(info->mods_count, 0, "no module");
+	check_modules(info);
 	check_map(info);
 }

@@ -108,13 +108,18 @@ impl Kernel {
         let header = Some(bzimage.header);
         if let Some(image) = bzimage.unpack()? {
             let elf = Elf::parse(&image)?;
-            if !elf.is_64_bit() {
-                return Err(KernelError::NotX86("a bzImage with a 32-bit kernel".into()));
+            // A 32-bit kernel is linked for a virtual address and relocated by its own decompressor.
+            if elf.is_64_bit() {
+                check_above_firmware(&elf)?;
+                return Ok(Self {
+                    path,
+                    header,
+                    entry: Entry::Long(elf.entry),
+                    body: Body::Elf { image, elf },
+                });
             }
-            check_above_firmware(&elf)?;
-            return Ok(Self { path, header, entry: Entry::Long(elf.entry), body: Body::Elf { image, elf } });
         }
-        log::info!("{}: no payload to unpack: the kernel unpacks itself", path.display());
+        log::info!("{}: no 64-bit payload that could be unpacked: the kernel unpacks itself", path.display());
         let address = bzimage.load_address();
         let init_size = bzimage.init_size();
         let entry = match bzimage.entry_64() {
@@ -237,6 +242,8 @@ mod tests {
     use super::super::{bzimage, elf};
     use super::*;
     use crate::memory::layout::MIB;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     fn parse(file: Vec<u8>) -> Result<Kernel, KernelError> {
         Kernel::parse(Path::new("test"), file)
@@ -252,6 +259,8 @@ mod tests {
         assert_eq!(parse(packed).unwrap().entry(), Entry::Long(16 * MIB));
         let small = elf::tests::sample_32(16 * MIB, b"\xf4", Some(0x100_0040));
         assert_eq!(parse(small).unwrap().entry(), Entry::Pvh(0x100_0040));
+        let old = bzimage::tests::sample(&bzimage::tests::gzip(&elf::tests::sample_32(MIB, b"", None)));
+        assert_eq!(parse(old).unwrap().entry(), Entry::Long(16 * MIB + 0x200), "its own decompressor's");
         let flat = bzimage::tests::sample(bzimage::tests::OWN_FORMAT);
         assert_eq!(parse(flat).unwrap().entry(), Entry::Long(16 * MIB + 0x200));
     }
@@ -317,6 +326,48 @@ mod tests {
         {
             let error = parse(file).unwrap().load(&ram).unwrap_err();
             assert!(error.to_string().starts_with("too little memory: kernel test"), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_multiboot_headers_are_survived(
+            flags in any::<u32>(),
+            addresses in any::<[u32; 5]>(),
+            near in any::<[u8; 5]>(),
+            rest in vec(any::<u8>(), 0..200),
+        ) {
+            // Addresses anywhere, and addresses that nearly fit together.
+            let ram = GuestRam::new(16 * MIB).unwrap();
+            let close = near.map(|offset| 0x20_0000 + u32::from(offset));
+            for (flags, addresses) in [(flags | 1 << 16, addresses), (1 << 16, close)] {
+                let mut file = multiboot::header(flags, &addresses);
+                file.extend_from_slice(&rest);
+                if let Ok(kernel) = parse(file) {
+                    prop_assert!(kernel.is_multiboot());
+                    let _ = kernel.load(&ram);
+                }
+            }
+        }
+
+        #[test]
+        fn damaged_multiboot_files_are_survived(
+            changes in vec((0_usize..200, any::<u8>()), 1..8),
+            length in 0_usize..300,
+        ) {
+            let ram = GuestRam::new(16 * MIB).unwrap();
+            for sample in [elf::tests::sample_32, elf::tests::sample] {
+                let mut file = sample(MIB, &multiboot::header(3, &[]), None);
+                for &(at, value) in &changes {
+                    if let Some(byte) = file.get_mut(at) {
+                        *byte = value;
+                    }
+                }
+                file.truncate(length);
+                if let Ok(kernel) = parse(file) {
+                    let _ = kernel.load(&ram);
+                }
+            }
         }
     }
 }

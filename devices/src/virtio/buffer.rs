@@ -65,11 +65,14 @@ pub struct Buffer {
     writable: Cursor,
     /// Bytes written from the start without a gap.
     written: u64,
+    /// Bytes read and written.
+    moved: u64,
 }
 
 impl Buffer {
     pub(super) fn new(head: u16, readable: Vec<Segment>, writable: Vec<Segment>) -> Self {
-        Self { head, readable: Cursor::new(readable), writable: Cursor::new(writable), written: 0 }
+        let (readable, writable) = (Cursor::new(readable), Cursor::new(writable));
+        Self { head, readable, writable, written: 0, moved: 0 }
     }
 
     /// The index by which the driver knows the buffer.
@@ -89,7 +92,7 @@ impl Buffer {
 
     /// Bytes read and written so far.
     pub(super) fn moved(&self) -> u64 {
-        self.readable.done + self.writable.done
+        self.moved
     }
 
     /// Bytes written from the start on, as the driver is told.
@@ -110,6 +113,7 @@ impl Buffer {
             let (address, length) = self.readable.advance(left.len()).ok_or(BufferError::TooShort)?;
             let (part, rest) = left.split_at_mut(length);
             port.read(address, part, ATTRS)?;
+            self.moved += length as u64;
             left = rest;
         }
         Ok(())
@@ -129,6 +133,7 @@ impl Buffer {
             let (part, rest) = left.split_at(length);
             port.write(address, part, ATTRS)?;
             self.written += length as u64;
+            self.moved += length as u64;
             left = rest;
         }
         Ok(())
@@ -142,6 +147,7 @@ impl Buffer {
         let last = self.writable.segments.iter().rev().find(|segment| segment.length != 0);
         let last = last.ok_or(BufferError::TooShort)?;
         port.write(last.address.wrapping_add(u64::from(last.length - 1)), &[byte], ATTRS)?;
+        self.moved += 1;
         if self.written + 1 == self.writable.total {
             self.written += 1;
         }

@@ -90,11 +90,6 @@ impl<T: DeviceType> VirtioPci<T> {
         }
     }
 
-    /// The device behind the function.
-    pub fn device(&self) -> &T {
-        &self.device
-    }
-
     fn features(&self) -> u64 {
         let access_platform = if self.access_platform { feature(VIRTIO_F_ACCESS_PLATFORM) } else { 0 };
         self.device.features()
@@ -159,12 +154,12 @@ impl<T: DeviceType> VirtioPci<T> {
 
     /// Returns what is finished on `queue`, and begins or goes on with what is next.
     fn turn(&mut self, queue: u16, port: &mut dyn Port) -> Result<(), QueueError> {
+        let live = self.is_live();
         let Some(state) = self.queues.get_mut(usize::from(queue)) else { return Ok(()) };
         state.scheduled = false;
-        if !state.state.ready || !self.is_live() {
+        if !state.state.ready || !live {
             return Ok(());
         }
-        let Some(state) = self.queues.get_mut(usize::from(queue)) else { return Ok(()) };
         let vector = state.vector;
         if state.return_finished(port)? {
             self.interrupt(vector, ISR_QUEUE, port);

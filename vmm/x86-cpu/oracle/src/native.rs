@@ -464,3 +464,23 @@ pub fn user_descriptors() -> [Option<u64>; 16] {
             .then_some(limit & 0xffff | (limit & 0xf_0000) << 32 | (rights & 0xf0_ff00) << 32)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+    use crate::state::Width;
+    use crate::values::Flavour;
+
+    #[test]
+    fn a_system_call_never_reaches_the_kernel() {
+        for (width, call) in [(Width::Bits64, [0x0f, 0x05]), (Width::Bits32, [0xcd, 0x80])] {
+            let mut native = Native::start().expect("the native side starts");
+            let mut state = crate::initial::random_state(&Rng::new(1), width, Flavour::Int(8), false);
+            state.rip = CODE.base;
+            native.image()[..2].copy_from_slice(&call);
+            let error = native.run(&state).expect_err("the call is caught");
+            assert_eq!(error.to_string(), "the code under test made a system call");
+        }
+    }
+}

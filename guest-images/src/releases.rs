@@ -138,7 +138,7 @@ fn join(earlier: Option<Error>, later: Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::host::Host;
     use crate::lock::Lock;
@@ -146,7 +146,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     /// An archive in `root` with one package in each suite, given as suite, package and version.
-    fn archive(root: &Path, suites: &[(&str, &str, &str)]) {
+    pub(crate) fn archive(root: &Path, suites: &[(&str, &str, &str)]) {
         for (suite, package, version) in suites {
             let index = format!(
                 "Package: {package}\nVersion: {version}\nArchitecture: amd64\nMaintainer: x\n\

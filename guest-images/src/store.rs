@@ -340,6 +340,30 @@ mod tests {
         }
     }
 
+    /// A mirror that has moved on to a later series.
+    #[test]
+    fn what_the_mirror_lacks_is_unavailable_and_what_is_built_stays_usable() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        let suite = |name| (name, "linux-image-6.2.0-1-cloud-amd64", "6.2.1-1");
+        crate::releases::tests::archive(root, &[suite("bookworm"), suite("bookworm-updates")]);
+        fs::create_dir_all(root.join("etc/apt")).unwrap();
+        fs::write(root.join("etc/os-release"), "ID=debian\nVERSION_CODENAME=bookworm\n").unwrap();
+        let line = format!("deb [trusted=yes] file:{} bookworm main\n", root.display());
+        fs::write(root.join("etc/apt/sources.list"), line).unwrap();
+        let mut store = store(root);
+        store.host.path = Host::this_machine().path;
+
+        let error = store.ensure("debian-cloud-6.1", &()).unwrap_err();
+        assert!(error.is_unavailable(), "{error}");
+        let reason = store.unavailable("debian-cloud-6.1").unwrap().unwrap();
+        assert!(reason.starts_with("unavailable: ") && reason.contains("linux-image-6.1.0-*"), "{reason}");
+        assert_eq!(store.unavailable("debian-cloud-6.12").unwrap(), None, "not tried");
+
+        put(&store, "debian-cloud-6.1");
+        assert_eq!(store.ensure("debian-cloud-6.1", &()).unwrap().name, "debian-cloud-6.1");
+    }
+
     #[test]
     fn a_concurrent_build_is_waited_for_and_its_result_used() {
         let folder = tempfile::tempdir().unwrap();

@@ -64,19 +64,24 @@ pub(super) fn run(arguments: &ImagesArguments) -> Result<u8> {
     let mut text = String::new();
     match arguments.action.as_ref().unwrap_or(&Action::List { name: None }) {
         Action::List { name } => {
+            let mut missing = 0;
             for name in names(name)? {
                 let recipe = store.recipe(&name)?;
-                let state = match (store.path(&name)?, store.unavailable(&name)?) {
-                    (Some(_), _) => "built".to_owned(),
-                    (None, Some(_)) => "unavailable".to_owned(),
-                    (None, None) => format!("not built (about {} min)", recipe.estimate.minutes),
+                let (state, reason) = match (store.path(&name)?, store.unavailable(&name)?) {
+                    (Some(_), _) => ("built".to_owned(), None),
+                    (None, Some(reason)) => ("unavailable".to_owned(), Some(reason)),
+                    (None, None) => (format!("not built (about {} min)", recipe.estimate.minutes), None),
                 };
                 let hash = recipe.hash()?;
                 let short = hash.get(..SHORT_HASH).unwrap_or(&hash);
                 writeln!(text, "{name:20} {short:SHORT_HASH$} {state:24} {}", recipe.summary)?;
-                if let (true, Some(reason)) = (state == "unavailable", store.unavailable(&name)?) {
+                if let Some(reason) = reason {
+                    missing += 1;
                     writeln!(text, "    {reason}")?;
                 }
+            }
+            if missing > 0 {
+                writeln!(text, "{missing} unavailable when last tried")?;
             }
         }
         Action::Build { name } => return build(&store, &names(name)?),

@@ -10,6 +10,9 @@ use x86_cpu::{Activity, CodeCache, Segment, Vcpu, seg};
 /// Instructions that a vCPU runs before the next one has its turn. Short, since kernels wait for one another without PAUSE
 /// as well.
 const QUANTUM: u64 = 4_000;
+/// Runs on end that retire nothing (exceptions only, or a REP without end) after which a vCPU has used up its turn: timers
+/// and the other vCPUs go on.
+const BARREN_RUNS: u32 = 16;
 /// Instructions between looks at the outside world. Independent of the host, so that runs are alike.
 const OUTSIDE_INTERVAL: u64 = 200_000;
 
@@ -26,6 +29,8 @@ pub struct SoftEngine {
     skipped: Nanos,
     /// The vCPU whose turn it is.
     turn: usize,
+    /// Runs on end that retired nothing.
+    barren: u32,
     /// When that turn is over at the latest.
     turn_end: Nanos,
 }
@@ -65,6 +70,15 @@ impl SoftEngine {
             x86_cpu::Exit::Yield | x86_cpu::Exit::Halted | x86_cpu::Exit::WaitForSipi => Turn::Over,
             x86_cpu::Exit::Shutdown => Turn::Shutdown,
         })
+    }
+
+    /// Accounts for a run that retired nothing.
+    fn spend_barren_run(&mut self) {
+        self.barren += 1;
+        if self.barren == BARREN_RUNS {
+            self.barren = 0;
+            self.skip_to(self.turn_end);
+        }
     }
 
     /// Whether a vCPU has something to do: it runs, or what waits for it will wake it.
@@ -157,9 +171,13 @@ impl Engine for SoftEngine {
             while turn == Turn::Runnable && self.now < limit {
                 let before = self.now;
                 turn = self.run_turn(machine, limit).ok_or(EngineError::NoVcpu(index as u32))?;
-                // An access may have moved the next event or asked for something: look before going on. So does a
-                // vCPU that retires nothing (a fault that raises itself for ever).
-                if machine.needs_attention(limit) || self.now == before {
+                if self.now == before {
+                    self.spend_barren_run();
+                    break;
+                }
+                self.barren = 0;
+                // An access may have moved the next event or asked for something: look before going on.
+                if machine.needs_attention(limit) {
                     break;
                 }
             }

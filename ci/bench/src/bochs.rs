@@ -59,6 +59,7 @@ pub(crate) fn command(guest: &Guest) -> Result<Command> {
          ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
          ata0-master: type=disk, path={}, mode=flat, cylinders={cylinders}, heads={HEADS}, spt={TRACK}\n\
          com1: enabled=1, mode=file, dev=/dev/stdout\n\
+         com2: enabled=1, mode=null\n\
          clock: sync=none\n\
          sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
          log: {}\n\

@@ -60,6 +60,14 @@ fn the_clock_stops_at_any_instruction_with_the_same_state() {
 }
 
 #[test]
+fn a_halt_stops_before_code_that_is_known() {
+    // jmp 3 ; 2: hlt ; 3: inc eax ; jmp 2
+    let (mut cpu, mut world, mut code) = machine(&[0xeb, 0x01, 0xf4, 0xff, 0xc0, 0xeb, 0xfb]);
+    assert_eq!(run(&mut cpu, &mut world, &mut code, 0, 100), (Exit::Halted, 4));
+    assert_eq!((cpu.gpr[reg::RAX], cpu.rip), (1, CODE + 3));
+}
+
+#[test]
 fn code_that_rewrites_the_next_instruction_executes_the_new_bytes() {
     // mov byte [rip + 1], 2 ; mov eax, 1 ; jmp $
     let (mut cpu, mut world, mut code) = machine(&[0xc6, 0x05, 1, 0, 0, 0, 2, 0xb8, 1, 0, 0, 0, 0xeb, 0xfe]);

@@ -83,6 +83,7 @@ fn bound<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<
 fn halt<W: World>(cpu: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
     cpu.require_supervisor()?;
     cpu.activity = Activity::Halted;
+    cpu.limit = 0;
     Ok(())
 }
 

@@ -162,9 +162,12 @@ static DIFFERENCES: &[Difference] = &[
     },
     Difference {
         vendor: Vendor::Amd,
-        what: "ARPL that changes nothing does not check that its operand can be written (observed)",
+        what: "ARPL checks that its operand can be written only when it writes: never if it changes nothing, and after a \
+               page fault of the read (observed)",
         applies: |instruction, _| instruction.mnemonic() == Mnemonic::Arpl,
-        open: |undefined, _, _| undefined.excused.extend([(None, Some(13)), (None, Some(14))]),
+        open: |undefined, _, _| {
+            undefined.excused.extend([(None, Some(13)), (None, Some(14)), (Some(14), Some(13))]);
+        },
     },
     Difference {
         vendor: Vendor::Amd,

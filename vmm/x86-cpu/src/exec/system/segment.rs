@@ -32,13 +32,6 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
         _ => {}
     }
     match instruction.mnemonic() {
-        Mnemonic::Push if instruction.op0_register().is_segment_register() => {
-            op.src = segment(instruction.op0_register());
-            op.seg = seg::SS as u8;
-            op.aux = stack_size(instruction);
-            op.run = push_segment;
-            Lowered::Straight
-        }
         Mnemonic::Pop if instruction.op0_register().is_segment_register() => {
             op.dst = segment(instruction.op0_register());
             op.seg = seg::SS as u8;
@@ -193,11 +186,6 @@ fn move_to_segment<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Resul
     cpu.load_segment(world, index, selector)?;
     cpu.shadow_stack_load(index);
     Ok(())
-}
-
-fn push_segment<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    let selector = cpu.segs[usize::from(op.src & 7)].selector;
-    cpu.push_sized(world, op.aux, u64::from(selector))
 }
 
 fn pop_segment<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {

@@ -9,14 +9,7 @@ use iced_x86::{
     Register,
 };
 
-pub const RAX: usize = 0;
-pub const RCX: usize = 1;
-pub const RDX: usize = 2;
-pub const RBX: usize = 3;
-pub const RSP: usize = 4;
-pub const RBP: usize = 5;
-pub const RSI: usize = 6;
-pub const RDI: usize = 7;
+pub use x86_cpu::reg::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
 
 /// Instructions, and the state to run them in.
 #[derive(Debug, Clone)]

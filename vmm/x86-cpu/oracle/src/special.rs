@@ -1,5 +1,6 @@
 //! Registers and memory that certain instructions give a meaning of their own.
 
+use crate::compare::shifts;
 use crate::generate::{
     ALIGNMENT, DIRECTION, Generator, RAX, RBP, RCX, RDI, RDX, RSI, RSP, TRAP, linear_address,
 };
@@ -86,16 +87,7 @@ impl Generator {
     pub fn prepare(&mut self, code: Code) {
         let size = code.op_code().operand_size().max(8);
         match code.mnemonic() {
-            Mnemonic::Shl
-            | Mnemonic::Sal
-            | Mnemonic::Shr
-            | Mnemonic::Sar
-            | Mnemonic::Rol
-            | Mnemonic::Ror
-            | Mnemonic::Rcl
-            | Mnemonic::Rcr
-            | Mnemonic::Shld
-            | Mnemonic::Shrd => {
+            mnemonic if shifts(mnemonic) => {
                 let count = if self.rng.chance(70) { self.rng.below(70) } else { self.rng.word() & 0xff };
                 self.pin(RCX, self.rng.word() << 8 | count);
             }

@@ -6,6 +6,8 @@ use crate::error::{Error, Result, at};
 use crate::kernel::remove;
 use crate::recipe::{self, Program, Userspace};
 use crate::runner::Runner;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
@@ -37,8 +39,16 @@ pub(crate) fn build(
         }
         add_tree(&mut archive, packages, "")?;
     }
+    let mut added = BTreeMap::new();
     for path in &userspace.files {
-        add_file(&mut archive, &resolve(packages, path)?, path)?;
+        match added.entry(resolve(packages, path)?) {
+            // Two names of one file stay one file: the dynamic linker must not load a library twice.
+            Entry::Occupied(first) => archive.symlink(path, &format!("/{}", first.get())),
+            Entry::Vacant(entry) => {
+                add_file(&mut archive, entry.key(), path)?;
+                entry.insert(path);
+            }
+        }
     }
     for program in &userspace.program {
         let binary = compile(runner, program, packages, work)?;
@@ -79,17 +89,27 @@ fn add_busybox(runner: &Runner, archive: &mut Archive, busybox: &Path, to: &str)
 
 /// Compiles one of our programs against the libraries of the unpacked packages.
 fn compile(runner: &Runner, program: &Program, packages: &Path, work: &Path) -> Result<PathBuf> {
-    let source = work.join(&program.source);
-    fs::write(&source, recipe::program_source(&program.source)?).map_err(at(&source))?;
-    let output = source.with_extension("");
     let mut command = runner.command("cc");
-    command.args(["-std=gnu11", "-O2", "-Wall", "-Wextra", "-o"]).arg(&output).arg(&source);
+    command.args(["-std=gnu11", "-O2", "-Wall", "-Wextra"]);
+    let folder = work.join("programs");
+    for name in &program.sources {
+        let source = folder.join(name);
+        let parent = source.parent().unwrap_or(&folder);
+        fs::create_dir_all(parent).map_err(at(parent))?;
+        fs::write(&source, recipe::program_source(name)?).map_err(at(&source))?;
+        if name.ends_with(".c") {
+            command.arg(&source);
+        }
+    }
+    let name = Path::new(&program.to).file_name().unwrap_or_default();
+    let output = work.join(name);
+    command.arg("-o").arg(&output).arg("-I").arg(&folder);
     command.arg("-I").arg(packages.join("usr/include"));
     command.arg("-L").arg(packages.join("usr/lib/x86_64-linux-gnu"));
     command.args(program.libraries.iter().map(|library| format!("-l{library}")));
     // The libraries' own dependencies are the guest's, not this machine's.
     command.arg("-Wl,--allow-shlib-undefined");
-    runner.run(&format!("compiling {}", program.source), &mut command, |_| {})?;
+    runner.run(&format!("compiling {}", name.display()), &mut command, |_| {})?;
     Ok(output)
 }
 

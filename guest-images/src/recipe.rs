@@ -170,7 +170,8 @@ pub(crate) struct Userspace {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Program {
-    pub source: String,
+    /// Its C files, which are compiled together, and the headers of ours that they include.
+    pub sources: Vec<String>,
     pub to: String,
     pub libraries: Vec<String>,
 }
@@ -257,8 +258,8 @@ impl Recipe {
             KernelRecipe::Package(_) => String::new(),
         };
         let mut parts = vec![FORMAT, recipe, &config, lookup(USERSPACES, &self.userspace)?];
-        for program in self.userspace()?.program {
-            parts.push(program_source(&program.source)?);
+        for source in self.userspace()?.program.iter().flat_map(|program| &program.sources) {
+            parts.push(program_source(source)?);
         }
         parts.extend(INIT_SOURCES);
         Ok(hash_parts(&parts))
@@ -308,7 +309,10 @@ mod tests {
         for recipe in &recipes {
             let userspace = recipe.userspace().unwrap();
             for program in &userspace.program {
-                program_source(&program.source).unwrap();
+                assert!(program.sources.iter().any(|source| source.ends_with(".c")), "{program:?}");
+                for source in &program.sources {
+                    program_source(source).unwrap();
+                }
             }
             let wanted = match &recipe.kernel {
                 KernelRecipe::Source(source) => {

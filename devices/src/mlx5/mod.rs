@@ -20,6 +20,7 @@ pub mod layout;
 mod mad;
 mod mkey;
 mod pages;
+pub mod peer;
 mod qp;
 mod qp_modify;
 mod registers;

@@ -11,6 +11,7 @@
 
 use super::{ABS_MAX, ABS_X, ABS_Y, EV_ABS, EV_KEY, Event};
 use crate::bus::Nanos;
+use crate::duration;
 
 /// Names and codes of keys and buttons.
 const KEYS: &str = include_str!("keys.txt");
@@ -56,11 +57,7 @@ fn key(name: &str) -> Result<u16, ScriptError> {
 }
 
 fn time(text: &str) -> Result<Nanos, ScriptError> {
-    let units = [("ms", 1_000_000), ("us", 1_000), ("ns", 1), ("s", 1_000_000_000)];
-    let parsed = units
-        .iter()
-        .find_map(|&(unit, nanos)| text.strip_suffix(unit)?.parse::<Nanos>().ok()?.checked_mul(nanos));
-    parsed.ok_or_else(|| ScriptError::BadTime(text.to_owned()))
+    duration::parse(text).ok_or_else(|| ScriptError::BadTime(text.to_owned()))
 }
 
 impl Script {

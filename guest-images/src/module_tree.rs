@@ -100,8 +100,9 @@ fn relocate(runner: &Runner, partial: &Path, folder: &Path, headers: &str) -> Re
     // With it kbuild would want pahole, to give modules type information that Linux loads them without.
     remove(&tree.join("vmlinux"))?;
 
-    // Without arguments it prints how it is used, if it starts at all.
+    // Without arguments it prints how it is used, if it starts at all. Debian's is a wrapper that starts the one for SRCARCH.
     let mut objtool = runner.command(&tree.join("tools/objtool/objtool").to_string_lossy());
+    objtool.env("SRCARCH", "x86");
     match runner.output("trying the tree's programs", &mut objtool) {
         Err(Error::Build { stage, tail, log, .. }) if tail.contains("GLIBC_") => Err(Error::Build {
             stage,

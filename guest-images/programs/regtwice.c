@@ -1,17 +1,19 @@
 /*
- * Registers one page twice with the first RDMA device: [P, P + 0x1000) and then [P + 1, P + 0x1000), both for
- * local writing. The two scatter lists start in the same cache line, which dma-debug reports as overlapping
- * mappings. With --once the second registration is left out.
+ * Registers one page several times with the first RDMA device, twice unless `--count N` says otherwise: [P, P + 0x1000),
+ * then [P + 1, P + 0x1000) and so on, all for local writing and all kept until the end. All scatter lists start in the same
+ * cache line, which dma-debug reports as overlapping mappings.
  *
  * Prints one line for each result and exits 0 if all that was asked for succeeded.
  */
 #include <errno.h>
 #include <infiniband/verbs.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #define PAGE 0x1000
+#define MOST 64
 
 /* dma-debug's error counter; -1 if this kernel has none. */
 static long error_count(void)
@@ -50,10 +52,12 @@ static struct ibv_mr *reg(struct ibv_pd *pd, char *page, size_t offset, size_t l
 
 int main(int argc, char **argv)
 {
-	int once = argc == 2 && strcmp(argv[1], "--once") == 0;
+	long count = 2;
 
-	if (argc > 1 && !once) {
-		fprintf(stderr, "usage: regtwice [--once]\n");
+	if (argc == 3 && strcmp(argv[1], "--count") == 0)
+		count = strtol(argv[2], NULL, 10);
+	if ((argc != 1 && argc != 3) || count < 1 || count > MOST) {
+		fprintf(stderr, "usage: regtwice [--count N]	register N times, 1 to %d (2)\n", MOST);
 		return 2;
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
@@ -78,8 +82,13 @@ int main(int argc, char **argv)
 	memset(page, 0x5a, PAGE);
 
 	long before = error_count();
-	struct ibv_mr *first = reg(pd, page, 0, PAGE);
-	struct ibv_mr *second = once ? NULL : reg(pd, page, 1, PAGE - 1);
+	struct ibv_mr *regions[MOST];
+	int ok = 1;
+
+	for (long i = 0; i < count; i++) {
+		regions[i] = reg(pd, page, (size_t)i, PAGE - (size_t)i);
+		ok &= regions[i] != NULL;
+	}
 	long after = error_count();
 
 	if (before >= 0 && after >= 0)
@@ -87,11 +96,9 @@ int main(int argc, char **argv)
 	else
 		printf("dma-api error_count: not in this kernel\n");
 
-	int ok = first && (once || second);
-	if (second && ibv_dereg_mr(second))
-		ok = !failed("dereg_mr second");
-	if (first && ibv_dereg_mr(first))
-		ok = !failed("dereg_mr first");
+	for (long i = count; i-- > 0;)
+		if (regions[i] && ibv_dereg_mr(regions[i]))
+			ok = !failed("dereg_mr");
 	ibv_dealloc_pd(pd);
 	ibv_close_device(context);
 	ibv_free_device_list(list);

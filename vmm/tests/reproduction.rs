@@ -33,7 +33,7 @@ fn expecting_its_absence_fails() {
 #[test]
 fn without_the_second_registration_the_check_fails() {
     let mut reproduction = repro::find("mlx5-eexist").unwrap();
-    reproduction.guest.command.push("--once".into());
+    reproduction.guest.command.extend(["--count".into(), "1".into()]);
     let store = guest_images::Store::open(None).unwrap();
     let progress = guest_images::progress::for_stderr();
     let variation = Variation { seed: 1, ..Variation::default() };

@@ -5,7 +5,7 @@
 #![allow(dead_code, reason = "each test program uses a part of the model")]
 
 #[path = "../mock_port/mod.rs"]
-mod mock_port;
+pub mod mock_port;
 
 use devices::mlx5::field::Field;
 use devices::mlx5::layout::commands::{CONTEXT, EQ_NUMBER, PAGES, create_eq, header};

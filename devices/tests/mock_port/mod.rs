@@ -13,6 +13,22 @@ pub const PAGE: u64 = 4096;
 pub const RAM_BASE: u64 = 0x10_0000;
 pub const RAM_SIZE: u64 = 24 << 20;
 
+/// A transaction as the device has asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transaction {
+    pub kind: TransactionKind,
+    pub iova: u64,
+    pub len: usize,
+    pub attrs: DmaAttrs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransactionKind {
+    Read,
+    Write,
+    Atomic,
+}
+
 /// Memory and interrupts around the device.
 #[derive(Debug, Clone)]
 pub struct MockPort {
@@ -23,6 +39,8 @@ pub struct MockPort {
     pub events: BTreeMap<u32, Nanos>,
     /// Transactions so far.
     pub transactions: usize,
+    /// Each of them, where somebody wants to know.
+    pub log: Option<Vec<Transaction>>,
     /// Every transaction fails.
     pub broken: bool,
     pub msix: bool,
@@ -41,6 +59,7 @@ impl Default for MockPort {
             interrupts: Vec::new(),
             events: BTreeMap::new(),
             transactions: 0,
+            log: None,
             broken: false,
             msix: true,
             pin: false,
@@ -51,8 +70,17 @@ impl Default for MockPort {
 }
 
 impl MockPort {
-    fn range(&mut self, iova: u64, len: usize) -> Result<std::ops::Range<usize>, DmaError> {
+    fn range(
+        &mut self,
+        kind: TransactionKind,
+        iova: u64,
+        len: usize,
+        attrs: DmaAttrs,
+    ) -> Result<std::ops::Range<usize>, DmaError> {
         self.transactions += 1;
+        if let Some(log) = &mut self.log {
+            log.push(Transaction { kind, iova, len, attrs });
+        }
         if self.broken {
             return Err(DmaError::BusMasterDisabled);
         }
@@ -75,21 +103,31 @@ impl Port for MockPort {
         self.now
     }
 
-    fn read(&mut self, iova: u64, buf: &mut [u8], _attrs: DmaAttrs) -> Result<(), DmaError> {
+    fn read(&mut self, iova: u64, buf: &mut [u8], attrs: DmaAttrs) -> Result<(), DmaError> {
         buf.fill(0xff);
-        let range = self.range(iova, buf.len())?;
+        let range = self.range(TransactionKind::Read, iova, buf.len(), attrs)?;
         buf.copy_from_slice(&self.ram[range]);
         Ok(())
     }
 
-    fn write(&mut self, iova: u64, data: &[u8], _attrs: DmaAttrs) -> Result<(), DmaError> {
-        let range = self.range(iova, data.len())?;
+    fn write(&mut self, iova: u64, data: &[u8], attrs: DmaAttrs) -> Result<(), DmaError> {
+        let range = self.range(TransactionKind::Write, iova, data.len(), attrs)?;
         self.ram[range].copy_from_slice(data);
         Ok(())
     }
 
-    fn atomic(&mut self, iova: u64, _op: AtomicOp, _attrs: DmaAttrs) -> Result<u64, DmaError> {
-        Err(DmaError::Unmapped(iova))
+    fn atomic(&mut self, iova: u64, op: AtomicOp, attrs: DmaAttrs) -> Result<u64, DmaError> {
+        assert!(iova.is_multiple_of(8), "an atomic is aligned");
+        let range = self.range(TransactionKind::Atomic, iova, 8, attrs)?;
+        let place = &mut self.ram[range];
+        let old = u64::from_le_bytes((&*place).try_into().unwrap());
+        let new = match op {
+            AtomicOp::CompareSwap { compare, swap } if old == compare => swap,
+            AtomicOp::CompareSwap { .. } => old,
+            AtomicOp::FetchAdd(add) => old.wrapping_add(add),
+        };
+        place.copy_from_slice(&new.to_le_bytes());
+        Ok(old)
     }
 
     fn msi(&mut self, vector: u16) {

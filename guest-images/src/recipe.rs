@@ -33,6 +33,11 @@ const CONFIGS: &[(&str, &str)] = &[
 ];
 const PROGRAMS: &[(&str, &str)] = &[
     ("patterns.c", include_str!("../programs/patterns.c")),
+    ("peer-walk/connection.c", include_str!("../programs/peer-walk/connection.c")),
+    ("peer-walk/peer-walk.c", include_str!("../programs/peer-walk/peer-walk.c")),
+    ("peer-walk/peer-walk.h", include_str!("../programs/peer-walk/peer-walk.h")),
+    ("peer-walk/ring.c", include_str!("../programs/peer-walk/ring.c")),
+    ("rdma-peer.h", include_str!("../programs/rdma-peer.h")),
     ("regtwice.c", include_str!("../programs/regtwice.c")),
 ];
 const INIT_SOURCES: &[&str] = &[

@@ -187,7 +187,7 @@ fn random_command(driver: &mut Driver, random: &mut Random) {
 
 fn fuzz(seed: u64, port: PortType) {
     let mut random = Random(seed);
-    let mut driver = Driver::new(Mlx5Config { port });
+    let mut driver = Driver::new(Mlx5Config { port, ..Mlx5Config::default() });
     let mut peak = LiveObjects::default();
     for _ in 0..20_000 {
         let before = driver.port.transactions;

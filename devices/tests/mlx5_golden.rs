@@ -146,7 +146,7 @@ struct Replay {
 impl Replay {
     fn new(port: PortType) -> Self {
         Self {
-            driver: Driver::new(Mlx5Config { port }),
+            driver: Driver::new(Mlx5Config { port, umr: false, ..Mlx5Config::default() }),
             objects: Objects::default(),
             port,
             gid_queries: 0,

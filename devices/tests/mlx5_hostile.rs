@@ -76,7 +76,7 @@ fn create_qp_input(driver: &mut Driver) -> Vec<u8> {
 
 #[test]
 fn identity_follows_the_port_type() {
-    let class = |port| Mlx5::new(Mlx5Config { port }).info().class;
+    let class = |port| Mlx5::new(Mlx5Config { port, ..Mlx5Config::default() }).info().class;
     assert_eq!(class(PortType::InfiniBand), 0x02_07_00);
     assert_eq!(class(PortType::Ethernet), 0x02_00_00);
     let info = Mlx5::new(Mlx5Config::default()).info();

@@ -85,6 +85,7 @@ fn limits_of_shared_receive_queues_are_kept() {
     fill_pages(&mut xrc[PAGES..], buffer, 1);
     assert_eq!(OBJECT.get(&driver.succeed(&xrc, 16)), 1);
     let mut pool = command(0x90c, 0, 280);
+    set(&mut pool, rmp::RMPC + rmpc::WQ as usize, wq::LOG_WQ_STRIDE, 5);
     set(&mut pool, rmp::RMPC + rmpc::WQ as usize, wq::PD, 1);
     fill_pages(&mut pool[PAGES..], buffer, 1);
     assert_eq!(OBJECT.get(&driver.succeed(&pool, 16)), 2);

@@ -24,8 +24,7 @@ pub const COMMANDS: &[Command] = &[
 pub const DEVICE_FREQUENCY_KHZ: u64 = 156_250;
 
 /// What the device offers on either link layer. Every capability that is not listed is 0: no flow steering, eswitch,
-/// on-demand paging, user contexts or RoCE. `umr_modify_entity_size_disabled` makes the driver register memory by
-/// CREATE_MKEY rather than by work requests.
+/// on-demand paging, user contexts or RoCE.
 const OFFERED: &[(Field, u64)] = &[
     (general::VHCA_ID, 1),
     (general::LOG_MAX_SRQ_SZ, 10),
@@ -46,7 +45,8 @@ const OFFERED: &[(Field, u64)] = &[
     (general::LOG_MAX_MSG, 30),
     (general::CQE_VERSION, 1),
     (general::COMPACT_ADDRESS_VECTOR, 1),
-    (general::UMR_MODIFY_ENTITY_SIZE_DISABLED, 1),
+    (general::UMR_EXTENDED_TRANSLATION_OFFSET, 1),
+    (general::ATOMIC, 1),
     (general::XRC, 1),
     (general::UD, 1),
     (general::UC, 1),
@@ -103,7 +103,9 @@ impl Capabilities {
         let infiniband = config.port == PortType::InfiniBand;
         general::IB_VIRT.set(&mut offered, infiniband.into());
         general::PORT_TYPE.set(&mut offered, (!infiniband).into());
+        general::UMR_MODIFY_ENTITY_SIZE_DISABLED.set(&mut offered, (!config.umr).into());
         let mut operations = [0; SIZE];
+        atomic::HOST_ENDIANNESS_SUPPORTED.set(&mut operations, 1);
         atomic::OPERATIONS.set(&mut operations, 0b11);
         atomic::SIZE_QP.set(&mut operations, 1 << 3);
         Self { offered, current: offered, atomic: operations }
@@ -150,14 +152,25 @@ fn set(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failure> {
     if hca.phase == Phase::Ready {
         return Err(Failure::new(Status::BadSystemState, "capabilities are fixed by INIT_HCA"));
     }
-    if header::OP_MOD.get(input) >> 1 != GENERAL {
-        return Err(Failure::parameter("capabilities of this type cannot be set"));
-    }
     let wanted = input.get(CONTEXT..).and_then(|caps| caps.first_chunk::<SIZE>());
     let wanted = wanted.ok_or(Failure::new(Status::BadInputLength, "no capabilities"))?;
+    match header::OP_MOD.get(input) >> 1 {
+        GENERAL => {}
+        ATOMIC => return set_atomic(hca, wanted),
+        _ => return Err(Failure::parameter("capabilities of this type cannot be set")),
+    }
     if LIMITS.iter().any(|limit| limit.get(wanted) > limit.get(&hca.caps.offered)) {
         return Err(Failure::parameter("a limit is higher than offered"));
     }
     hca.caps.current = *wanted;
+    Ok(())
+}
+
+/// Operands lie in memory in the host's byte order: the only mode there is, which a driver may ask for.
+fn set_atomic(hca: &mut Hca, wanted: &[u8; SIZE]) -> Result<(), Failure> {
+    if atomic::HOST_ENDIANNESS.get(wanted) > 1 {
+        return Err(Failure::parameter("no such byte order of atomic operands"));
+    }
+    atomic::HOST_ENDIANNESS.copy(wanted, &mut hca.caps.atomic);
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 use super::command;
 use super::eq::{Event, EventType};
+use super::field::{be32, be64};
 use super::hca::Hca;
 use super::status::DeliveryError;
 use crate::bus::Nanos;
@@ -52,11 +53,14 @@ struct Request {
     slot: u32,
     address: u64,
     entry: [u8; ENTRY_SIZE],
+    /// Attributes of all its transactions.
+    attrs: DmaAttrs,
 }
 
 /// A chain of mailbox blocks, walked and checked.
 struct Chain {
     blocks: Vec<u64>,
+    attrs: DmaAttrs,
 }
 
 impl CommandQueue {
@@ -76,7 +80,7 @@ impl CommandQueue {
         while self.rung != 0 && moved < BLOCKS_PER_TURN {
             let slot = self.rung.trailing_zeros();
             self.rung &= self.rung - 1;
-            if let Some(request) = self.fetch(slot, port) {
+            if let Some(request) = self.fetch(slot, port, hca.config.control()) {
                 moved += serve(&request, hca, port);
             }
         }
@@ -84,14 +88,14 @@ impl CommandQueue {
     }
 
     /// Reads the entry of a slot, if the driver has given it to the device.
-    fn fetch(&self, slot: u32, port: &mut dyn Port) -> Option<Request> {
+    fn fetch(&self, slot: u32, port: &mut dyn Port, attrs: DmaAttrs) -> Option<Request> {
         let address = self.address.wrapping_add(u64::from(slot) << LOG_STRIDE);
         let mut entry = [0; ENTRY_SIZE];
-        if let Err(error) = port.read(address, &mut entry, DmaAttrs::default()) {
+        if let Err(error) = port.read(address, &mut entry, attrs) {
             log::debug!("mlx5: command slot {slot} cannot be read: {error}");
             return None;
         }
-        let request = Request { slot, address, entry };
+        let request = Request { slot, address, entry, attrs };
         (request.entry[layout::STATUS_OWN] & OWNED_BY_HARDWARE != 0).then_some(request)
     }
 }
@@ -113,14 +117,6 @@ mod layout {
     pub const BLOCK_TRAILER: usize = 560;
     pub const BLOCK_CONTROL_SIGNATURE: usize = 574;
     pub const BLOCK_SIGNATURE: usize = 575;
-}
-
-fn be32(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_be_bytes(*chunk))
-}
-
-fn be64(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u64::from_be_bytes(*chunk))
 }
 
 fn xor(bytes: &[u8]) -> u8 {
@@ -186,7 +182,7 @@ impl Request {
                 return Err(DeliveryError::InputLength);
             }
             let mut block = [0; BLOCK_SIZE];
-            port.read(next, &mut block, DmaAttrs::default()).map_err(|_| DeliveryError::Firmware)?;
+            port.read(next, &mut block, self.attrs).map_err(|_| DeliveryError::Firmware)?;
             let (data, trailer) = block.split_at(layout::BLOCK_TRAILER);
             next = check_trailer(trailer, number, self.token())?;
             let wanted = (len - input.len()).min(BLOCK_DATA);
@@ -214,10 +210,10 @@ impl Request {
             blocks.push(next);
             let at = next.checked_add(layout::BLOCK_TRAILER as u64).ok_or(DeliveryError::Firmware)?;
             let mut trailer = [0; BLOCK_SIZE - layout::BLOCK_TRAILER];
-            port.read(at, &mut trailer, DmaAttrs::default()).map_err(|_| DeliveryError::Firmware)?;
+            port.read(at, &mut trailer, self.attrs).map_err(|_| DeliveryError::Firmware)?;
             next = check_trailer(&trailer, number, self.token())?;
         }
-        Ok(Chain { blocks })
+        Ok(Chain { blocks, attrs: self.attrs })
     }
 
     /// Writes the entry's output half back: inline answer, signature, and ownership as the last byte.
@@ -236,7 +232,7 @@ impl Request {
         entry[layout::SIGNATURE] = 0;
         entry[layout::SIGNATURE] = !xor(&entry);
         let at = self.address.wrapping_add(layout::OUTPUT as u64);
-        if let Err(error) = port.write(at, &entry[layout::OUTPUT..], DmaAttrs::default()) {
+        if let Err(error) = port.write(at, &entry[layout::OUTPUT..], self.attrs) {
             log::debug!("mlx5: command slot {} cannot be completed: {error}", self.slot);
         }
     }
@@ -268,13 +264,13 @@ impl Chain {
 
     fn write_block(&self, address: u64, data: &[u8], port: &mut dyn Port) -> Result<(), DmaError> {
         let mut block = [0; BLOCK_SIZE];
-        port.read(address, &mut block, DmaAttrs::default())?;
+        port.read(address, &mut block, self.attrs)?;
         block[..data.len()].copy_from_slice(data);
         let control = BLOCK_DATA..layout::BLOCK_CONTROL_SIGNATURE;
         block[layout::BLOCK_CONTROL_SIGNATURE] = !xor(&block[control]);
         block[layout::BLOCK_SIGNATURE] = !xor(&block[..layout::BLOCK_SIGNATURE]);
-        port.write(address, &block[..data.len()], DmaAttrs::default())?;
+        port.write(address, &block[..data.len()], self.attrs)?;
         let signatures = address.saturating_add(layout::BLOCK_CONTROL_SIGNATURE as u64);
-        port.write(signatures, &block[layout::BLOCK_CONTROL_SIGNATURE..], DmaAttrs::default())
+        port.write(signatures, &block[layout::BLOCK_CONTROL_SIGNATURE..], self.attrs)
     }
 }

@@ -1,4 +1,6 @@
-//! How the function presents itself.
+//! How the function presents itself, and what its transactions carry.
+
+use crate::dma::DmaAttrs;
 
 /// Link layer of the function's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -10,8 +12,40 @@ pub enum PortType {
     Ethernet,
 }
 
-/// Configuration of an [`Mlx5`](super::Mlx5) function.
+/// Which of the function's transactions ask for No Snoop. Whether one carries it is decided by Device Control.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NoSnoop {
+    #[default]
+    Off,
+    /// What work requests move: the bytes behind memory keys. Queues, doorbell records and mailboxes are snooped.
+    Payload,
+    /// Every transaction.
+    All,
+}
+
+/// Configuration of an [`Mlx5`](super::Mlx5) function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mlx5Config {
     pub port: PortType,
+    pub no_snoop: NoSnoop,
+    /// The driver may change memory keys by work requests (UMR); without it registers by commands.
+    pub umr: bool,
+}
+
+impl Default for Mlx5Config {
+    fn default() -> Self {
+        Self { port: PortType::default(), no_snoop: NoSnoop::default(), umr: true }
+    }
+}
+
+impl Mlx5Config {
+    /// Attributes of transactions on the device's own structures: queues, doorbell records, mailboxes.
+    pub fn control(&self) -> DmaAttrs {
+        DmaAttrs { no_snoop: self.no_snoop == NoSnoop::All, relaxed_ordering: false }
+    }
+
+    /// Attributes of transactions on what work requests move.
+    pub fn payload(&self, relaxed_ordering: bool) -> DmaAttrs {
+        DmaAttrs { no_snoop: self.no_snoop != NoSnoop::Off, relaxed_ordering }
+    }
 }

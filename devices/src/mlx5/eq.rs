@@ -32,7 +32,20 @@ const HEALTH_EQ_IN_ERROR: u8 = 0x0d;
 #[repr(u8)]
 pub enum EventType {
     Completion = 0x00,
+    /// A queue pair that is ready to receive has received its first message.
+    CommunicationEstablished = 0x02,
+    CompletionQueueError = 0x04,
+    /// A queue pair's own structures are out of reach or make no sense.
+    QueuePairCatastrophe = 0x05,
     Command = 0x0a,
+    /// The peer of a queue pair has asked for what is not possible.
+    InvalidRequest = 0x10,
+    /// The peer of a queue pair has asked for what is not allowed.
+    AccessViolation = 0x11,
+    SrqCatastrophe = 0x12,
+    /// A failed queue pair takes no more requests from its shared receive queue.
+    LastRequestReached = 0x13,
+    SrqLimit = 0x14,
 }
 
 /// An event queue entry before it has a place in a queue.
@@ -41,17 +54,35 @@ pub struct Event {
     kind: EventType,
     /// Word of the event's data, and its value.
     data: (usize, u32),
+    /// Byte of the event's data, and its value.
+    detail: (usize, u8),
 }
+
+/// Where a queue's number stands.
+const QUEUE_NUMBER_WORD: usize = 6;
+/// Where it stands whether that is a queue pair (0, as all here are), an RQ or an SQ.
+const QUEUE_TYPE_BYTE: usize = 20;
 
 impl Event {
     /// Commands of these slots have completed.
     pub fn command(slots: u32) -> Self {
-        Self { kind: EventType::Command, data: (0, slots) }
+        Self { kind: EventType::Command, data: (0, slots), detail: (QUEUE_TYPE_BYTE, 0) }
     }
 
     /// A completion queue has new entries.
     pub fn completion(cqn: u32) -> Self {
-        Self { kind: EventType::Completion, data: (6, cqn) }
+        Self::of_queue(EventType::Completion, cqn)
+    }
+
+    /// Something has happened to a queue pair or a shared receive queue.
+    pub fn of_queue(kind: EventType, number: u32) -> Self {
+        Self { kind, data: (QUEUE_NUMBER_WORD, number), detail: (QUEUE_TYPE_BYTE, 0) }
+    }
+
+    /// A completion queue has failed.
+    pub fn completion_queue_error(cqn: u32, syndrome: u8) -> Self {
+        const SYNDROME_BYTE: usize = 11;
+        Self { kind: EventType::CompletionQueueError, data: (0, cqn), detail: (SYNDROME_BYTE, syndrome) }
     }
 
     /// The entry with its owner bit.
@@ -61,9 +92,12 @@ impl Event {
         const SIGNATURE: usize = 62;
         const OWNER: usize = 63;
         let mut entry = [0; EQE_SIZE];
-        let (word, value) = self.data;
+        let ((word, value), (byte, detail)) = (self.data, self.detail);
         if let Some(place) = entry.get_mut(DATA + word * 4..DATA + word * 4 + 4) {
             place.copy_from_slice(&value.to_be_bytes());
+        }
+        if let Some(place) = entry.get_mut(DATA + byte) {
+            *place |= detail;
         }
         entry[TYPE] = self.kind as u8;
         entry[OWNER] = owner;
@@ -129,7 +163,7 @@ impl EventQueue {
         self.events.get(kind / 64).is_some_and(|word| word >> (kind % 64) & 1 != 0)
     }
 
-    fn post(&mut self, event: Event, port: &mut dyn Port) -> Posted {
+    fn post(&mut self, event: Event, port: &mut dyn Port, attrs: DmaAttrs) -> Posted {
         if self.in_error {
             return Posted::Failed;
         }
@@ -143,7 +177,7 @@ impl EventQueue {
         let written = self
             .pages
             .locate(u64::from(index) * EQE_SIZE as u64)
-            .is_some_and(|at| port.write(at, &event.encode(owner), DmaAttrs::default()).is_ok());
+            .is_some_and(|at| port.write(at, &event.encode(owner), attrs).is_ok());
         if !written {
             self.in_error = true;
             return Posted::Failed;
@@ -178,9 +212,10 @@ impl Hca {
     /// Posts an event to queue `eqn`, if it exists still. A full or unreachable queue enters the error state, which
     /// the health buffer shows.
     pub fn post_event(&mut self, eqn: u32, event: Event, port: &mut dyn Port) {
+        let attrs = self.config.control();
         let Some(eq) = self.eqs.get_mut(eqn) else { return };
         let was_in_error = eq.in_error;
-        let syndrome = match eq.post(event, port) {
+        let syndrome = match eq.post(event, port, attrs) {
             Posted::Written => return,
             Posted::Overrun => HEALTH_EQ_OVERRUN,
             Posted::Failed => HEALTH_EQ_IN_ERROR,
@@ -188,6 +223,14 @@ impl Hca {
         if !was_in_error {
             log::warn!("mlx5: event queue {eqn} is in error (health syndrome {syndrome:#x})");
             self.health_syndrome = syndrome;
+        }
+    }
+
+    /// Posts an asynchronous event to the queue that takes events of its type.
+    pub fn report(&mut self, event: Event, port: &mut dyn Port) {
+        match self.event_queue_for(event.kind) {
+            Some(eqn) => self.post_event(eqn, event, port),
+            None => log::debug!("mlx5: no event queue takes {:?}", event.kind),
         }
     }
 }

@@ -70,6 +70,21 @@ impl Field {
     }
 }
 
+/// The big-endian half-word at byte `at`; zero where `bytes` ends before.
+pub fn be16(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u16::from_be_bytes(*chunk))
+}
+
+/// The big-endian word at byte `at`; zero where `bytes` ends before.
+pub fn be32(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u32::from_be_bytes(*chunk))
+}
+
+/// The big-endian double word at byte `at`; zero where `bytes` ends before.
+pub fn be64(bytes: &[u8], at: usize) -> u64 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |chunk| u64::from_be_bytes(*chunk))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Field;

@@ -3,6 +3,7 @@
 use super::caps::Capabilities;
 use super::config::Mlx5Config;
 use super::cq::CompletionQueue;
+use super::data_path::Schedule;
 use super::eq::EventQueue;
 use super::layout::commands::OBJECT;
 use super::mkey::MemoryKey;
@@ -81,6 +82,10 @@ pub struct Hca {
     pub srqs: ObjectTable<SharedReceiveQueue>,
     /// Health syndrome that the health buffer shows, 0 when all is well.
     pub health_syndrome: u8,
+    /// What has work to do.
+    pub schedule: Schedule,
+    /// Where bytes stay between two transactions; it holds nothing between two calls.
+    pub buffer: Vec<u8>,
     noted_opcodes: BTreeSet<u16>,
 }
 
@@ -103,6 +108,8 @@ impl Hca {
             qps: ObjectTable::new(FIRST_QPN..1 << 8),
             srqs: ObjectTable::new(1..1 << 6),
             health_syndrome: 0,
+            schedule: Schedule::default(),
+            buffer: Vec::new(),
             noted_opcodes: BTreeSet::new(),
         }
     }

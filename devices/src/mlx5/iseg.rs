@@ -68,7 +68,7 @@ fn register_at(offset: u64) -> Option<Register> {
 }
 
 /// Ticks of the free-running timer at virtual time `now`.
-fn ticks(now: Nanos) -> u64 {
+pub fn ticks(now: Nanos) -> u64 {
     const KHZ_PER_GHZ: u128 = 1_000_000;
     (u128::from(now) * u128::from(caps::DEVICE_FREQUENCY_KHZ) / KHZ_PER_GHZ) as u64
 }

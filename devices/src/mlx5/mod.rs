@@ -3,7 +3,7 @@
 //! The stock Linux drivers `mlx5_core` and `mlx5_ib` bind to it as to a virtual function of a ConnectX-5. BAR 0 holds
 //! the initialization segment (`iseg`) and the doorbell pages (`uar`). The driver works through a command queue in
 //! its own memory (`cmdq`): each command is executed (`command`) on the tables of objects (`hca`), one file a
-//! kind of object. The device tells the driver what has happened through event queues (`eq`). The positions of
+//! kind of object. Work requests are executed by the data path (`data_path`). The device tells the driver what has happened through event queues (`eq`). The positions of
 //! fields are data (`layout`).
 
 mod admin;
@@ -11,7 +11,9 @@ mod caps;
 mod cmdq;
 mod command;
 mod config;
+mod connection;
 mod cq;
+mod data_path;
 mod eq;
 pub mod field;
 mod hca;
@@ -31,7 +33,7 @@ mod table;
 mod uar;
 mod vport;
 
-pub use config::{Mlx5Config, PortType};
+pub use config::{Mlx5Config, NoSnoop, PortType};
 pub use hca::LiveObjects;
 pub use mkey::{Access as MkeyAccess, AccessMode, MemoryKey};
 
@@ -53,6 +55,10 @@ const BAR_SIZE: u64 = 4 << 20;
 const MSIX_VECTORS: u16 = 16;
 /// Event token: command slots wait for their turn.
 const EVENT_COMMANDS: u32 = 0;
+/// Event token: the data path has its next turn.
+const EVENT_WORK: u32 = 1;
+/// Event token: the time has come that something in the data path waits for.
+const EVENT_TIMERS: u32 = 2;
 
 /// The device behind BAR 0 of a ConnectX function.
 #[derive(Debug, Clone)]
@@ -95,7 +101,9 @@ impl Mlx5 {
     /// Drops all objects and stops the command queue.
     fn stop(&mut self, port: &mut dyn Port) {
         self.queue.stop();
-        port.cancel(EVENT_COMMANDS);
+        for token in [EVENT_COMMANDS, EVENT_WORK, EVENT_TIMERS] {
+            port.cancel(token);
+        }
         self.hca.restart(hca::Phase::Disabled);
     }
 
@@ -184,13 +192,18 @@ impl PciDevice for Mlx5 {
             }
             self.write_word(word, u32::from_be_bytes(value), u32::from_be_bytes(mask), port)?;
         }
+        self.hca.schedule.announce(port);
         Ok(())
     }
 
     fn event(&mut self, token: u32, port: &mut dyn Port) {
-        if token == EVENT_COMMANDS {
-            self.run_commands(port);
+        match token {
+            EVENT_COMMANDS => self.run_commands(port),
+            EVENT_WORK => self.hca.work(port),
+            EVENT_TIMERS => self.hca.expire_timers(port),
+            _ => {}
         }
+        self.hca.schedule.announce(port);
     }
 
     fn reset(&mut self) {

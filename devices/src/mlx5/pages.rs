@@ -1,6 +1,8 @@
 //! Page lists: where the buffer of a queue lies.
 
 use super::status::Failure;
+use crate::dma::DmaAttrs;
+use crate::pci::Port;
 
 /// Smallest page the device translates.
 pub const ADAPTER_PAGE_SHIFT: u32 = 12;
@@ -55,6 +57,24 @@ impl PageList {
         let at = self.offset.checked_add(position)?;
         let page = self.pages.get(usize::try_from(at >> self.shift).ok()?)?;
         page.checked_add(at & ((1 << self.shift) - 1))
+    }
+
+    /// Reads `data.len()` bytes at byte `position` of the buffer. Returns whether all were there; memory did not answer
+    /// or the buffer is shorter otherwise.
+    pub fn read(&self, position: u64, data: &mut [u8], port: &mut dyn Port, attrs: DmaAttrs) -> bool {
+        let mut rest = data;
+        let mut at = position;
+        while !rest.is_empty() {
+            let Some(bus) = self.locate(at) else { return false };
+            let room = (1u64 << self.shift) - (self.offset.wrapping_add(at) & ((1 << self.shift) - 1));
+            let (part, left) = rest.split_at_mut(rest.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            if port.read(bus, part, attrs).is_err() {
+                return false;
+            }
+            at += part.len() as u64;
+            rest = left;
+        }
+        true
     }
 
     /// Writes the list as a query answers it, as far as `out` reaches.

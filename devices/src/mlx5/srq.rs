@@ -2,12 +2,16 @@
 //! both kinds share one number space.
 
 use super::command::Command;
+use super::data_path::{MAX_RECEIVE_STRIDE, NoReceive, Task, WorkQueue};
+use super::field::be16;
 use super::hca::{Hca, Phase, answer_number};
 use super::layout::capabilities::general;
 use super::layout::commands::{CONTEXT, OBJECT, PAGES, arm_srq, header, rmp};
 use super::layout::contexts::{rmpc, wq, xrc_srqc};
 use super::pages::{Buffer, PageList};
 use super::status::{Failure, Status};
+use crate::dma::DmaAttrs;
+use crate::pci::Port;
 
 pub const COMMANDS: &[Command] = &[
     Command::new(0x705, "CREATE_XRC_SRQ", Phase::Ready, create_xrc_srq).lengths(PAGES, header::OUT_LEN),
@@ -29,6 +33,15 @@ pub struct SharedReceiveQueue {
     kind: Kind,
     pub pd: u32,
     pages: PageList,
+    queue: WorkQueue,
+    /// Bus address of the doorbell record: how many requests have been posted.
+    doorbell_record: u64,
+    /// Block of the next request. The blocks are linked, not in a row.
+    next: u16,
+    /// The driver is told when fewer requests than this are left; 0 for never.
+    limit: u16,
+    /// Its memory is out of reach or makes no sense.
+    pub failed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -54,6 +67,57 @@ impl SharedReceiveQueue {
         }
     }
 
+    /// The number by which the driver knows an XRC SRQ in completions.
+    pub fn user_index(&self) -> u32 {
+        match &self.kind {
+            Kind::Xrc { context, .. } => xrc_srqc::USER_INDEX.get32(context),
+            Kind::MemoryPool { .. } => 0,
+        }
+    }
+
+    /// Takes the next request: the number of its block, and the block.
+    ///
+    /// # Errors
+    /// [`NoReceive`].
+    pub fn take(&mut self, port: &mut dyn Port, attrs: DmaAttrs) -> Result<(u16, Vec<u8>), NoReceive> {
+        const NEXT_BLOCK: usize = 2;
+        if self.failed {
+            return Err(NoReceive::Broken);
+        }
+        if self.queue.pending() == 0 {
+            self.queue.refresh(self.doorbell_record, port, attrs).map_err(|_| NoReceive::Broken)?;
+        }
+        if self.queue.pending() == 0 {
+            return Err(NoReceive::Empty);
+        }
+        let number = self.next;
+        let mut block = vec![0; self.queue.stride()];
+        if !self.queue.read(&self.pages, number, &mut block, port, attrs) {
+            return Err(NoReceive::Broken);
+        }
+        let next = be16(&block, NEXT_BLOCK);
+        if next > self.queue.mask() {
+            return Err(NoReceive::Broken);
+        }
+        self.next = next;
+        self.queue.head = self.queue.head.wrapping_add(1);
+        Ok((number, block))
+    }
+
+    /// Whether fewer requests are left than the driver wants to be told of. It is told once.
+    pub fn falls_below_limit(&mut self, port: &mut dyn Port, attrs: DmaAttrs) -> bool {
+        if self.limit == 0 || self.queue.pending() >= self.limit {
+            return false;
+        }
+        if self.queue.refresh(self.doorbell_record, port, attrs).is_err()
+            || self.queue.pending() >= self.limit
+        {
+            return false;
+        }
+        self.limit = 0;
+        true
+    }
+
     fn parse_xrc(input: &[u8]) -> Result<Self, Failure> {
         let given = input.get(CONTEXT..).and_then(|bytes| bytes.first_chunk());
         let context: [u8; xrc_srqc::SIZE] =
@@ -65,12 +129,18 @@ impl SharedReceiveQueue {
             return Err(Failure::parameter("doorbell record not aligned"));
         }
         let stride = xrc_srqc::LOG_RQ_STRIDE.get32(&context) + MIN_STRIDE_SHIFT;
+        let queue = work_queue(xrc_srqc::LOG_SIZE.get32(&context), stride)?;
         let buffer = Buffer {
             log_page_size: xrc_srqc::LOG_PAGE_SIZE.get32(&context),
             page_offset: xrc_srqc::PAGE_OFFSET.get32(&context),
-            len: 1 << (stride + xrc_srqc::LOG_SIZE.get32(&context)),
+            len: queue.len(),
         };
         Ok(Self {
+            queue,
+            doorbell_record: xrc_srqc::DBR_ADDR.get(&context),
+            next: 0,
+            limit: xrc_srqc::LWM.get(&context) as u16,
+            failed: false,
             pd: xrc_srqc::PD.get32(&context),
             pages: PageList::parse(buffer, input.get(PAGES..).unwrap_or_default())?,
             kind: Kind::Xrc {
@@ -91,17 +161,31 @@ impl SharedReceiveQueue {
         if !wq::DBR_ADDR.get(queue).is_multiple_of(4) {
             return Err(Failure::parameter("doorbell record not aligned"));
         }
+        let ring = work_queue(wq::LOG_WQ_SZ.get32(queue), wq::LOG_WQ_STRIDE.get32(queue))?;
         let buffer = Buffer {
             log_page_size: wq::LOG_WQ_PG_SZ.get32(queue),
             page_offset: wq::PAGE_OFFSET.get32(queue),
-            len: 1 << (wq::LOG_WQ_STRIDE.get32(queue) + wq::LOG_WQ_SZ.get32(queue)),
+            len: ring.len(),
         };
         Ok(Self {
+            queue: ring,
+            doorbell_record: wq::DBR_ADDR.get(queue),
+            next: 0,
+            limit: wq::LWM.get(queue) as u16,
+            failed: false,
             pd: wq::PD.get32(queue),
             pages: PageList::parse(buffer, input.get(PAGES..).unwrap_or_default())?,
             kind: Kind::MemoryPool { context },
         })
     }
+}
+
+/// The ring of a shared receive queue: 2^`log_size` blocks of 2^`stride` bytes, each with a link and a scatter list.
+fn work_queue(log_size: u32, stride: u32) -> Result<WorkQueue, Failure> {
+    if !(MIN_STRIDE_SHIFT..=MAX_RECEIVE_STRIDE.ilog2()).contains(&stride) {
+        return Err(Failure::parameter("size of receive requests out of range"));
+    }
+    Ok(WorkQueue::new(0, log_size, stride))
 }
 
 /// Adds a queue whose own references have been checked.
@@ -158,6 +242,13 @@ fn destroy_rmp(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failu
     remove(hca, input, |kind| matches!(kind, Kind::MemoryPool { .. }))
 }
 
+fn set_limit(hca: &mut Hca, srqn: u32, limit: u16) {
+    if let Some(srq) = hca.srqs.get_mut(srqn) {
+        srq.limit = limit;
+        hca.schedule.wake(Task::SharedReceiveQueue(srqn));
+    }
+}
+
 fn xrc_context<'a>(hca: &'a mut Hca, input: &[u8]) -> Result<&'a mut [u8; xrc_srqc::SIZE], Failure> {
     match hca.srqs.get_mut(OBJECT.get32(input)).map(|srq| &mut srq.kind) {
         Some(Kind::Xrc { context, .. }) => Ok(context),
@@ -200,8 +291,9 @@ fn store_pages(hca: &Hca, input: &[u8], out: &mut [u8]) {
 }
 
 fn arm_xrc_srq(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failure> {
-    let context = xrc_context(hca, input)?;
-    xrc_srqc::LWM.set(context, arm_srq::LWM.get(input));
+    let limit = arm_srq::LWM.get(input);
+    xrc_srqc::LWM.set(xrc_context(hca, input)?, limit);
+    set_limit(hca, OBJECT.get32(input), limit as u16);
     Ok(())
 }
 
@@ -211,7 +303,11 @@ fn modify_rmp(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failur
     let lwm = wq::LWM.within(rmpc::WQ);
     match rmp::BITMASK.get(input) {
         0 => {}
-        LWM => lwm.copy(input.get(rmp::RMPC..).unwrap_or_default(), context),
+        LWM => {
+            let wanted = input.get(rmp::RMPC..).unwrap_or_default();
+            lwm.copy(wanted, context);
+            set_limit(hca, OBJECT.get32(input), lwm.get(wanted) as u16);
+        }
         _ => return Err(Failure::parameter("this cannot be modified")),
     }
     Ok(())

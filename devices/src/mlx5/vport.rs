@@ -25,6 +25,8 @@ const MAC_ADDRESS: u64 = 0x0257_4c00_0001;
 const LINK_LOCAL_PREFIX: u64 = 0xfe80 << 48;
 /// Local identifier of the port. It is its own subnet's manager.
 pub const LID: u64 = 1;
+/// GID of the port: its only one.
+pub const GID: u128 = (LINK_LOCAL_PREFIX as u128) << 64 | PORT_GUID as u128;
 const PORT_STATE_ACTIVE: u64 = 4;
 const PHYSICAL_STATE_LINK_UP: u64 = 5;
 /// Port capability mask (IBA 14.2.5.6): traps, SL mapping, system image GUID, communication management, client
@@ -97,7 +99,7 @@ fn query_gid(hca: &mut Hca, input: &[u8], out: &mut [u8]) -> Result<(), Failure>
     let answered = wanted.len() as u64;
     for (index, entry) in wanted.zip(entries) {
         if index == 0 {
-            *entry = (u128::from(LINK_LOCAL_PREFIX) << 64 | u128::from(PORT_GUID)).to_be_bytes();
+            *entry = GID.to_be_bytes();
         }
     }
     vport::GIDS_NUM.set(out, answered);

@@ -4,7 +4,7 @@ mod keys;
 mod virtio;
 
 use super::attachment::Attachment;
-use devices::mlx5::{Mlx5, Mlx5Config, PortType};
+use devices::mlx5::{Mlx5, Mlx5Config, NoSnoop, PortType};
 use devices::pci::{PciDevice, ROOT_PORTS, Slot};
 use keys::Keys;
 use std::path::PathBuf;
@@ -146,10 +146,15 @@ impl Plan for Mlx5Config {
 }
 
 fn mlx5(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
-    let keys = Keys::new("mlx5", pairs, &["port"])?;
+    let keys = Keys::new("mlx5", pairs, &["port", "no-snoop", "umr"])?;
     let ports = [("ib", PortType::InfiniBand), ("eth", PortType::Ethernet)];
-    let port = keys.choice("port", &ports)?.unwrap_or_default();
-    Ok(Box::new(Mlx5Config { port }))
+    let no_snoop = [("off", NoSnoop::Off), ("payload", NoSnoop::Payload), ("all", NoSnoop::All)];
+    let usual = Mlx5Config::default();
+    Ok(Box::new(Mlx5Config {
+        port: keys.choice("port", &ports)?.unwrap_or(usual.port),
+        no_snoop: keys.choice("no-snoop", &no_snoop)?.unwrap_or(usual.no_snoop),
+        umr: keys.flag("umr")?.unwrap_or(usual.umr),
+    }))
 }
 
 #[cfg(test)]
@@ -179,7 +184,10 @@ mod tests {
         assert_eq!(error("mlx5,slot"), "device mlx5: 'slot' is not of the form key=value");
         assert_eq!(error("mlx5,slot=9"), "device mlx5: '9' is not a PCI slot (1 to 8)");
         assert_eq!(error("mlx5,port=ib,port=ib"), "device mlx5: key 'port' is given twice");
-        assert_eq!(error("mlx5,speed=1"), "device mlx5 has no key 'speed' (known keys: slot, port)");
+        assert_eq!(
+            error("mlx5,speed=1"),
+            "device mlx5 has no key 'speed' (known keys: slot, port, no-snoop, umr)"
+        );
         assert_eq!(error("mlx5,port=fc"), "device mlx5: 'fc' is no value for 'port' (valid values: ib, eth)");
         assert_eq!(error("blk"), "device blk: path=… is missing: the raw disk image");
         assert!(error("blk,path=x,queues=9").contains("valid values: 1 to 8"));

@@ -18,6 +18,7 @@ pub mod general {
     pub const LOG_MAX_MKEY: Field = Field::at(0x0ea, 6);
     pub const LOG_MAX_EQ: Field = Field::at(0x0fc, 4);
     pub const LOG_MAX_MRW_SZ: Field = Field::at(0x109, 7);
+    pub const UMR_EXTENDED_TRANSLATION_OFFSET: Field = Field::at(0x118, 1);
     pub const LOG_MAX_KLM_LIST_SIZE: Field = Field::at(0x11a, 6);
     pub const LOG_MAX_RA_REQ_QP: Field = Field::at(0x14a, 6);
     pub const LOG_MAX_RA_RES_QP: Field = Field::at(0x15a, 6);
@@ -31,6 +32,7 @@ pub mod general {
     pub const CQE_VERSION: Field = Field::at(0x1fc, 4);
     pub const COMPACT_ADDRESS_VECTOR: Field = Field::at(0x200, 1);
     pub const UMR_MODIFY_ENTITY_SIZE_DISABLED: Field = Field::at(0x207, 1);
+    pub const ATOMIC: Field = Field::at(0x21e, 1);
     pub const XRC: Field = Field::at(0x23c, 1);
     pub const UD: Field = Field::at(0x23d, 1);
     pub const UC: Field = Field::at(0x23e, 1);
@@ -57,6 +59,9 @@ pub mod general {
 pub mod atomic {
     use crate::mlx5::field::Field;
 
+    /// The byte order of operands in memory that is in force: 1 for the host's.
+    pub const HOST_ENDIANNESS: Field = Field::at(0x040, 2);
+    pub const HOST_ENDIANNESS_SUPPORTED: Field = Field::at(0x046, 1);
     /// Bit 0: compare and swap, bit 1: fetch and add.
     pub const OPERATIONS: Field = Field::at(0x090, 16);
     /// Operand sizes a QP takes, one bit per power of two (bit 3: 8 bytes).

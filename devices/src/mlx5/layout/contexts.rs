@@ -24,8 +24,11 @@ pub mod cqc {
     use super::Field;
 
     pub const SIZE: usize = 64;
+    pub const STATUS: Field = Field::at(0x000, 4);
     pub const DBR_UMEM_VALID: Field = Field::at(0x006, 1);
     pub const CQE_SZ: Field = Field::at(0x008, 3);
+    /// Overruns are ignored.
+    pub const OI: Field = Field::at(0x00e, 1);
     pub const ST: Field = Field::at(0x014, 4);
     pub const PAGE_OFFSET: Field = Field::at(0x054, 6);
     pub const LOG_CQ_SIZE: Field = Field::at(0x063, 5);
@@ -86,6 +89,10 @@ pub mod qpc {
     pub const Q_KEY: Field = Field::at(0x540, 32);
     pub const RQ_TYPE: Field = Field::at(0x565, 3);
     pub const SRQN: Field = Field::at(0x568, 24);
+    pub const HW_SQ_WQEBB_COUNTER: Field = Field::at(0x5a0, 16);
+    pub const SW_SQ_WQEBB_COUNTER: Field = Field::at(0x5b0, 16);
+    pub const HW_RQ_COUNTER: Field = Field::at(0x5c0, 32);
+    pub const SW_RQ_COUNTER: Field = Field::at(0x5e0, 32);
     pub const DBR_UMEM_VALID: Field = Field::at(0x683, 1);
 }
 
@@ -97,6 +104,7 @@ pub mod ads {
     pub const PKEY_INDEX: Field = Field::at(0x10, 16);
     pub const RLID: Field = Field::at(0x30, 16);
     pub const ACK_TIMEOUT: Field = Field::at(0x40, 5);
+    pub const SL: Field = Field::at(0x124, 4);
     pub const VHCA_PORT_NUM: Field = Field::at(0x128, 8);
 }
 
@@ -113,6 +121,7 @@ pub mod xrc_srqc {
     pub const DBR_UMEM_VALID: Field = Field::at(0x047, 1);
     pub const CQN: Field = Field::at(0x048, 24);
     pub const LOG_PAGE_SIZE: Field = Field::at(0x082, 6);
+    pub const USER_INDEX: Field = Field::at(0x088, 24);
     pub const PD: Field = Field::at(0x0c8, 24);
     pub const LWM: Field = Field::at(0x0e0, 16);
     pub const DBR_ADDR: Field = Field::at(0x140, 64);
@@ -161,10 +170,14 @@ pub mod mkc {
     pub const QPN: Field = Field::at(0x020, 24);
     pub const MKEY_7_0: Field = Field::at(0x038, 8);
     pub const LENGTH64: Field = Field::at(0x060, 1);
+    pub const EN_RINVAL: Field = Field::at(0x067, 1);
     pub const PD: Field = Field::at(0x068, 24);
     pub const START_ADDR: Field = Field::at(0x080, 64);
     pub const LEN: Field = Field::at(0x0c0, 64);
     pub const TRANSLATIONS_OCTWORD_SIZE: Field = Field::at(0x1a0, 32);
     pub const RELAXED_ORDERING_READ: Field = Field::at(0x1d9, 1);
     pub const LOG_PAGE_SIZE: Field = Field::at(0x1da, 6);
+    /// The two parts of the page size that a work request changes apart.
+    pub const LOG_PAGE_SIZE_5: Field = Field::at(0x1da, 1);
+    pub const LOG_PAGE_SIZE_4_0: Field = Field::at(0x1db, 5);
 }

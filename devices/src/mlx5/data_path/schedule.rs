@@ -1,0 +1,175 @@
+//! What waits for its turn, and what waits for its time. Work is done in turns of bounded size, each an event in virtual
+//! time, so that no driver can stall the machine.
+
+use crate::bus::Nanos;
+use crate::mlx5::hca::Hca;
+use crate::mlx5::{EVENT_TIMERS, EVENT_WORK};
+use crate::pci::Port;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// From a doorbell to the first transaction.
+const DOORBELL_DELAY: Nanos = 1000;
+/// Requests, roughly, and bytes moved in one turn.
+const TURN_REQUESTS: u32 = 256;
+const TURN_BYTES: u64 = 256 << 10;
+/// A turn takes at least so long.
+const TURN_TIME: Nanos = 1000;
+/// Bytes that cross the link in a microsecond: 100 Gbit/s.
+const BYTES_PER_MICROSECOND: u64 = 12_500;
+/// Requests of one queue pair in a turn before the next has its own.
+const SHARE: u32 = 16;
+
+/// Something that can work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Task {
+    QueuePair(u32),
+    /// The limit of a shared receive queue has been set.
+    SharedReceiveQueue(u32),
+}
+
+/// Tasks that can go on now, in order, and those that can go on at a time. A task is in each at most once.
+#[derive(Debug, Clone, Default)]
+pub struct Schedule {
+    ready: VecDeque<Task>,
+    queued: BTreeSet<Task>,
+    timers: BTreeSet<(Nanos, Task)>,
+    timer_of: BTreeMap<Task, Nanos>,
+    /// An event has been asked for, for the next turn.
+    turn_announced: bool,
+    /// The time for which an event has been asked for.
+    timer_announced: Option<Nanos>,
+    /// How long the last turn has taken, if it has left something.
+    pause: Option<Nanos>,
+}
+
+impl Schedule {
+    /// `task` has something to do.
+    pub fn wake(&mut self, task: Task) {
+        if self.queued.insert(task) {
+            self.ready.push_back(task);
+        }
+    }
+
+    /// `task` has something to do at `at`, instead of when it was to have so far.
+    pub fn wake_at(&mut self, at: Nanos, task: Task) {
+        if let Some(old) = self.timer_of.insert(task, at) {
+            self.timers.remove(&(old, task));
+        }
+        self.timers.insert((at, task));
+    }
+
+    fn pop(&mut self) -> Option<Task> {
+        let task = self.ready.pop_front()?;
+        self.queued.remove(&task);
+        Some(task)
+    }
+
+    fn take_expired(&mut self, now: Nanos) -> Option<Task> {
+        let &(at, task) = self.timers.first().filter(|(at, _)| *at <= now)?;
+        self.timers.remove(&(at, task));
+        self.timer_of.remove(&task);
+        Some(task)
+    }
+
+    /// Asks for the events that the tasks need. To be called after everything that may have woken one.
+    pub fn announce(&mut self, port: &mut dyn Port) {
+        if !self.ready.is_empty() && !self.turn_announced {
+            let delay = self.pause.take().unwrap_or(DOORBELL_DELAY);
+            port.schedule(port.now().saturating_add(delay), EVENT_WORK);
+            self.turn_announced = true;
+        }
+        let first = self.timers.first().map(|(at, _)| *at);
+        if first != self.timer_announced {
+            match first {
+                Some(at) => port.schedule(at, EVENT_TIMERS),
+                None => port.cancel(EVENT_TIMERS),
+            }
+            self.timer_announced = first;
+        }
+    }
+}
+
+/// How a task's share of a turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// There is more to do.
+    More,
+    /// Nothing to do before something happens.
+    Idle,
+    /// Nothing to do before this time.
+    Until(Nanos),
+}
+
+/// What is left of a turn.
+#[derive(Debug)]
+pub struct Budget {
+    requests: u32,
+    bytes: u64,
+    share: u32,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self { requests: TURN_REQUESTS, bytes: TURN_BYTES, share: 0 }
+    }
+
+    /// Whether the turn is over.
+    pub fn is_spent(&self) -> bool {
+        self.requests == 0 || self.bytes == 0
+    }
+
+    /// Whether the present task's share is used up.
+    pub fn share_is_spent(&self) -> bool {
+        self.share == 0 || self.is_spent()
+    }
+
+    /// A request has been looked at.
+    pub fn spend_request(&mut self) {
+        self.requests = self.requests.saturating_sub(1);
+        self.share = self.share.saturating_sub(1);
+    }
+
+    /// Bytes have been moved.
+    pub fn spend_bytes(&mut self, bytes: u64) {
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    /// How long the turn has taken.
+    fn time(&self) -> Nanos {
+        let moved = TURN_BYTES - self.bytes;
+        TURN_TIME.max(moved * 1000 / BYTES_PER_MICROSECOND)
+    }
+}
+
+impl Hca {
+    /// Tasks whose time has come are woken.
+    pub fn expire_timers(&mut self, port: &mut dyn Port) {
+        self.schedule.timer_announced = None;
+        while let Some(task) = self.schedule.take_expired(port.now()) {
+            self.schedule.wake(task);
+        }
+        if !self.schedule.turn_announced {
+            self.work(port);
+        }
+    }
+
+    /// One turn of work.
+    pub fn work(&mut self, port: &mut dyn Port) {
+        self.schedule.turn_announced = false;
+        let mut budget = Budget::new();
+        while !budget.is_spent() {
+            let Some(task) = self.schedule.pop() else { return };
+            budget.share = SHARE;
+            let progress = match task {
+                Task::QueuePair(qpn) => self.run_queue_pair(qpn, &mut budget, port),
+                Task::SharedReceiveQueue(srqn) => self.check_limit(srqn, port),
+            };
+            match progress {
+                Progress::More => self.schedule.wake(task),
+                Progress::Idle => {}
+                Progress::Until(at) => self.schedule.wake_at(at, task),
+            }
+        }
+        self.schedule.pause = Some(budget.time());
+    }
+}

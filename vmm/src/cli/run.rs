@@ -91,7 +91,9 @@ pub(super) struct RunArguments {
     engine: EngineChoice,
     /// A PCI device behind a root port, any number of times. Every kind takes slot=1 to 8.
     ///
-    /// mlx5[,port=ib|eth]: a ConnectX function, in slot 8 unless told otherwise.
+    /// mlx5[,port=ib|eth][,no-snoop=off|payload|all][,umr=on|off]: a ConnectX function, in slot 8 unless told otherwise.
+    /// `no-snoop` says which of its DMA asks for PCIe No Snoop: none, what work requests move, or all. With umr=off the
+    /// driver registers memory by commands instead of work requests.
     ///
     /// blk,path=FILE[,readonly=on][,queues=N][,serial=TEXT]: a virtio disk on a raw image (`truncate -s 1G FILE` makes one),
     /// /dev/vda and so on in the guest.

@@ -18,6 +18,8 @@ pub struct Receive {
     /// The queue that is told of the message.
     pub cqn: u32,
     pub user_index: u32,
+    /// The protection domain of its memory keys: that of the queue it was posted to.
+    pub pd: u32,
     /// Where the request stood in its queue.
     pub counter: u16,
     pub segments: Vec<Segment>,
@@ -72,7 +74,7 @@ impl Hca {
         let counter = queue.head;
         queue.head = queue.head.wrapping_add(1);
         let segments = scatter_list(block);
-        Ok(Receive { cqn: qp.receive_cq, user_index: qp.user_index, counter, segments })
+        Ok(Receive { cqn: qp.receive_cq, user_index: qp.user_index, pd: qp.pd, counter, segments })
     }
 
     fn take_shared(&mut self, qpn: u32, srqn: u32, port: &mut dyn Port) -> Result<Receive, NoReceive> {
@@ -83,6 +85,7 @@ impl Hca {
             Some(cqn) => (cqn, srq.user_index()),
             None => (qp.receive_cq, qp.user_index),
         };
+        let pd = srq.pd;
         let taken = srq.take(port, attrs);
         if taken == Err(NoReceive::Broken) && !std::mem::replace(&mut srq.failed, true) {
             self.report(Event::of_queue(EventType::SrqCatastrophe, srqn), port);
@@ -90,7 +93,7 @@ impl Hca {
         let (counter, block) = taken?;
         let segments = scatter_list(block.get(LINK_SEGMENT..).unwrap_or_default());
         self.check_limit(srqn, port);
-        Ok(Receive { cqn, user_index, counter, segments })
+        Ok(Receive { cqn, user_index, pd, counter, segments })
     }
 
     /// Tells the driver, once, when a shared receive queue holds fewer requests than its limit.

@@ -60,6 +60,8 @@ pub enum Nak {
 #[derive(Debug, Clone)]
 pub struct Landing {
     arrival: Arrival,
+    /// On whose behalf memory of this side is accessed by WRITE, READ and atomic operations.
+    holder: Holder,
     receive: Option<Receive>,
 }
 
@@ -99,9 +101,9 @@ impl Hca {
         if let Some(abandoned) = qp.arriving.take() {
             qp.held = abandoned.receive.or(qp.held.take());
         }
-        let holder = qp.holder();
+        let mut holder = qp.holder();
         let establishes = qp.state == State::ReadyToReceive && !std::mem::replace(&mut qp.established, true);
-        let access = qp.connection.access;
+        let (access, xrcd) = (qp.connection.access, qp.xrcd);
         let Remote { address, key } = arrival.remote;
         let (allowed, right) = match arrival.operation {
             Operation::Send => (true, None),
@@ -117,6 +119,14 @@ impl Hca {
         if !allowed {
             return Err(self.refuse(qpn, Nak::InvalidRequest, port));
         }
+        // An XRC message names the shared receive queue whose protection domain counts (IBA, annex A14).
+        if arrival.transport == Transport::ExtendedReliableConnection {
+            let srq = arrival.srqn.and_then(|srqn| self.srqs.get(srqn)).filter(|srq| srq.xrcd() == xrcd);
+            match srq {
+                Some(srq) => holder.pd = Some(srq.pd),
+                None => return Err(self.refuse(qpn, Nak::InvalidRequest, port)),
+            }
+        }
         if let Some(right) = right
             && self.check_key(holder, key, address, arrival.len, right).is_err()
         {
@@ -129,7 +139,7 @@ impl Hca {
         }
         let uses_receive = arrival.operation == Operation::Send || arrival.immediate.is_some();
         let receive = if uses_receive { Some(self.find_receive(qpn, arrival, port)?) } else { None };
-        let mut landing = Landing { arrival: *arrival, receive };
+        let mut landing = Landing { arrival: *arrival, holder, receive };
         if arrival.operation == Operation::Send
             && let Some(receive) = landing.receive.take()
         {
@@ -137,6 +147,7 @@ impl Hca {
             if receive.room() < needed {
                 return Err(self.fail_receive(qpn, &receive, Syndrome::LocalLength, port));
             }
+            let holder = Holder { qpn, pd: Some(receive.pd) };
             if self.check_segments(holder, &receive.segments, needed, Right::LocalWrite).is_err() {
                 return Err(self.fail_receive(qpn, &receive, Syndrome::LocalProtection, port));
             }
@@ -157,14 +168,8 @@ impl Hca {
         if let Some(receive) = qp.held.take() {
             return Ok(receive);
         }
-        let srqn = if arrival.transport == Transport::ExtendedReliableConnection {
-            let xrcd = qp.xrcd;
-            let srqn = arrival.srqn.filter(|srqn| self.srqs.get(*srqn).is_some_and(|srq| srq.xrcd() == xrcd));
-            Some(srqn.ok_or_else(|| self.refuse(qpn, Nak::InvalidRequest, port))?)
-        } else {
-            qp.srq
-        };
-        let delay = self.qps.get(qpn).map_or(0, |qp| rnr_delay(qp.connection.min_rnr_timer));
+        let srqn = arrival.srqn.or(qp.srq);
+        let delay = rnr_delay(qp.connection.min_rnr_timer);
         match self.take_receive(qpn, srqn, port) {
             Ok(receive) => Ok(receive),
             Err(NoReceive::Empty) => Err(Nak::NotReady(delay)),
@@ -180,8 +185,9 @@ impl Hca {
     /// # Errors
     /// What the sender is answered.
     pub fn deliver(&mut self, qpn: u32, offset: u64, data: &[u8], port: &mut dyn Port) -> Result<(), Nak> {
-        let (holder, landing) = self.landing(qpn)?;
+        let landing = self.landing(qpn)?;
         if landing.arrival.operation == Operation::Write {
+            let holder = landing.holder;
             let Remote { address, key } = landing.arrival.remote;
             let at = address.wrapping_add(offset);
             let written = self.write_key(holder, (key, at), data, Right::RemoteWrite, port);
@@ -197,8 +203,8 @@ impl Hca {
 
     /// Writes to the receive request of the admitted message.
     fn deliver_at(&mut self, qpn: u32, offset: u64, data: &[u8], port: &mut dyn Port) -> Result<(), Nak> {
-        let (holder, landing) = self.landing(qpn)?;
-        let receive = landing.receive.as_ref().ok_or(Nak::NoAnswer)?;
+        let receive = self.landing(qpn)?.receive.as_ref().ok_or(Nak::NoAnswer)?;
+        let holder = Holder { qpn, pd: Some(receive.pd) };
         if self.scatter(holder, &receive.segments, offset, data, port).is_ok() {
             return Ok(());
         }
@@ -214,7 +220,8 @@ impl Hca {
     /// # Errors
     /// What the sender is answered.
     pub fn fetch(&mut self, qpn: u32, offset: u64, data: &mut [u8], port: &mut dyn Port) -> Result<(), Nak> {
-        let (holder, landing) = self.landing(qpn)?;
+        let landing = self.landing(qpn)?;
+        let holder = landing.holder;
         let Remote { address, key } = landing.arrival.remote;
         let at = address.wrapping_add(offset);
         let read = self.read_key(holder, (key, at), data, Right::RemoteRead, port);
@@ -226,7 +233,8 @@ impl Hca {
     /// # Errors
     /// What the sender is answered.
     pub fn perform_atomic(&mut self, qpn: u32, op: AtomicOp, port: &mut dyn Port) -> Result<u64, Nak> {
-        let (holder, landing) = self.landing(qpn)?;
+        let landing = self.landing(qpn)?;
+        let holder = landing.holder;
         let Remote { address, key } = landing.arrival.remote;
         let piece = self.translate(holder, key, address, ATOMIC_LEN, Right::RemoteAtomic).ok();
         let piece = piece.filter(|piece| piece.len == ATOMIC_LEN && piece.bus.is_multiple_of(ATOMIC_LEN));
@@ -238,7 +246,7 @@ impl Hca {
     /// The admitted message has arrived whole.
     pub fn finish(&mut self, qpn: u32, port: &mut dyn Port) {
         let Some(qp) = self.qps.get_mut(qpn) else { return };
-        let Some(Landing { arrival, receive }) = qp.arriving.take() else { return };
+        let Some(Landing { arrival, receive, .. }) = qp.arriving.take() else { return };
         if let Some(Immediate::Invalidate(key)) = arrival.immediate
             && let Some(mkey) = self.mkeys.get_mut(key >> 8)
         {
@@ -259,9 +267,9 @@ impl Hca {
         self.complete(receive.cqn, &completion, port);
     }
 
-    fn landing(&self, qpn: u32) -> Result<(Holder, &Landing), Nak> {
+    fn landing(&self, qpn: u32) -> Result<&Landing, Nak> {
         let qp = self.qps.get(qpn).filter(|qp| qp.can_receive()).ok_or(Nak::NoAnswer)?;
-        Ok((qp.holder(), qp.arriving.as_ref().ok_or(Nak::NoAnswer)?))
+        qp.arriving.as_ref().ok_or(Nak::NoAnswer)
     }
 
     /// A message that this side does not allow. A connection is broken by it (IBA 9.9.3, class C), and the driver told.

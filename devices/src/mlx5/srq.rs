@@ -249,15 +249,20 @@ fn set_limit(hca: &mut Hca, srqn: u32, limit: u16) {
     }
 }
 
-fn xrc_context<'a>(hca: &'a mut Hca, input: &[u8]) -> Result<&'a mut [u8; xrc_srqc::SIZE], Failure> {
-    match hca.srqs.get_mut(OBJECT.get32(input)).map(|srq| &mut srq.kind) {
+/// The limit in force: none any more once the driver has been told.
+fn limit(hca: &Hca, input: &[u8]) -> u64 {
+    hca.srqs.get(OBJECT.get32(input)).map_or(0, |srq| srq.limit.into())
+}
+
+fn xrc_context<'a>(hca: &'a Hca, input: &[u8]) -> Result<&'a [u8; xrc_srqc::SIZE], Failure> {
+    match hca.srqs.get(OBJECT.get32(input)).map(|srq| &srq.kind) {
         Some(Kind::Xrc { context, .. }) => Ok(context),
         _ => Err(Failure::resource("no such XRC SRQ")),
     }
 }
 
-fn pool_context<'a>(hca: &'a mut Hca, input: &[u8]) -> Result<&'a mut [u8; rmpc::SIZE], Failure> {
-    match hca.srqs.get_mut(OBJECT.get32(input)).map(|srq| &mut srq.kind) {
+fn pool_context<'a>(hca: &'a Hca, input: &[u8]) -> Result<&'a [u8; rmpc::SIZE], Failure> {
+    match hca.srqs.get(OBJECT.get32(input)).map(|srq| &srq.kind) {
         Some(Kind::MemoryPool { context }) => Ok(context),
         _ => Err(Failure::resource("no such receive memory pool")),
     }
@@ -266,6 +271,7 @@ fn pool_context<'a>(hca: &'a mut Hca, input: &[u8]) -> Result<&'a mut [u8; rmpc:
 fn query_xrc_srq(hca: &mut Hca, input: &[u8], out: &mut [u8]) -> Result<(), Failure> {
     let mut context = *xrc_context(hca, input)?;
     xrc_srqc::STATE.set(&mut context, 0);
+    xrc_srqc::LWM.set(&mut context, limit(hca, input));
     if let Some(answer) = out.get_mut(CONTEXT..CONTEXT + xrc_srqc::SIZE) {
         answer.copy_from_slice(&context);
     }
@@ -277,6 +283,7 @@ fn query_rmp(hca: &mut Hca, input: &[u8], out: &mut [u8]) -> Result<(), Failure>
     const READY: u64 = 1;
     let mut context = *pool_context(hca, input)?;
     rmpc::STATE.set(&mut context, READY);
+    wq::LWM.within(rmpc::WQ).set(&mut context, limit(hca, input));
     if let Some(answer) = out.get_mut(rmp::RMPC..rmp::RMPC + rmpc::SIZE) {
         answer.copy_from_slice(&context);
     }
@@ -291,22 +298,19 @@ fn store_pages(hca: &Hca, input: &[u8], out: &mut [u8]) {
 }
 
 fn arm_xrc_srq(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failure> {
-    let limit = arm_srq::LWM.get(input);
-    xrc_srqc::LWM.set(xrc_context(hca, input)?, limit);
-    set_limit(hca, OBJECT.get32(input), limit as u16);
+    xrc_context(hca, input)?;
+    set_limit(hca, OBJECT.get32(input), arm_srq::LWM.get(input) as u16);
     Ok(())
 }
 
 fn modify_rmp(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failure> {
     const LWM: u64 = 1;
-    let context = pool_context(hca, input)?;
-    let lwm = wq::LWM.within(rmpc::WQ);
+    pool_context(hca, input)?;
     match rmp::BITMASK.get(input) {
         0 => {}
         LWM => {
             let wanted = input.get(rmp::RMPC..).unwrap_or_default();
-            lwm.copy(wanted, context);
-            set_limit(hca, OBJECT.get32(input), lwm.get(wanted) as u16);
+            set_limit(hca, OBJECT.get32(input), wq::LWM.within(rmpc::WQ).get(wanted) as u16);
         }
         _ => return Err(Failure::parameter("this cannot be modified")),
     }

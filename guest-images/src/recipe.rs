@@ -39,6 +39,18 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("peer-walk/ring.c", include_str!("../programs/peer-walk/ring.c")),
     ("rdma-peer.h", include_str!("../programs/rdma-peer.h")),
     ("regtwice.c", include_str!("../programs/regtwice.c")),
+    ("verbs-verify/completion.c", include_str!("../programs/verbs-verify/completion.c")),
+    ("verbs-verify/events.c", include_str!("../programs/verbs-verify/events.c")),
+    ("verbs-verify/faults.c", include_str!("../programs/verbs-verify/faults.c")),
+    ("verbs-verify/losses.c", include_str!("../programs/verbs-verify/losses.c")),
+    ("verbs-verify/main.c", include_str!("../programs/verbs-verify/main.c")),
+    ("verbs-verify/message.c", include_str!("../programs/verbs-verify/message.c")),
+    ("verbs-verify/mixed.c", include_str!("../programs/verbs-verify/mixed.c")),
+    ("verbs-verify/objects.c", include_str!("../programs/verbs-verify/objects.c")),
+    ("verbs-verify/pair.c", include_str!("../programs/verbs-verify/pair.c")),
+    ("verbs-verify/pattern.c", include_str!("../programs/verbs-verify/pattern.c")),
+    ("verbs-verify/transfers.c", include_str!("../programs/verbs-verify/transfers.c")),
+    ("verbs-verify/verify.h", include_str!("../programs/verbs-verify/verify.h")),
 ];
 const INIT_SOURCES: &[&str] = &[
     include_str!("../programs/staleline-init.c"),

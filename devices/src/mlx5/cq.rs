@@ -128,7 +128,12 @@ impl CompletionQueue {
         let pending = last.wrapping_sub(arm) & COUNTER_MASK;
         // A consumer counter ahead of the producer is a driver's mistake, and nothing is pending then.
         let fires = pending != 0 && pending <= COUNTER_MASK / 2;
-        self.armed = if fires { Arm::Nothing } else { wanted };
+        self.armed = match self.armed {
+            _ if fires => Arm::Nothing,
+            // Who waits for any completion goes on doing so (IBA 11.4.2.2).
+            Arm::Any => Arm::Any,
+            Arm::Solicited | Arm::Nothing => wanted,
+        };
         fires
     }
 

@@ -139,7 +139,8 @@ impl Hca {
             translations
                 .copy_from_slice(inline.ok_or(operation("fewer translation entries than announced"))?);
         } else if !translations.is_empty() {
-            let segment = Segment::parse(change.rest);
+            let segment = change.rest.get(..Segment::SIZE).map(Segment::parse);
+            let segment = segment.ok_or(operation("no list of translation entries"))?;
             translations.truncate(segment.len as usize);
             let list = (segment.key, segment.address);
             self.read_key(holder, list, &mut translations, Right::LocalRead, port).map_err(|_| Refusal {

@@ -1,14 +1,15 @@
-//! Random accesses and random commands, from fixed seeds: the device never panics, and the work of one access is
-//! bounded.
+//! Random accesses, random commands and hostile programs, from fixed seeds: the device never panics, touches nothing that
+//! it must not, and the work of one access is bounded. `devices/fuzz` searches on from there.
 
-mod mlx5_model;
+mod mlx5_verbs;
 
 use devices::mlx5::field::Field;
 use devices::mlx5::layout::commands::{CONTEXT, OBJECT, PAGES, create_eq, header, qp, rmp};
 use devices::mlx5::layout::contexts::{cqc, eqc, mkc, qpc, rmpc, wq, xrc_srqc};
 use devices::mlx5::{LiveObjects, Mlx5Config, PortType};
 use devices::pci::PciDevice;
-use mlx5_model::{Driver, EqParam, PAGE, RAM_BASE, RAM_SIZE, SLOTS, command};
+use mlx5_verbs::fuzz;
+use mlx5_verbs::mlx5_model::{Driver, EqParam, PAGE, RAM_BASE, RAM_SIZE, SLOTS, command};
 
 /// Memory transactions that one register access may cause: the blocks of one turn and one command more.
 const MAX_TRANSACTIONS: usize = 20_000;
@@ -185,7 +186,7 @@ fn random_command(driver: &mut Driver, random: &mut Random) {
     let _ = driver.device.bar_write(0, 0x18, &slots.to_be_bytes(), &mut driver.port);
 }
 
-fn fuzz(seed: u64, port: PortType) {
+fn hammer(seed: u64, port: PortType) {
     let mut random = Random(seed);
     let mut driver = Driver::new(Mlx5Config { port, ..Mlx5Config::default() });
     let mut peak = LiveObjects::default();
@@ -233,9 +234,9 @@ fn fuzz(seed: u64, port: PortType) {
 #[test]
 fn random_accesses_and_commands_never_panic() {
     for seed in 1..=8u64 {
-        fuzz(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), PortType::InfiniBand);
+        hammer(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), PortType::InfiniBand);
     }
-    fuzz(77, PortType::Ethernet);
+    hammer(77, PortType::Ethernet);
 }
 
 #[test]
@@ -251,4 +252,25 @@ fn the_same_seed_gives_the_same_device() {
         format!("{:?}", driver.device)
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn hostile_programs_stay_in_their_bounds() {
+    for seed in 1..=400u64 {
+        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let input: Vec<u8> = (0..1500).map(|_| random.next() as u8).collect();
+        fuzz::run(&input);
+    }
+}
+
+#[test]
+fn seeds_of_the_fuzzer_are_harmless() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds");
+    let mut played = 0;
+    for entry in std::fs::read_dir(folder).expect("the seeds") {
+        let path = entry.expect("a seed").path();
+        fuzz::run(&std::fs::read(&path).expect("a readable seed"));
+        played += 1;
+    }
+    assert!(played > 0, "no seeds in {folder}");
 }

@@ -10,6 +10,7 @@ pub mod mlx5_model;
 
 mod buffer;
 mod cq;
+pub mod fuzz;
 mod key;
 mod pair;
 mod request;

@@ -211,9 +211,10 @@ impl Pair {
 
     /// INIT to ready to receive.
     pub fn to_ready_to_receive(&self, verbs: &mut Verbs, to: Connection) {
+        let log_longest = if self.spec.transport == transport::UD { 12 } else { 30 };
         let fields = [
             (qpc::MTU, to.mtu.into()),
-            (qpc::LOG_MSG_MAX, 30),
+            (qpc::LOG_MSG_MAX, log_longest),
             (qpc::REMOTE_QPN, to.qpn.into()),
             (ads::RLID.within(qpc::PRIMARY_PATH), to.lid.into()),
             (qpc::MIN_RNR_NAK, to.min_rnr_timer.into()),
@@ -315,7 +316,8 @@ impl Pair {
     /// Posts any bytes as a receive request.
     pub fn receive_bytes(&mut self, verbs: &mut Verbs, bytes: &[u8]) -> u16 {
         let index = self.received;
-        let at = u64::from(index) % (1 << self.spec.log_receive) << self.spec.log_stride;
+        let slot = u64::from(index) % (1 << self.spec.log_receive);
+        let at = slot << self.spec.log_stride;
         self.buffer.store(verbs, at, bytes);
         self.received = self.received.wrapping_add(1);
         let counter = u32::from(self.received).to_be_bytes();

@@ -133,7 +133,7 @@ impl SendRequest {
     }
 
     /// Names the XRC shared receive queue at the other end.
-    pub fn to_srq(mut self, srqn: u32) -> Self {
+    pub fn for_srq(mut self, srqn: u32) -> Self {
         self.route = vec![0; 16];
         self.route[..4].copy_from_slice(&srqn.to_be_bytes());
         self

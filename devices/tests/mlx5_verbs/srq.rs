@@ -98,9 +98,10 @@ impl Srq {
         self.buffer.store(verbs, self.entry(index) + 2, &next.to_be_bytes());
     }
 
+    /// The list's next entry; a test may have spoilt it.
     fn next(&self, verbs: &Verbs, index: u16) -> u16 {
         let bytes = self.buffer.load(verbs, self.entry(index) + 2, 2);
-        u16::from_be_bytes([bytes[0], bytes[1]])
+        u16::from_be_bytes([bytes[0], bytes[1]]) & ((1 << self.log_size) - 1)
     }
 
     /// Posts a receive request; returns the index of its entry, with which its completion names it.
@@ -115,6 +116,10 @@ impl Srq {
         let counter = (self.posted & 0xffff).to_be_bytes();
         verbs.fill(self.record, &counter);
         index
+    }
+
+    pub fn has_room(&self) -> bool {
+        self.head != self.tail
     }
 
     /// Gives an entry back whose completion has been taken.

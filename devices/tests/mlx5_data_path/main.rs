@@ -1,0 +1,18 @@
+//! The data path of the emulated ConnectX function, driven as rdma-core drives it, without a guest.
+
+#[path = "../mlx5_verbs/mod.rs"]
+mod mlx5_verbs;
+
+mod atomics;
+mod completions;
+mod errors;
+mod events;
+mod hostile;
+mod keys;
+mod link;
+mod property;
+mod reference;
+mod retries;
+mod shared_queues;
+mod transports;
+mod umr;

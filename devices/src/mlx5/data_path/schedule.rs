@@ -12,8 +12,6 @@ const DOORBELL_DELAY: Nanos = 1000;
 /// Requests, roughly, and bytes moved in one turn.
 const TURN_REQUESTS: u32 = 256;
 const TURN_BYTES: u64 = 256 << 10;
-/// A turn takes at least so long.
-const TURN_TIME: Nanos = 1000;
 /// Bytes that cross the link in a microsecond: 100 Gbit/s.
 const BYTES_PER_MICROSECOND: u64 = 12_500;
 /// Requests of one queue pair in a turn before the next has its own.
@@ -38,8 +36,8 @@ pub struct Schedule {
     turn_announced: bool,
     /// The time for which an event has been asked for.
     timer_announced: Option<Nanos>,
-    /// How long the last turn has taken, if it has left something.
-    pause: Option<Nanos>,
+    /// When the link has carried what the last turn has moved.
+    link_free_at: Nanos,
 }
 
 impl Schedule {
@@ -74,8 +72,8 @@ impl Schedule {
     /// Asks for the events that the tasks need. To be called after everything that may have woken one.
     pub fn announce(&mut self, port: &mut dyn Port) {
         if !self.ready.is_empty() && !self.turn_announced {
-            let delay = self.pause.take().unwrap_or(DOORBELL_DELAY);
-            port.schedule(port.now().saturating_add(delay), EVENT_WORK);
+            let at = port.now().saturating_add(DOORBELL_DELAY).max(self.link_free_at);
+            port.schedule(at, EVENT_WORK);
             self.turn_announced = true;
         }
         let first = self.timers.first().map(|(at, _)| *at);
@@ -113,14 +111,23 @@ impl Budget {
         Self { requests: TURN_REQUESTS, bytes: TURN_BYTES, share: 0 }
     }
 
-    /// Whether the turn is over.
-    pub fn is_spent(&self) -> bool {
+    /// Whether no more bytes are to be moved in this turn.
+    pub fn bytes_are_spent(&self) -> bool {
+        self.bytes == 0
+    }
+
+    fn is_spent(&self) -> bool {
         self.requests == 0 || self.bytes == 0
     }
 
     /// Whether the present task's share is used up.
     pub fn share_is_spent(&self) -> bool {
         self.share == 0 || self.is_spent()
+    }
+
+    /// A turn of its own, for a datagram that is copied: it is short, and cannot be interrupted.
+    pub fn for_datagram() -> Self {
+        Self::new()
     }
 
     /// A request has been looked at.
@@ -134,10 +141,9 @@ impl Budget {
         self.bytes = self.bytes.saturating_sub(bytes);
     }
 
-    /// How long the turn has taken.
+    /// How long the link takes to carry what has been moved.
     fn time(&self) -> Nanos {
-        let moved = TURN_BYTES - self.bytes;
-        TURN_TIME.max(moved * 1000 / BYTES_PER_MICROSECOND)
+        (TURN_BYTES - self.bytes) * 1000 / BYTES_PER_MICROSECOND
     }
 }
 
@@ -148,9 +154,6 @@ impl Hca {
         while let Some(task) = self.schedule.take_expired(port.now()) {
             self.schedule.wake(task);
         }
-        if !self.schedule.turn_announced {
-            self.work(port);
-        }
     }
 
     /// One turn of work.
@@ -158,7 +161,7 @@ impl Hca {
         self.schedule.turn_announced = false;
         let mut budget = Budget::new();
         while !budget.is_spent() {
-            let Some(task) = self.schedule.pop() else { return };
+            let Some(task) = self.schedule.pop() else { break };
             budget.share = SHARE;
             let progress = match task {
                 Task::QueuePair(qpn) => self.run_queue_pair(qpn, &mut budget, port),
@@ -170,6 +173,6 @@ impl Hca {
                 Progress::Until(at) => self.schedule.wake_at(at, task),
             }
         }
-        self.schedule.pause = Some(budget.time());
+        self.schedule.link_free_at = port.now().saturating_add(budget.time());
     }
 }

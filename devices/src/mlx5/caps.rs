@@ -6,6 +6,7 @@ use super::field::Field;
 use super::hca::{Hca, Phase};
 use super::layout::capabilities::{SIZE, atomic, general};
 use super::layout::commands::{CONTEXT, header};
+use super::multicast;
 use super::status::{Failure, Status};
 
 const GENERAL: u64 = 0;
@@ -55,7 +56,9 @@ const OFFERED: &[(Field, u64)] = &[
     (general::LOG_BF_REG_SIZE, 9),
     (general::MAX_WQE_SZ_SQ, 512),
     (general::MAX_WQE_SZ_RQ, 512),
+    (general::MAX_QP_MCG, multicast::MAX_MEMBERS as u64),
     (general::LOG_MAX_MCG, 4),
+    (general::IMAICL, 1),
     (general::LOG_MAX_TRANSPORT_DOMAIN, 4),
     (general::LOG_MAX_PD, 8),
     (general::LOG_MAX_XRCD, 4),

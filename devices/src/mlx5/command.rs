@@ -3,7 +3,7 @@
 use super::hca::{Hca, Phase};
 use super::layout::commands::header;
 use super::status::{Failure, Status};
-use super::{admin, caps, cq, eq, mad, mkey, qp, registers, resources, srq, vport};
+use super::{admin, caps, cq, eq, mad, mkey, multicast, qp, registers, resources, srq, vport};
 
 /// Executes a command: reads its input, changes the device, fills its output (which begins as zeros).
 pub type Handler = fn(&mut Hca, &[u8], &mut [u8]) -> Result<(), Failure>;
@@ -42,6 +42,7 @@ const COMMANDS: &[&[Command]] = &[
     cq::COMMANDS,
     qp::COMMANDS,
     srq::COMMANDS,
+    multicast::COMMANDS,
     vport::COMMANDS,
     registers::COMMANDS,
     mad::COMMANDS,

@@ -7,6 +7,7 @@ use super::data_path::Schedule;
 use super::eq::EventQueue;
 use super::layout::commands::OBJECT;
 use super::mkey::MemoryKey;
+use super::multicast::MulticastGroups;
 use super::qp::QueuePair;
 use super::registers;
 use super::resources::{ProtectionDomain, TransportDomain, Uar, XrcDomain};
@@ -14,6 +15,7 @@ use super::srq::SharedReceiveQueue;
 use super::status::Failure;
 use super::table::ObjectTable;
 use super::uar;
+use super::vport;
 use std::collections::BTreeSet;
 
 /// How far the driver has brought the device up.
@@ -80,6 +82,9 @@ pub struct Hca {
     pub cqs: ObjectTable<CompletionQueue>,
     pub qps: ObjectTable<QueuePair>,
     pub srqs: ObjectTable<SharedReceiveQueue>,
+    pub multicast: MulticastGroups,
+    /// What the driver has announced that the port can do (IBA 14.2.5.6).
+    pub port_capabilities: u32,
     /// Health syndrome that the health buffer shows, 0 when all is well.
     pub health_syndrome: u8,
     /// What has work to do.
@@ -107,6 +112,8 @@ impl Hca {
             cqs: ObjectTable::new(1..1 << 8),
             qps: ObjectTable::new(FIRST_QPN..1 << 8),
             srqs: ObjectTable::new(1..1 << 6),
+            multicast: MulticastGroups::default(),
+            port_capabilities: vport::CAP_MASK1,
             health_syndrome: 0,
             schedule: Schedule::default(),
             buffer: Vec::new(),

@@ -21,6 +21,7 @@ mod iseg;
 pub mod layout;
 mod mad;
 mod mkey;
+mod multicast;
 mod pages;
 pub mod peer;
 mod qp;

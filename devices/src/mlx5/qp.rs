@@ -377,6 +377,9 @@ fn find<'a>(hca: &'a mut Hca, input: &[u8]) -> Result<&'a mut QueuePair, Failure
 }
 
 fn destroy(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failure> {
+    if hca.multicast.contains(OBJECT.get32(input)) {
+        return Err(Failure::busy("the queue pair is in a multicast group"));
+    }
     hca.qps.remove(OBJECT.get32(input)).ok_or(Failure::resource("no such queue pair"))?;
     Ok(())
 }

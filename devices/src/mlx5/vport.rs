@@ -12,6 +12,8 @@ pub const COMMANDS: &[Command] = &[
         .lengths(header::IN_LEN, CONTEXT + nic_vport::SIZE),
     Command::new(0x762, "QUERY_HCA_VPORT_CONTEXT", Phase::Ready, query_hca_vport)
         .lengths(header::IN_LEN, CONTEXT + hca_vport::SIZE),
+    Command::new(0x763, "MODIFY_HCA_VPORT_CONTEXT", Phase::Ready, modify_hca_vport)
+        .lengths(CONTEXT + hca_vport::SIZE, header::OUT_LEN),
     Command::new(0x764, "QUERY_HCA_VPORT_GID", Phase::Ready, query_gid),
     Command::new(0x765, "QUERY_HCA_VPORT_PKEY", Phase::Ready, query_pkey),
 ];
@@ -31,7 +33,9 @@ const PORT_STATE_ACTIVE: u64 = 4;
 const PHYSICAL_STATE_LINK_UP: u64 = 5;
 /// Port capability mask (IBA 14.2.5.6): traps, SL mapping, system image GUID, communication management, client
 /// reregistration.
-const CAP_MASK1: u64 = 1 << 3 | 1 << 6 | 1 << 11 | 1 << 16 | 1 << 25;
+pub const CAP_MASK1: u32 = 1 << 3 | 1 << 6 | 1 << 11 | 1 << 16 | 1 << 25;
+/// What the driver may change of it: all that software on the port provides. Communication management.
+const CHANGEABLE: u32 = 1 << 16;
 /// 4.096 µs times 2 to the power of this.
 const SUBNET_TIMEOUT: u64 = 18;
 const ETHERNET_MTU: u64 = 1500;
@@ -71,10 +75,23 @@ fn query_hca_vport(hca: &mut Hca, input: &[u8], out: &mut [u8]) -> Result<(), Fa
     hca_vport::SYSTEM_IMAGE_GUID.set(context, SYSTEM_IMAGE_GUID);
     hca_vport::PORT_GUID.set(context, PORT_GUID);
     hca_vport::NODE_GUID.set(context, NODE_GUID);
-    hca_vport::CAP_MASK1.set(context, CAP_MASK1);
+    hca_vport::CAP_MASK1.set(context, hca.port_capabilities.into());
+    hca_vport::CAP_MASK1_FIELD_SELECT.set(context, CHANGEABLE.into());
     hca_vport::LID.set(context, LID);
     hca_vport::SM_LID.set(context, LID);
     hca_vport::SUBNET_TIMEOUT.set(context, SUBNET_TIMEOUT);
+    Ok(())
+}
+
+/// Of a port that is managed by others only the capabilities of software can be changed.
+fn modify_hca_vport(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failure> {
+    check_port(input)?;
+    let context = input.get(CONTEXT..).unwrap_or_default();
+    let mask = hca_vport::CAP_MASK1_FIELD_SELECT.get32(context);
+    if hca_vport::FIELD_SELECT.is_set(context) || mask & !CHANGEABLE != 0 {
+        return Err(Failure::parameter("this cannot be modified"));
+    }
+    hca.port_capabilities = hca.port_capabilities & !mask | hca_vport::CAP_MASK1.get32(context) & mask;
     Ok(())
 }
 

@@ -47,6 +47,12 @@ impl AddressVector {
         }
     }
 
+    /// The multicast group that it names, if it names one.
+    pub fn group(&self) -> Option<[u8; 16]> {
+        const MULTICAST_LIDS: std::ops::Range<u16> = 0xc000..0xffff;
+        self.global.filter(|_| MULTICAST_LIDS.contains(&self.lid)).map(|route| route.destination)
+    }
+
     /// Whether it names this port.
     pub fn is_local(&self) -> bool {
         u64::from(self.lid) == vport::LID

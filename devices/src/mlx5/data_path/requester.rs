@@ -215,6 +215,9 @@ impl Hca {
                 }
             }
         }
+        if let Some(group) = message.vector.and_then(|vector| vector.group()) {
+            return self.multicast(qpn, &arrival, message, group, budget, port).map(|()| Step::Done(len));
+        }
         let Route::Local(to) = self.route(qpn, message.vector.as_ref()) else {
             return self.answer(qpn, flight, len, Nak::NoAnswer, port);
         };
@@ -233,6 +236,34 @@ impl Hca {
             Ok(false) => Ok(Step::More),
             Err(nak) => self.answer(qpn, flight, len, nak, port),
         }
+    }
+
+    /// Copies a datagram to every queue pair of a group but the sender. Those that cannot take it lose it.
+    fn multicast(
+        &mut self,
+        qpn: u32,
+        arrival: &Arrival,
+        message: &Message,
+        group: [u8; 16],
+        budget: &mut Budget,
+        port: &mut dyn Port,
+    ) -> Result<(), Syndrome> {
+        for to in self.multicast.members(&group).into_iter().filter(|to| *to != qpn) {
+            if self.admit(to, arrival, port).is_ok()
+                && self.exchange(
+                    (qpn, to),
+                    message,
+                    &mut 0,
+                    arrival.len,
+                    &mut Budget::for_datagram(),
+                    port,
+                )? == Ok(true)
+            {
+                self.finish(to, port);
+                budget.spend_bytes(arrival.len);
+            }
+        }
+        Ok(())
     }
 
     /// Moves the bytes of an admitted message between two queue pairs of this device, from byte `done` on. True if all
@@ -266,7 +297,8 @@ impl Hca {
             if left == 0 {
                 break Ok(Ok(true));
             }
-            if budget.is_spent() {
+            // At the beginning of a step there are some: a datagram, shorter than a chunk, is never interrupted.
+            if budget.bytes_are_spent() {
                 break Ok(Ok(false));
             }
             let Some(chunk) = buffer.get_mut(..CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))) else {

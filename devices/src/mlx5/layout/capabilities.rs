@@ -33,6 +33,8 @@ pub mod general {
     pub const COMPACT_ADDRESS_VECTOR: Field = Field::at(0x200, 1);
     pub const UMR_MODIFY_ENTITY_SIZE_DISABLED: Field = Field::at(0x207, 1);
     pub const ATOMIC: Field = Field::at(0x21e, 1);
+    /// Memory windows.
+    pub const IMAICL: Field = Field::at(0x231, 1);
     pub const XRC: Field = Field::at(0x23c, 1);
     pub const UD: Field = Field::at(0x23d, 1);
     pub const UC: Field = Field::at(0x23e, 1);
@@ -41,6 +43,7 @@ pub mod general {
     pub const LOG_BF_REG_SIZE: Field = Field::at(0x26b, 5);
     pub const MAX_WQE_SZ_SQ: Field = Field::at(0x290, 16);
     pub const MAX_WQE_SZ_RQ: Field = Field::at(0x2b0, 16);
+    pub const MAX_QP_MCG: Field = Field::at(0x2e7, 25);
     pub const LOG_MAX_MCG: Field = Field::at(0x318, 8);
     pub const LOG_MAX_TRANSPORT_DOMAIN: Field = Field::at(0x323, 5);
     pub const LOG_MAX_PD: Field = Field::at(0x32b, 5);

@@ -109,6 +109,12 @@ pub mod qp {
     pub const QPC: usize = 0x18;
 }
 
+pub mod mcg {
+    /// Byte where the group's GID begins.
+    pub const GID: usize = 0x10;
+    pub const LEN: usize = 0x20;
+}
+
 pub mod rmp {
     use super::Field;
 

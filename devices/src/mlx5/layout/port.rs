@@ -7,6 +7,8 @@ pub mod hca_vport {
     use super::Field;
 
     pub const SIZE: usize = 512;
+    /// Which of the other fields are to be changed.
+    pub const FIELD_SELECT: Field = Field::at(0x000, 32);
     pub const PORT_PHYSICAL_STATE: Field = Field::at(0x110, 4);
     pub const PORT_STATE: Field = Field::at(0x118, 4);
     pub const VPORT_STATE: Field = Field::at(0x11c, 4);
@@ -14,6 +16,8 @@ pub mod hca_vport {
     pub const PORT_GUID: Field = Field::at(0x180, 64);
     pub const NODE_GUID: Field = Field::at(0x1c0, 64);
     pub const CAP_MASK1: Field = Field::at(0x200, 32);
+    /// Bits of the capability mask that may be changed, or are to be.
+    pub const CAP_MASK1_FIELD_SELECT: Field = Field::at(0x220, 32);
     pub const LID: Field = Field::at(0x300, 16);
     pub const SUBNET_TIMEOUT: Field = Field::at(0x31b, 5);
     pub const SM_LID: Field = Field::at(0x320, 16);

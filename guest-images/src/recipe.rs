@@ -41,6 +41,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("regtwice.c", include_str!("../programs/regtwice.c")),
     ("verbs-verify/completion.c", include_str!("../programs/verbs-verify/completion.c")),
     ("verbs-verify/events.c", include_str!("../programs/verbs-verify/events.c")),
+    ("verbs-verify/extensions.c", include_str!("../programs/verbs-verify/extensions.c")),
     ("verbs-verify/faults.c", include_str!("../programs/verbs-verify/faults.c")),
     ("verbs-verify/losses.c", include_str!("../programs/verbs-verify/losses.c")),
     ("verbs-verify/main.c", include_str!("../programs/verbs-verify/main.c")),

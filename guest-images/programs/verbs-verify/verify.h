@@ -304,5 +304,6 @@ extern const struct test fault_tests[];
 extern const struct test loss_tests[];
 extern const struct test event_tests[];
 extern const struct test object_tests[];
+extern const struct test extension_tests[];
 
 #endif

@@ -138,6 +138,13 @@ static void run_query_srq(const struct test *test)
 	must(ibv_query_srq(srq, &attr));
 	check(attr.max_wr >= 30 && attr.max_sge >= 3 && attr.srq_limit == 0, "max_wr %u, max_sge %u, srq_limit %u",
 	      attr.max_wr, attr.max_sge, attr.srq_limit);
+	/* A limit above what is there is reported at once and gone with that: so that it stays there must be more. */
+	for (int i = 0; i < 8; i++) {
+		struct ibv_recv_wr receive = { .wr_id = i };
+		struct ibv_recv_wr *bad;
+
+		must(ibv_post_srq_recv(srq, &receive, &bad));
+	}
 	attr.srq_limit = 7;
 	must(ibv_modify_srq(srq, &attr, IBV_SRQ_LIMIT));
 	must(ibv_query_srq(srq, &attr));

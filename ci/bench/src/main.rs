@@ -1,4 +1,5 @@
-//! Benchmarks: staleline's software engine beside QEMU's TCG and Bochs, on one kernel and one initramfs.
+//! Benchmarks: staleline's software engine beside QEMU's TCG and Bochs, on one kernel and one initramfs; and the work of the
+//! mlx5 device.
 //!
 //! Machines are shared and noisy: all peers run in turn in each round, a ratio is taken from one round, and the median of
 //! the rounds is what counts. The guest's own clock is never asked, since the software engine's is virtual: the guest says
@@ -6,6 +7,7 @@
 
 mod bochs;
 mod guest;
+mod mlx5;
 mod peer;
 mod process;
 mod repro;
@@ -57,6 +59,10 @@ enum Workload {
     Float,
     /// `staleline repro mlx5-eexist` with a built image; no peer can run it.
     Repro,
+    /// Messages and bytes a second of the emulated ConnectX function, with no guest.
+    Mlx5,
+    /// Round trips of ibv_rc_pingpong in a guest; no peer can run it.
+    Pingpong,
 }
 
 impl Workload {
@@ -80,13 +86,16 @@ fn main() -> Result<()> {
         .filter(|peer| table.add_peer(*peer))
         .collect();
     for &workload in workloads {
-        if workload == Workload::Repro {
-            table.add(repro::run(&staleline, arguments.rounds)?);
-            continue;
+        match workload {
+            Workload::Repro => table.add(repro::run(&staleline, arguments.rounds)?),
+            Workload::Mlx5 => table.add_figures(mlx5::device(arguments.rounds)?),
+            Workload::Pingpong => table.add_figures(mlx5::ping_pong(&staleline, arguments.rounds)?),
+            Workload::Boot | Workload::Integer | Workload::Memory | Workload::Kernel | Workload::Float => {
+                let guest = Guest::prepare(&workload.name())?;
+                table.guest(&guest);
+                table.add(measure(workload, &staleline, &guest, &peers, arguments.rounds)?);
+            }
         }
-        let guest = Guest::prepare(&workload.name())?;
-        table.guest(&guest);
-        table.add(measure(workload, &staleline, &guest, &peers, arguments.rounds)?);
     }
     let text = table.to_string();
     print!("{text}");

@@ -17,6 +17,23 @@ pub(crate) struct Table {
     peers: Vec<Peer>,
     guest: Option<String>,
     rows: Vec<Row>,
+    figures: Vec<Figure>,
+}
+
+/// A rate that no peer is compared with.
+#[derive(Debug)]
+pub(crate) struct Figure {
+    name: String,
+    unit: &'static str,
+    pub values: Vec<f64>,
+    /// What it is to reach.
+    pub target: Option<f64>,
+}
+
+impl Figure {
+    pub(crate) fn new(name: String, unit: &'static str) -> Self {
+        Self { name, unit, values: Vec::new(), target: None }
+    }
 }
 
 /// One workload.
@@ -73,7 +90,7 @@ impl Table {
         let version = Command::new(staleline).arg("--version").output();
         let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
         let about = vec![format!("Host: {}.", host()), format!("{}.", version.unwrap_or_default())];
-        Self { about, rounds, peers: Vec::new(), guest: None, rows: Vec::new() }
+        Self { about, rounds, peers: Vec::new(), guest: None, rows: Vec::new(), figures: Vec::new() }
     }
 
     /// Gives the peer a column if it is installed, and says so either way.
@@ -97,27 +114,12 @@ impl Table {
     pub(crate) fn add(&mut self, row: Row) {
         self.rows.push(row);
     }
-}
 
-/// Processor and number of CPUs.
-fn host() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find(|line| line.starts_with("model name"));
-    let model = model.and_then(|line| line.split_once(": ")).map_or("unknown processor", |(_, name)| name);
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{model}, {count} CPUs")
-}
+    pub(crate) fn add_figures(&mut self, figures: Vec<Figure>) {
+        self.figures.extend(figures);
+    }
 
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for line in self.about.iter().chain(&self.guest) {
-            writeln!(f, "{line}")?;
-        }
-        writeln!(
-            f,
-            "Medians of {} rounds; a ratio is from one round, staleline's time by the peer's.\n",
-            self.rounds
-        )?;
+    fn write_rows(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "| workload | staleline s | MIPS | M instructions |")?;
         for peer in &self.peers {
             write!(f, " {} s | ratio |", peer.title())?;
@@ -151,6 +153,46 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
+
+    fn write_figures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| rate | median | target |\n|---|---:|---:|")?;
+        for figure in &self.figures {
+            let target = figure.target.map_or("-".to_owned(), |target| format!("{target:.2}"));
+            writeln!(f, "| {} | {:.2} {} | {target} |", figure.name, median(&figure.values), figure.unit)?;
+        }
+        Ok(())
+    }
+}
+
+/// Processor and number of CPUs.
+fn host() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find(|line| line.starts_with("model name"));
+    let model = model.and_then(|line| line.split_once(": ")).map_or("unknown processor", |(_, name)| name);
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{model}, {count} CPUs")
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in self.about.iter().chain(&self.guest) {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(
+            f,
+            "Medians of {} rounds; a ratio is from one round, staleline's time by the peer's.\n",
+            self.rounds
+        )?;
+        if !self.rows.is_empty() {
+            self.write_rows(f)?;
+        }
+        if !self.figures.is_empty() {
+            let gap = if self.rows.is_empty() { "" } else { "\n" };
+            write!(f, "{gap}")?;
+            self.write_figures(f)?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -176,6 +218,7 @@ mod tests {
             peers: vec![Peer::Qemu, Peer::Bochs],
             guest: None,
             rows: Vec::new(),
+            figures: Vec::new(),
         };
         let mut row = Row::new("integer".into(), &table.peers);
         for (ours, theirs) in [(10, 5), (40, 10), (9, 3)] {
@@ -189,7 +232,12 @@ mod tests {
         row.add_peer(0, &timing(1, Some(20)), &timing(1, Some(2)));
         row.add_peer(1, &timing(1, Some(20)), &timing(1, None));
         table.add(row);
+        let mut figure = Figure::new("device".into(), "GB/s");
+        figure.values.extend([3.0, 1.0, 2.0]);
+        figure.target = Some(2.0);
+        table.add_figures(vec![figure]);
         let text = table.to_string();
+        assert!(text.contains("| device | 2.00 GB/s | 2.00 |\n"), "{text}");
         assert!(text.contains("| integer | 10.00 | - | - | 5.00 | 3.00 | 20.00 | 0.50 |\n"), "{text}");
         assert!(text.contains("| boot | 20.00 | 100 | 2000 | 2.00 | 10.00 | 10.00 | 1.00 |\n"), "{text}");
     }

@@ -1,5 +1,6 @@
 //! How the function presents itself, and what its transactions carry.
 
+use super::peer::Plan;
 use crate::dma::DmaAttrs;
 
 /// Link layer of the function's port.
@@ -30,11 +31,13 @@ pub struct Mlx5Config {
     pub no_snoop: NoSnoop,
     /// The driver may change memory keys by work requests (UMR); without it registers by commands.
     pub umr: bool,
+    /// What the remote peer does of its own accord on each connection to it.
+    pub peer: Option<Plan>,
 }
 
 impl Default for Mlx5Config {
     fn default() -> Self {
-        Self { port: PortType::default(), no_snoop: NoSnoop::default(), umr: true }
+        Self { port: PortType::default(), no_snoop: NoSnoop::default(), umr: true, peer: None }
     }
 }
 

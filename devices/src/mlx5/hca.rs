@@ -8,6 +8,7 @@ use super::eq::EventQueue;
 use super::layout::commands::OBJECT;
 use super::mkey::MemoryKey;
 use super::multicast::MulticastGroups;
+use super::peer::Node;
 use super::qp::QueuePair;
 use super::registers;
 use super::resources::{ProtectionDomain, TransportDomain, Uar, XrcDomain};
@@ -87,6 +88,8 @@ pub struct Hca {
     pub port_capabilities: u32,
     /// Health syndrome that the health buffer shows, 0 when all is well.
     pub health_syndrome: u8,
+    /// The second node of the fabric.
+    pub peer: Node,
     /// What has work to do.
     pub schedule: Schedule,
     /// Where bytes stay between two transactions; it holds nothing between two calls.
@@ -115,6 +118,7 @@ impl Hca {
             multicast: MulticastGroups::default(),
             port_capabilities: vport::CAP_MASK1,
             health_syndrome: 0,
+            peer: Node::default(),
             schedule: Schedule::default(),
             buffer: Vec::new(),
             noted_opcodes: BTreeSet::new(),

@@ -377,10 +377,12 @@ fn find<'a>(hca: &'a mut Hca, input: &[u8]) -> Result<&'a mut QueuePair, Failure
 }
 
 fn destroy(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failure> {
-    if hca.multicast.contains(OBJECT.get32(input)) {
+    let qpn = OBJECT.get32(input);
+    if hca.multicast.contains(qpn) {
         return Err(Failure::busy("the queue pair is in a multicast group"));
     }
-    hca.qps.remove(OBJECT.get32(input)).ok_or(Failure::resource("no such queue pair"))?;
+    hca.qps.remove(qpn).ok_or(Failure::resource("no such queue pair"))?;
+    hca.follow_connection(qpn);
     Ok(())
 }
 
@@ -393,8 +395,9 @@ fn modify(hca: &mut Hca, input: &[u8], transition: &Transition) -> Result<(), Fa
     transition.apply(wanted, qp::OPT_PARAM_MASK.get32(input), qp.transport, &mut qp.context);
     qp.state = transition.to;
     qp.connection = Connection::of(&qp.context);
-    let task = Task::QueuePair(OBJECT.get32(input));
-    hca.schedule.wake(task);
+    let qpn = OBJECT.get32(input);
+    hca.schedule.wake(Task::QueuePair(qpn));
+    hca.follow_connection(qpn);
     Ok(())
 }
 
@@ -406,6 +409,7 @@ fn to_error(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failure>
 
 fn to_reset(hca: &mut Hca, input: &[u8], _out: &mut [u8]) -> Result<(), Failure> {
     find(hca, input)?.reset();
+    hca.follow_connection(OBJECT.get32(input));
     Ok(())
 }
 

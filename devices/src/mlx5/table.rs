@@ -9,13 +9,16 @@ use std::ops::Range;
 pub struct ObjectTable<T> {
     numbers: Range<u32>,
     next: u32,
-    objects: BTreeMap<u32, T>,
+    /// How many objects there have ever been.
+    added: u64,
+    /// Each with how many there had been before it.
+    objects: BTreeMap<u32, (u64, T)>,
 }
 
 impl<T> ObjectTable<T> {
     /// An empty table that gives out `numbers`.
     pub fn new(numbers: Range<u32>) -> Self {
-        Self { next: numbers.start, numbers, objects: BTreeMap::new() }
+        Self { next: numbers.start, numbers, added: 0, objects: BTreeMap::new() }
     }
 
     /// Adds an object and returns its number, or gives it up when all numbers below `end` are in use.
@@ -25,16 +28,17 @@ impl<T> ObjectTable<T> {
         let next = if self.next < end { self.next } else { start };
         let number = (next..end).chain(start..next.min(end)).find(|n| !self.objects.contains_key(n))?;
         self.next = number + 1;
-        self.objects.insert(number, object);
+        self.objects.insert(number, (self.added, object));
+        self.added += 1;
         Some(number)
     }
 
     pub fn get(&self, number: u32) -> Option<&T> {
-        self.objects.get(&number)
+        self.objects.get(&number).map(|(_, object)| object)
     }
 
     pub fn get_mut(&mut self, number: u32) -> Option<&mut T> {
-        self.objects.get_mut(&number)
+        self.objects.get_mut(&number).map(|(_, object)| object)
     }
 
     pub fn contains(&self, number: u32) -> bool {
@@ -42,17 +46,23 @@ impl<T> ObjectTable<T> {
     }
 
     pub fn remove(&mut self, number: u32) -> Option<T> {
-        self.objects.remove(&number)
+        self.objects.remove(&number).map(|(_, object)| object)
     }
 
     /// The objects in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.objects.iter().map(|(&number, object)| (number, object))
+        self.objects.iter().map(|(&number, (_, object))| (number, object))
+    }
+
+    /// The object added last of those that `wanted` is true for.
+    pub fn newest(&self, wanted: impl Fn(&T) -> bool) -> Option<(u32, &T)> {
+        let fitting = self.objects.iter().filter(|(_, (_, object))| wanted(object));
+        fitting.max_by_key(|(_, (age, _))| *age).map(|(&number, (_, object))| (number, object))
     }
 
     /// The objects alone.
     pub fn values(&self) -> impl Iterator<Item = &T> {
-        self.objects.values()
+        self.objects.values().map(|(_, object)| object)
     }
 
     pub fn len(&self) -> usize {
@@ -74,6 +84,20 @@ mod tests {
         assert_eq!(table.insert('d', u32::MAX), Some(1));
         assert_eq!(table.insert('e', u32::MAX), None);
         assert_eq!(table.len(), 3);
+    }
+
+    #[test]
+    fn the_newest_is_the_one_added_last() {
+        let mut table = ObjectTable::new(1..4);
+        for object in ['a', 'b', 'c'] {
+            table.insert(object, u32::MAX);
+        }
+        assert_eq!(table.newest(|_| true), Some((3, &'c')));
+        table.remove(2);
+        table.insert('d', u32::MAX);
+        assert_eq!(table.newest(|_| true), Some((2, &'d')));
+        assert_eq!(table.newest(|object| *object < 'd'), Some((3, &'c')));
+        assert_eq!(table.newest(|object| *object > 'd'), None);
     }
 
     #[test]

@@ -24,6 +24,7 @@ impl Hca {
             qp.flight = None;
             qp.next_look = FIRST_LOOK;
             self.schedule.wake(Task::QueuePair(qpn));
+            self.follow_connection(qpn);
         }
     }
 

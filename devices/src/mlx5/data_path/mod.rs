@@ -22,12 +22,12 @@ mod umr;
 mod work_queue;
 mod wqe;
 
-pub use completion::{ENTRY as COMPLETION_LEN, Source};
+pub use completion::{ENTRY as COMPLETION_LEN, Source, Syndrome};
 pub use datagram::AddressVector;
 pub use receive::{MAX_STRIDE as MAX_RECEIVE_STRIDE, NoReceive, Receive};
 pub use requester::Flight;
-pub use responder::{Arrival, Landing};
-pub use schedule::{Schedule, Task};
-pub use translate::Holder;
+pub use responder::{Arrival, Landing, Nak};
+pub use schedule::{Budget, Progress, Schedule, Task};
+pub use translate::{Holder, Right};
 pub use work_queue::{BrokenQueue, WorkQueue};
-pub use wqe::BLOCK_SHIFT as SEND_BLOCK_SHIFT;
+pub use wqe::{BLOCK_SHIFT as SEND_BLOCK_SHIFT, Message, Operation, Remote};

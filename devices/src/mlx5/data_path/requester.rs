@@ -44,6 +44,8 @@ pub struct Flight {
 enum Route {
     /// A queue pair of this device.
     Local(u32),
+    /// The remote peer.
+    Peer,
     Nowhere,
 }
 
@@ -218,8 +220,15 @@ impl Hca {
         if let Some(group) = message.vector.and_then(|vector| vector.group()) {
             return self.multicast(qpn, &arrival, message, group, budget, port).map(|()| Step::Done(len));
         }
-        let Route::Local(to) = self.route(qpn, message.vector.as_ref()) else {
-            return self.answer(qpn, flight, len, Nak::NoAnswer, port);
+        let to = match self.route(qpn, message.vector.as_ref()) {
+            Route::Local(to) => to,
+            Route::Peer => {
+                return match self.send_to_peer(qpn, message, port)? {
+                    Ok(()) => Ok(Step::Done(len)),
+                    Err(nak) => self.answer(qpn, flight, len, nak, port),
+                };
+            }
+            Route::Nowhere => return self.answer(qpn, flight, len, Nak::NoAnswer, port),
         };
         if !flight.admitted {
             if let Err(nak) = self.admit(to, &arrival, port) {
@@ -369,6 +378,7 @@ impl Hca {
         let Some(qp) = self.qps.get(qpn) else { return Route::Nowhere };
         match vector {
             None if u64::from(qp.connection.lid) == vport::LID => Route::Local(qp.connection.qpn),
+            None if qp.is_connected_to_peer() => Route::Peer,
             Some(vector) if vector.is_local() => {
                 let special = match vector.qpn {
                     SUBNET_MANAGEMENT_QPN => Transport::SubnetManagement,

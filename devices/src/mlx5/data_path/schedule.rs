@@ -23,6 +23,8 @@ pub enum Task {
     QueuePair(u32),
     /// The limit of a shared receive queue has been set.
     SharedReceiveQueue(u32),
+    /// The remote peer.
+    Peer,
 }
 
 /// Tasks that can go on now, in order, and those that can go on at a time. A task is in each at most once.
@@ -107,8 +109,9 @@ pub struct Budget {
 }
 
 impl Budget {
-    fn new() -> Self {
-        Self { requests: TURN_REQUESTS, bytes: TURN_BYTES, share: 0 }
+    /// A whole turn, and a task's share of it.
+    pub fn new() -> Self {
+        Self { requests: TURN_REQUESTS, bytes: TURN_BYTES, share: SHARE }
     }
 
     /// Whether no more bytes are to be moved in this turn.
@@ -166,6 +169,7 @@ impl Hca {
             let progress = match task {
                 Task::QueuePair(qpn) => self.run_queue_pair(qpn, &mut budget, port),
                 Task::SharedReceiveQueue(srqn) => self.check_limit(srqn, port),
+                Task::Peer => self.run_peer(&mut budget, port),
             };
             match progress {
                 Progress::More => self.schedule.wake(task),

@@ -54,7 +54,8 @@ pub struct Piece {
 }
 
 impl MemoryKey {
-    fn grants(&self, right: Right) -> bool {
+    /// Whether the key gives `right`.
+    pub fn grants(&self, right: Right) -> bool {
         match right {
             Right::LocalRead => self.access.local_read,
             Right::LocalWrite => self.access.local_write,

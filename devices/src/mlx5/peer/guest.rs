@@ -1,8 +1,8 @@
 //! What the peer needs of the guest's side of its connections.
 
-use super::Nak;
 use super::protocol::Operation;
 use crate::dma::AtomicOp;
+use crate::mlx5::data_path::Nak;
 
 /// The responder of the guest's queue pairs, by queue pair number: every request is checked there as one by any other
 /// requester is.

@@ -17,7 +17,7 @@
 //!
 //! An order is a SEND of 64 bytes ([`protocol`]): operation, rkey, address, length, operands, delay, repeat count, cookie. The
 //! peer carries it out `repeat` times, first `delay` nanoseconds of virtual time after the order came and then every
-//! `delay` nanoseconds, by one-sided requests that the guest's queue pair answers as it answers any remote node: rights,
+//! `delay` nanoseconds or as fast as it can, by one-sided requests that the guest's queue pair answers as it answers any remote node: rights,
 //! bounds and state are checked by the same code. It then answers with a SEND of 64 bytes, which needs a receive of the
 //! guest's. WRITE and CHECK use the byte sequence of [`pattern`].
 //!
@@ -36,30 +36,15 @@
 //! Where DMA to user memory is bounced (`swiotlb=force`), the guest's own send queue lies in bounced pages and no order ever
 //! leaves it, while commands still work. For that case the device's configuration may hold a [`Plan`]: `delay` after each connection is made
 //! the peer writes (reads, checks, adds 1 to) the memory that was registered last, in the connection's protection domain, with
-//! the right to it. The seed of its pattern is [`PLAN_SEED`](plan::PLAN_SEED). How it ended is logged.
+//! the right to it. The seed of its pattern is [`PLAN_SEED`](plan::PLAN_SEED). How it ended is logged: as a warning if a check
+//! has found something else than the pattern or there is no such memory, as information otherwise.
 
-pub mod guest;
+mod guest;
+mod link;
 mod node;
 pub mod pattern;
 pub mod plan;
 pub mod protocol;
 
-pub use node::Node;
+pub(super) use node::Node;
 pub use plan::Plan;
-
-use crate::bus::Nanos;
-
-/// What a responder sends instead of an acknowledgement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Nak {
-    #[error("receiver not ready for {0} ns")]
-    NotReady(Nanos),
-    #[error("invalid request")]
-    InvalidRequest,
-    #[error("remote access error")]
-    RemoteAccess,
-    #[error("remote operation error")]
-    RemoteOperation,
-    #[error("no answer")]
-    NoAnswer,
-}

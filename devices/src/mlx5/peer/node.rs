@@ -1,19 +1,17 @@
 //! The peer itself: its connections, and what it has to do when.
 
-use super::Nak;
 use super::guest::Guest;
 use super::pattern::Pattern;
 use super::plan::Plan;
 use super::protocol::{Answer, Difference, MAX_ORDERS, Malformed, ORDER_SIZE, Operation, Order, Status};
 use crate::bus::Nanos;
 use crate::dma::AtomicOp;
+use crate::mlx5::data_path::{Budget, Nak};
+use log::Level;
 use std::collections::BTreeMap;
 
 /// Longest single request; what is longer goes as several.
 const REQUEST_BYTES: u64 = 64 << 10;
-/// What one call of [`Node::run`] does at most, in requests and bytes. A request that fits no more waits for the next call.
-const REQUESTS_PER_TURN: u32 = 64;
-const BYTES_PER_TURN: u64 = 256 << 10;
 /// How long the guest waits before it sends an order again that found [`MAX_ORDERS`] outstanding.
 const BUSY_DELAY: Nanos = 10_000;
 /// How often an answer that finds no receive posted is sent again, and after what time at least.
@@ -88,7 +86,7 @@ enum Next {
     At(Nanos, Work),
     Over,
     /// It was the plan's, and a report of it is due.
-    Report(String),
+    Report(Level, String),
 }
 
 /// The second node of the fabric.
@@ -110,6 +108,12 @@ impl Node {
         if let Some(plan) = plan {
             self.add(0, Task { qpn, work: Work::Begin(plan) });
         }
+    }
+
+    /// Whether the guest's queue pair `qpn` is connected to the peer.
+    #[must_use]
+    pub fn is_connected(&self, qpn: u32) -> bool {
+        self.connections.contains_key(&qpn)
     }
 
     /// The guest's queue pair `qpn` is connected no longer. What is outstanding is dropped.
@@ -156,14 +160,13 @@ impl Node {
         self.agenda.keys().next().map(|(due, _)| *due)
     }
 
-    /// Does what is due at `now`, within the limits of a turn. What is left stays due.
-    pub fn run(&mut self, now: Nanos, guest: &mut dyn Guest) {
-        let (mut requests, mut bytes) = (0, 0);
-        while requests < REQUESTS_PER_TURN && bytes < BYTES_PER_TURN {
+    /// Does what is due at `now`, as far as the share of a turn allows. What is left stays due.
+    pub fn run(&mut self, now: Nanos, budget: &mut Budget, guest: &mut dyn Guest) {
+        while !budget.share_is_spent() {
             let Some(entry) = self.agenda.first_entry().filter(|entry| entry.key().0 <= now) else { return };
             let ((due, serial), Task { qpn, work }) = entry.remove_entry();
-            requests += 1;
-            bytes += work.next_len();
+            budget.spend_request();
+            budget.spend_bytes(work.next_len());
             match work.step(qpn, due, now, guest) {
                 Ok(Next::At(due, work)) => {
                     self.agenda.insert((due, serial), Task { qpn, work });
@@ -173,14 +176,14 @@ impl Node {
                         connection.outstanding = connection.outstanding.saturating_sub(1);
                     }
                 }
-                Ok(Next::Report(report)) => {
+                Ok(Next::Report(level, report)) => {
                     self.reports = self.reports.saturating_add(1);
                     if self.reports <= MAX_REPORTS {
-                        log::warn!("mlx5: the peer's plan for queue pair {qpn}: {report}");
+                        log::log!(level, "mlx5: the peer's plan for queue pair {qpn}: {report}");
                     }
                 }
                 Err(nak) => {
-                    log::debug!("mlx5: the peer's connection with queue pair {qpn} is broken: {nak}");
+                    log::debug!("mlx5: the peer's connection with queue pair {qpn} is broken: {nak:?}");
                     self.disconnect(qpn);
                 }
             }
@@ -215,7 +218,10 @@ impl Work {
             Self::Begin(plan) => Ok(Next::At(now.saturating_add(plan.delay), Self::Plan(plan))),
             Self::Plan(plan) => Ok(match guest.newest_memory(qpn, plan.operation) {
                 Some(area) => Next::At(due, Self::Request(Progress::new(plan.order(area), true))),
-                None => Next::Report("its protection domain has no memory with the right to it".into()),
+                None => {
+                    let report = "its protection domain has no memory with the right to it";
+                    Next::Report(Level::Warn, report.into())
+                }
             }),
             Self::Request(progress) => progress.step(qpn, due, now, guest),
             Self::Answer { answer, retries } => match guest.send(qpn, &answer.encode()) {
@@ -253,13 +259,14 @@ impl Progress {
         self.repetition += 1;
         self.offset = 0;
         if self.difference.is_none() && self.repetition < self.order.repeat {
-            return Ok(Next::At(due.saturating_add(self.order.delay), Work::Request(self)));
+            // One that cannot keep up does not make up for it: others have their turn.
+            let next = due.saturating_add(self.order.delay).max(now);
+            return Ok(Next::At(next, Work::Request(self)));
         }
-        let answer = self.answer(now);
         if self.planned {
-            return Ok(Next::Report(self.report()));
+            return Ok(self.report());
         }
-        Ok(Next::At(now, Work::answer(answer)))
+        Ok(Next::At(now, Work::answer(self.answer(now))))
     }
 
     fn request(&mut self, qpn: u32, len: u64, guest: &mut dyn Guest) -> Result<(), Nak> {
@@ -321,19 +328,21 @@ impl Progress {
     }
 
     /// How the plan has ended.
-    fn report(&self) -> String {
+    fn report(&self) -> Next {
         let Order { operation, rkey, address, len, .. } = self.order;
         let what = format!("{} of {len} bytes at {address:#x}, key {rkey:#x}", operation.name());
-        match self.difference {
-            None => {
-                format!("{what}: done {} times, last old value {:#x}", self.repetition, self.old)
-            }
-            Some(Difference { offset, found, expected }) => {
-                format!(
-                    "{what}: not the pattern at offset {offset:#x}: expected {expected:02x?}, found {found:02x?}"
-                )
-            }
-        }
+        let Some(Difference { offset, found, expected }) = self.difference else {
+            let times = self.repetition;
+            let text = match operation {
+                Operation::Write { .. } => format!("{what}: done {times} times"),
+                _ => format!("{what}: done {times} times, the last found {:#x}", self.old),
+            };
+            return Next::Report(Level::Info, text);
+        };
+        let text = format!(
+            "{what}: not the pattern at offset {offset:#x}: expected {expected:02x?}, found {found:02x?}"
+        );
+        Next::Report(Level::Warn, text)
     }
 }
 

@@ -91,9 +91,12 @@ pub(super) struct RunArguments {
     engine: EngineChoice,
     /// A PCI device behind a root port, any number of times. Every kind takes slot=1 to 8.
     ///
-    /// mlx5[,port=ib|eth][,no-snoop=off|payload|all][,umr=on|off]: a ConnectX function, in slot 8 unless told otherwise.
-    /// `no-snoop` says which of its DMA asks for PCIe No Snoop: none, what work requests move, or all. With umr=off the
-    /// driver registers memory by commands instead of work requests.
+    /// mlx5[,port=ib|eth][,no-snoop=off|payload|all][,umr=on|off][,peer=OPERATION@DELAY[*TIMES]]: a ConnectX function, in
+    /// slot 8 unless told otherwise. `no-snoop` says which of its DMA asks for PCIe No Snoop: none, what work requests move,
+    /// or all. With umr=off the driver registers memory by commands instead of work requests. A second node on its
+    /// InfiniBand fabric, LID 2, does to the guest's registered memory what programs order by SEND (peer-walk is one);
+    /// with `peer=` it acts without orders on each connection to it: peer=write@10ms*3 writes the memory registered last, three
+    /// times, 10 ms apart (write, read, check or fetch-add).
     ///
     /// blk,path=FILE[,readonly=on][,queues=N][,serial=TEXT]: a virtio disk on a raw image (`truncate -s 1G FILE` makes one),
     /// /dev/vda and so on in the guest.

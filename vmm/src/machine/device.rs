@@ -146,7 +146,7 @@ impl Plan for Mlx5Config {
 }
 
 fn mlx5(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
-    let keys = Keys::new("mlx5", pairs, &["port", "no-snoop", "umr"])?;
+    let keys = Keys::new("mlx5", pairs, &["port", "no-snoop", "umr", "peer"])?;
     let ports = [("ib", PortType::InfiniBand), ("eth", PortType::Ethernet)];
     let no_snoop = [("off", NoSnoop::Off), ("payload", NoSnoop::Payload), ("all", NoSnoop::All)];
     let usual = Mlx5Config::default();
@@ -154,6 +154,7 @@ fn mlx5(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
         port: keys.choice("port", &ports)?.unwrap_or(usual.port),
         no_snoop: keys.choice("no-snoop", &no_snoop)?.unwrap_or(usual.no_snoop),
         umr: keys.flag("umr")?.unwrap_or(usual.umr),
+        peer: keys.parsed("peer")?,
     }))
 }
 
@@ -172,7 +173,13 @@ mod tests {
         assert_eq!(spec.fixed_slot(), None);
         let error = spec.build(1).unwrap_err().to_string();
         assert!(error.starts_with("device blk: /nowhere: No such file"), "{error}");
-        for text in ["rng,access-platform=off", "console", "input,type=tablet", "input,key=A+B@3s"] {
+        for text in [
+            "mlx5,peer=check@5us*2",
+            "rng,access-platform=off",
+            "console",
+            "input,type=tablet",
+            "input,key=A+B@3s",
+        ] {
             text.parse::<DeviceSpec>().unwrap().build(1).unwrap();
         }
     }
@@ -186,9 +193,10 @@ mod tests {
         assert_eq!(error("mlx5,port=ib,port=ib"), "device mlx5: key 'port' is given twice");
         assert_eq!(
             error("mlx5,speed=1"),
-            "device mlx5 has no key 'speed' (known keys: slot, port, no-snoop, umr)"
+            "device mlx5 has no key 'speed' (known keys: slot, port, no-snoop, umr, peer)"
         );
         assert_eq!(error("mlx5,port=fc"), "device mlx5: 'fc' is no value for 'port' (valid values: ib, eth)");
+        assert!(error("mlx5,peer=write").contains("as write@10ms*3"));
         assert_eq!(error("blk"), "device blk: path=… is missing: the raw disk image");
         assert!(error("blk,path=x,queues=9").contains("valid values: 1 to 8"));
         assert!(error("blk,path=x,readonly=yes").contains("valid values: on, off"));

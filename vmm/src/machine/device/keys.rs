@@ -1,7 +1,9 @@
 //! The keys and values of a `--device` argument, taken one by one.
 
 use super::DeviceError;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 /// Keys of one device.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +58,15 @@ impl<'a> Keys<'a> {
     /// `on` or `off`.
     pub(super) fn flag(&self, key: &'static str) -> Result<Option<bool>, DeviceError> {
         self.choice(key, &[("on", true), ("off", false)])
+    }
+
+    /// The value of `key` as its type reads it; the type's error says what is valid.
+    pub(super) fn parsed<T: FromStr<Err: Display>>(
+        &self,
+        key: &'static str,
+    ) -> Result<Option<T>, DeviceError> {
+        let Some(value) = self.text(key) else { return Ok(None) };
+        value.parse().map(Some).or_else(|error: T::Err| self.bad(key, value, error.to_string()))
     }
 
     /// A number in `range`.

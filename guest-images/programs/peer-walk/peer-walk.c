@@ -18,7 +18,7 @@
 #define PAUSE_NS 5000
 
 struct options option = {
-	.ops = ALL, .nodes = 4, .size = 256, .count = 50, .delay = 20000, .timeout = 10, .qpn = PEER_FIRST_QPN,
+	.ops = ALL, .nodes = 4, .size = 256, .count = 50, .delay = 100000, .timeout = 10, .qpn = PEER_FIRST_QPN,
 };
 
 static void usage(FILE *to)
@@ -30,7 +30,7 @@ static void usage(FILE *to)
 		"  --nodes N       nodes of the ring, 1 to %d (default 4)\n"
 		"  --size BYTES    data of a node, 8 to %d, a multiple of 8 (default 256)\n"
 		"  --count N       how many times, 1 to %u (default 50)\n"
-		"  --delay NS      from one time to the next (default 20000)\n"
+		"  --delay NS      from one time to the next (default 100000)\n"
 		"  --timeout SEC   how long to wait for all of it (default 10)\n"
 		"  --qpn N         the peer's queue pair, %#x to %#x (default %#x)\n"
 		"  --device NAME   RDMA device (default: the first)\n"

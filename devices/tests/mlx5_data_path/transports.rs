@@ -1,10 +1,12 @@
 //! Every operation of each transport.
 
 use crate::link::{End, Link};
+use crate::mlx5_verbs::mlx5_model::command;
 use crate::mlx5_verbs::{
     AddressVector, Connection, Cq, LID, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs,
     opcode, pattern, transport,
 };
+use devices::mlx5::layout::commands::OBJECT;
 
 #[test]
 fn a_send_moves_every_byte_of_every_size() {
@@ -294,6 +296,51 @@ fn a_datagram_pair_reaches_many() {
         let cqe = ends[to].cq.one(&mut verbs);
         assert_eq!((cqe.bytes, cqe.source_qpn), (41, ends[0].pair.qpn));
         assert_eq!(verbs.bytes(ends[to].at + 40, 1), [to as u8 + 1]);
+    }
+}
+
+/// Attaches a pair to a multicast group (0x806) or detaches it (0x807).
+fn change_group(verbs: &mut Verbs, opcode: u16, qpn: u32, gid: [u8; 16]) {
+    let mut input = command(opcode, 0, 32);
+    OBJECT.set(&mut input, qpn.into());
+    input[16..].copy_from_slice(&gid);
+    verbs.driver.succeed(&input, 16);
+}
+
+#[test]
+fn every_member_of_a_group_has_a_copy() {
+    const ATTACH: u16 = 0x806;
+    const DETACH: u16 = 0x807;
+    let mut verbs = Verbs::open();
+    let mut ends: Vec<End> = (0..4).map(|_| End::new(&mut verbs, transport::UD)).collect();
+    let group = [0xff, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7];
+    for end in &mut ends {
+        end.pair.connect(&mut verbs, Connection::to(0));
+        for slot in 0..3 {
+            let scatter = end.sge(slot * 100, 100);
+            end.pair.receive(&mut verbs, &[scatter]);
+        }
+    }
+    for end in &ends[..3] {
+        change_group(&mut verbs, ATTACH, end.pair.qpn, group);
+    }
+    for (round, members) in [3, 2].into_iter().enumerate() {
+        let request = SendRequest::send(&[]).for_group(0x1111_1111, group).inline(b"to all").unsignalled();
+        ends[3].pair.send(&mut verbs, request);
+        verbs.settle();
+        for (number, end) in ends.iter_mut().enumerate() {
+            let received = end.cq.drain(&mut verbs);
+            if number >= members {
+                assert_eq!(received, [], "end {number} in round {round}");
+                continue;
+            }
+            assert_eq!(received.len(), 1, "end {number} in round {round}");
+            assert_eq!((received[0].bytes, received[0].has_grh), (46, true));
+            let at = end.at + 100 * round as u64;
+            assert_eq!(verbs.bytes(at + 40, 6), b"to all");
+            assert_eq!(verbs.bytes(at + 24, 16), group, "destination in the global routing header");
+        }
+        change_group(&mut verbs, DETACH, ends[members - 1].pair.qpn, group);
     }
 }
 

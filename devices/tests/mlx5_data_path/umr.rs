@@ -155,6 +155,38 @@ fn a_free_key_cannot_be_used_and_an_invalidated_one_is_free() {
 }
 
 #[test]
+fn the_other_end_may_invalidate_a_key_that_allows_it() {
+    const SEND_INVALIDATE: u8 = 0x01;
+    const RECEIVED_INVALIDATE: u8 = 4;
+    const EN_RINVAL_MASK: u64 = 1 << 8;
+    const EN_RINVAL: u32 = 1 << 24;
+    for allowed in [true, false] {
+        let mut link = Link::new(transport::RC);
+        let key = link.verbs.free_key(false, 4);
+        let list = page_list(&[link.b.at, link.b.at + PAGE]);
+        let mut wanted = wanted(&link, key as u8, 0, 2 * PAGE);
+        wanted.pd |= if allowed { EN_RINVAL } else { 0 };
+        let segments =
+            [control(INLINE | FAIL_IF_NOT_FREE, 4, mask::REGISTER | EN_RINVAL_MASK), wanted.segment(), list];
+        // The key is b's own, and b registers it.
+        link.b.pair.send(&mut link.verbs, SendRequest::new(UMR).word(key).segments(&segments.concat()));
+        assert_eq!(link.b.cq.one(&mut link.verbs).syndrome, 0);
+        use_key(&mut link, key, 0, 1);
+        link.receive(100_000, 64);
+        let request = SendRequest::new(SEND_INVALIDATE).word(key).inline(b"done");
+        if allowed {
+            link.succeed(request);
+            let cqe = link.b.cq.one(&mut link.verbs);
+            assert_eq!((cqe.opcode, cqe.bytes, cqe.immediate), (RECEIVED_INVALIDATE, 4, key));
+            let element = link.a.sge(0, 8);
+            link.fail(SendRequest::write(0, key, &[element]), syndrome::REMOTE_ACCESS);
+        } else {
+            link.fail(request, syndrome::REMOTE_ACCESS);
+        }
+    }
+}
+
+#[test]
 fn a_key_that_is_not_free_is_not_registered_again() {
     let mut link = Link::new(transport::RC);
     let key = link.verbs.free_key(false, 4);

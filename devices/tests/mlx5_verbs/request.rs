@@ -132,6 +132,18 @@ impl SendRequest {
         self
     }
 
+    /// Addresses a multicast group, with a global route.
+    pub fn for_group(mut self, q_key: u32, gid: [u8; 16]) -> Self {
+        const MULTICAST_QPN: u32 = 0xff_ffff;
+        const MULTICAST_LID: u16 = 0xc001;
+        const HAS_GLOBAL_ROUTE: u32 = 1 << 30;
+        let vector = AddressVector { q_key, qpn: MULTICAST_QPN, lid: MULTICAST_LID, extended: true };
+        self.route = vector.encode();
+        self.route[28..32].copy_from_slice(&HAS_GLOBAL_ROUTE.to_be_bytes());
+        self.route[32..].copy_from_slice(&gid);
+        self
+    }
+
     /// Names the XRC shared receive queue at the other end.
     pub fn for_srq(mut self, srqn: u32) -> Self {
         self.route = vec![0; 16];

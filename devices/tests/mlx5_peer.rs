@@ -3,14 +3,16 @@
 mod mlx5_verbs;
 
 use devices::mlx5::Mlx5Config;
+use devices::mlx5::layout::contexts::mkc;
 use devices::mlx5::peer::pattern::Pattern;
 use devices::mlx5::peer::plan::PLAN_SEED;
 use devices::mlx5::peer::protocol::{
     ANSWER_SIZE, FIRST_QPN, LID, MAX_ORDERS, ORDER_SIZE, QPN_COUNT, Status, answer, op, order,
 };
+use devices::random::Random;
 use mlx5_verbs::{
-    AsyncEvent, Connection, Cq, Cqe, Pair, PairSpec, SendRequest, Sge, Verbs, access, event, opcode,
-    qp_state, syndrome, transport,
+    AddressVector, AsyncEvent, Connection, Cq, Cqe, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Verbs,
+    access, event, opcode, qp_state, syndrome, transport,
 };
 
 const RECEIVES: u64 = 16;
@@ -343,6 +345,12 @@ fn only_reliable_connections_to_its_numbers_are_answered() {
     pair.connect(&mut verbs, to_peer());
     pair.send(&mut verbs, SendRequest::send(&[]).inline(&[0; 64]));
     assert_eq!(cq.one(&mut verbs).outcome(), (opcode::REQUESTER, 0, 0), "sent, and lost");
+
+    let mut pair = Pair::new(&mut verbs, PairSpec::new(transport::UD, cq.cqn));
+    pair.connect(&mut verbs, to_peer());
+    let vector = AddressVector { q_key: 0x1111_1111, qpn: FIRST_QPN, lid: LID, extended: false };
+    pair.send(&mut verbs, SendRequest::send(&[]).inline(&[0; 64]).to(vector));
+    assert_eq!(cq.one(&mut verbs).outcome(), (opcode::REQUESTER, 0, 0), "likewise");
 }
 
 #[test]
@@ -375,6 +383,38 @@ fn a_plan_needs_no_order() {
     assert_eq!(Pattern { seed: PLAN_SEED, repetition: 1 }.mismatch(0, setup.verbs.bytes(newer, 4096)), None);
 }
 
+/// A key that a work request fills is the newest then, however long it has existed.
+#[test]
+fn a_plan_takes_memory_that_a_work_request_has_registered() {
+    const UMR: u8 = 0x25;
+    const INLINE: u8 = 1 << 7;
+    const LENGTH_PAGE_SIZE_START_RIGHTS_FREE: u64 = 1 << 0 | 1 << 1 | 1 << 6 | 1 << 20 | 1 << 29;
+    let config = Mlx5Config { peer: Some("write@1ms".parse().unwrap()), ..Mlx5Config::default() };
+    let mut verbs = Verbs::open_with(config);
+    let mut cq = Cq::new(&mut verbs, 4);
+    let (older, newer) = (verbs.memory(4096), verbs.memory(4096));
+    let key = verbs.free_key(false, 4);
+    verbs.register(newer, 4096);
+    let spec = PairSpec { receive: ReceiveQueue::None, ..PairSpec::new(transport::REGISTER, cq.cqn) };
+    let mut registrar = Pair::loopback(&mut verbs, spec);
+    let mut body = vec![0; 48 + mkc::SIZE + 64];
+    body[0] = INLINE;
+    body[5] = 4;
+    body[8..16].copy_from_slice(&LENGTH_PAGE_SIZE_START_RIGHTS_FREE.to_be_bytes());
+    for (field, value) in
+        [(mkc::START_ADDR, older), (mkc::LEN, 4096), (mkc::LOG_PAGE_SIZE, 12), (mkc::REMOTE_WRITE, 1)]
+    {
+        field.set(&mut body[48..], value);
+    }
+    body[48 + mkc::SIZE..][..8].copy_from_slice(&(older | 3).to_be_bytes());
+    registrar.send(&mut verbs, SendRequest::new(UMR).word(key).segments(&body));
+    assert_eq!(cq.one(&mut verbs).syndrome, 0);
+    Pair::new(&mut verbs, PairSpec::new(transport::RC, cq.cqn)).connect(&mut verbs, to_peer());
+    verbs.settle();
+    assert_eq!(Pattern { seed: PLAN_SEED, repetition: 0 }.mismatch(0, verbs.bytes(older, 4096)), None);
+    assert_eq!(verbs.bytes(newer, 4096), [0; 4096]);
+}
+
 /// Orders without delay that never end do not keep the device from its other work.
 #[test]
 fn endless_orders_leave_turns_to_others() {
@@ -394,4 +434,45 @@ fn endless_orders_leave_turns_to_others() {
     setup.verbs.run_for(100_000);
     let done = std::iter::from_fn(|| other_cq.poll(&mut setup.verbs)).count();
     assert_eq!(done, 2);
+}
+
+/// A hostile guest: whatever it orders, the device comes back, other memory is untouched and new connections work.
+#[test]
+fn random_orders_do_no_harm() {
+    let mut random = Random::new(0x5eed);
+    let mut setup = Setup::new();
+    let guard = setup.verbs.memory(4096);
+    setup.verbs.fill(guard, &[0xa5; 4096]);
+    let mut answered = 0;
+    for _ in 0..300 {
+        setup.post_receives(random.next_u64() % RECEIVES);
+        for _ in 0..random.next_u64() % 24 {
+            let mut pick = |values: &[u64]| values[(random.next_u64() % values.len() as u64) as usize];
+            let order = Wanted {
+                op: pick(&[0, 1, 1, 2, 3, 4, 5, 5, 6, u64::MAX]) as u32,
+                at: pick(&[0, 8, 4, 64, MEMORY - 8, MEMORY, 1 << 40]),
+                len: pick(&[0, 1, 8, 8, 8, 4096, MEMORY, 1 << 20, u64::MAX]),
+                operands: [pick(&[0, 1, u64::MAX]), pick(&[0, 1, u64::MAX])],
+                delay: pick(&[0, 1, 1000, 3_600_000_000_000, u64::MAX]),
+                repeat: pick(&[0, 1, 1, 3, 1 << 20, u64::from(u32::MAX)]) as u32,
+            };
+            let len = pick(&[64, 64, 64, 64, 64, 1, 0]) as usize;
+            let message = order.message(setup.rkey ^ pick(&[0, 0, 0, 0, 1, 0x100]) as u32, setup.memory);
+            setup.pair.send(&mut setup.verbs, SendRequest::send(&[]).inline(&message[..len]));
+        }
+        setup.verbs.run_for(100_000);
+        answered += std::iter::from_fn(|| setup.cq.poll(&mut setup.verbs))
+            .filter(|cqe| cqe.opcode == opcode::SEND)
+            .count();
+        setup.verbs.async_events();
+        setup.pair.reset(&mut setup.verbs);
+        setup.pair.connect(&mut setup.verbs, to_peer());
+    }
+    assert!(answered > 100, "{answered}");
+    assert_eq!(setup.verbs.bytes(guard, 4096), [0xa5; 4096]);
+    setup.verbs.fill(setup.memory, &[0; 8]);
+    setup.post_receives(1);
+    setup.give(ADD);
+    setup.cq.drain(&mut setup.verbs);
+    assert_eq!(setup.word(0), 5);
 }

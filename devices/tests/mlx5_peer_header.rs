@@ -1,4 +1,5 @@
-//! The peer's protocol as guest programs have it (`guest-images/programs/rdma-peer.h`), compiled, and as the device has it.
+//! The peer's protocol as guest programs have it (`guest-images/programs/rdma-peer.h`), compiled, and as the device
+//! has it.
 
 use devices::mlx5::peer::pattern::{PER_REPETITION, PER_WORD, Pattern};
 use devices::mlx5::peer::plan::PLAN_SEED;

@@ -9,9 +9,9 @@ use std::ops::Range;
 pub struct ObjectTable<T> {
     numbers: Range<u32>,
     next: u32,
-    /// How many objects there have ever been.
+    /// How often an object has been added or renewed.
     added: u64,
-    /// Each with how many there had been before it.
+    /// Each with how often that was before it.
     objects: BTreeMap<u32, (u64, T)>,
 }
 
@@ -54,7 +54,15 @@ impl<T> ObjectTable<T> {
         self.objects.iter().map(|(&number, (_, object))| (number, object))
     }
 
-    /// The object added last of those that `wanted` is true for.
+    /// Makes an object the newest, as if it had just been added.
+    pub fn renew(&mut self, number: u32) {
+        if let Some((age, _)) = self.objects.get_mut(&number) {
+            *age = self.added;
+            self.added += 1;
+        }
+    }
+
+    /// The object added or renewed last of those that `wanted` is true for.
     pub fn newest(&self, wanted: impl Fn(&T) -> bool) -> Option<(u32, &T)> {
         let fitting = self.objects.iter().filter(|(_, (_, object))| wanted(object));
         fitting.max_by_key(|(_, (age, _))| *age).map(|(&number, (_, object))| (number, object))
@@ -98,6 +106,10 @@ mod tests {
         assert_eq!(table.newest(|_| true), Some((2, &'d')));
         assert_eq!(table.newest(|object| *object < 'd'), Some((3, &'c')));
         assert_eq!(table.newest(|object| *object > 'd'), None);
+        table.renew(1);
+        assert_eq!(table.newest(|_| true), Some((1, &'a')));
+        table.renew(7);
+        assert_eq!(table.newest(|_| true), Some((1, &'a')));
     }
 
     #[test]

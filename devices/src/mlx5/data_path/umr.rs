@@ -159,7 +159,9 @@ impl Hca {
         if !entries.is_empty() {
             mkey.set_translations(first, &entries).map_err(|failure| bind(failure.reason))?;
         }
-        mkey.set_context(context).map_err(|failure| bind(failure.reason))
+        mkey.set_context(context).map_err(|failure| bind(failure.reason))?;
+        self.mkeys.renew(key >> 8);
+        Ok(())
     }
 }
 

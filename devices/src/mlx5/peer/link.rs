@@ -23,7 +23,8 @@ impl QueuePair {
 }
 
 impl Hca {
-    /// Tells the peer whether queue pair `qpn` is connected to it. To be called after each change of the queue pair's state.
+    /// Tells the peer whether queue pair `qpn` is connected to it. To be called after each change of the queue pair's
+    /// state.
     pub fn follow_connection(&mut self, qpn: u32) {
         let connected = self.qps.get(qpn).is_some_and(QueuePair::is_connected_to_peer);
         if connected == self.peer.is_connected(qpn) {

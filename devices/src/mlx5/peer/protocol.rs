@@ -53,7 +53,7 @@ pub mod answer {
     pub const STATUS: usize = 0;
     /// Repetitions carried out.
     pub const REPETITIONS: usize = 4;
-    /// The last repetition's old value (atomic operations) or its first 8 bytes (READ, CHECK), zeros after a shorter one.
+    /// The last repetition's old value (atomic operations) or its first 8 bytes (READ, CHECK), zeros after the last byte.
     pub const OLD: usize = 8;
     /// The order's cookie.
     pub const COOKIE: usize = 16;

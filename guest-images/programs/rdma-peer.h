@@ -85,8 +85,8 @@ struct peer_answer {
 };
 
 /*
- * The pattern is a sequence of 64-bit words, little-endian. Every byte differs from the same byte a repetition earlier and
- * from the one a word earlier, and any word tells its repetition.
+ * The pattern is a sequence of 64-bit words, little-endian. Every byte differs from the same byte a repetition earlier
+ * and from the one a word earlier, and any word tells its repetition.
  */
 #define PEER_PER_WORD 0x9e3779b97f4a7c15ull
 #define PEER_PER_REPETITION 0xd6e8feb86659fd93ull

@@ -37,6 +37,8 @@ pub struct Flight {
     /// How often the other side has not answered, and has not been ready.
     unanswered: u8,
     not_ready: u8,
+    /// It is not tried again before this time, whatever else is posted.
+    not_before: Nanos,
 }
 
 /// Where a message goes.
@@ -80,14 +82,16 @@ impl Hca {
     /// One step of the send queue.
     fn send(&mut self, qpn: u32, budget: &mut Budget, port: &mut dyn Port) -> Progress {
         let Some(qp) = self.qps.get_mut(qpn) else { return Progress::Idle };
-        let flight = match qp.flight.take() {
-            Some(flight) => flight,
-            None => match self.take_off(qpn, budget, port) {
-                Some(flight) => flight,
-                None => return Progress::Idle,
-            },
-        };
-        self.fly(qpn, flight, budget, port)
+        if let Some(at) = qp.flight.as_ref().map(|flight| flight.not_before).filter(|at| *at > port.now()) {
+            return Progress::Until(at);
+        }
+        let flight = qp.flight.take().or_else(|| self.take_off(qpn, budget, port));
+        match flight {
+            Some(flight) => self.fly(qpn, flight, budget, port),
+            // A malformed request has failed the queue: what follows it is flushed.
+            None if self.qps.get(qpn).is_some_and(|qp| qp.state != State::ReadyToSend) => Progress::More,
+            None => Progress::Idle,
+        }
     }
 
     /// Takes the next request off the send queue. None if there is none, or the queue pair has failed over it.
@@ -124,7 +128,15 @@ impl Hca {
         let work =
             if well_formed { wqe::parse(&control, &entry, layout) } else { Err(Syndrome::LocalOperation) };
         match work {
-            Ok(work) => Some(Flight { control, work, admitted: false, done: 0, unanswered: 0, not_ready: 0 }),
+            Ok(work) => Some(Flight {
+                control,
+                work,
+                admitted: false,
+                done: 0,
+                unanswered: 0,
+                not_ready: 0,
+                not_before: 0,
+            }),
             Err(syndrome) => {
                 self.fail_request(qpn, &control, syndrome, port);
                 None
@@ -151,6 +163,7 @@ impl Hca {
                 Progress::More
             }
             Ok(Step::Retry(at)) => {
+                flight.not_before = at;
                 self.keep(qpn, flight);
                 Progress::Until(at)
             }

@@ -186,6 +186,20 @@ fn what_follows_an_error_is_flushed() {
     assert_eq!(link.at_b(64, 8), [0; 8]);
 }
 
+#[test]
+fn what_follows_a_malformed_request_is_flushed() {
+    for kind in [transport::RC, transport::UC, transport::UD] {
+        let mut link = Link::new(kind);
+        let requests = [SendRequest::new(0xff), SendRequest::send(&[]), SendRequest::send(&[])];
+        let indices = link.a.pair.post(&mut link.verbs, &requests);
+        let outcomes: Vec<_> = link.a.cq.drain(&mut link.verbs).iter().map(Cqe::outcome).collect();
+        let error = |syndrome, number: usize| (opcode::REQUESTER_ERROR, syndrome, indices[number]);
+        let expected =
+            [error(syndrome::LOCAL_OPERATION, 0), error(syndrome::FLUSHED, 1), error(syndrome::FLUSHED, 2)];
+        assert_eq!(outcomes, expected, "transport {kind}");
+    }
+}
+
 /// What the kernel's ib_drain_qp relies on: requests posted to a pair in error are flushed too.
 #[test]
 fn a_pair_in_error_flushes_what_is_posted_later() {

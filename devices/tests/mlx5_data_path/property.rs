@@ -11,7 +11,7 @@ use crate::reference::{
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// What the couples are: transport, and whether the second end's receives come from a pool.
 const COUPLES: [(u8, bool); 4] =
@@ -23,8 +23,20 @@ const KEYED_BASE: u64 = 0x123;
 
 #[derive(Debug, Clone)]
 enum Step {
-    Receive { couple: usize, end: usize, scatter: Vec<(u16, u16)> },
-    Batch { couple: usize, end: usize, requests: Vec<Draft> },
+    Receive {
+        couple: usize,
+        end: usize,
+        scatter: Vec<(u16, u16)>,
+    },
+    /// One batch for each of some couples, all posted before the device works on any.
+    Batches(Vec<Batch>),
+}
+
+#[derive(Debug, Clone)]
+struct Batch {
+    couple: usize,
+    end: usize,
+    requests: Vec<Draft>,
 }
 
 /// A request before it is known which transport it is for.
@@ -73,12 +85,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let place = || (0..COUPLES.len(), 0..2usize);
     let receive =
         (place(), pieces()).prop_map(|((couple, end), scatter)| Step::Receive { couple, end, scatter });
-    let batch = (place(), vec(drafts(), 1..8)).prop_map(|((couple, end), requests)| Step::Batch {
-        couple,
-        end,
-        requests,
+    let batch =
+        (place(), vec(drafts(), 1..8)).prop_map(|((couple, end), requests)| Batch { couple, end, requests });
+    let batches = vec(batch, 1..4).prop_map(|mut batches| {
+        // The two ends of a couple would race.
+        let mut seen = BTreeSet::new();
+        batches.retain(|batch| seen.insert(batch.couple));
+        Step::Batches(batches)
     });
-    vec(prop_oneof![3 => receive, 2 => batch], 1..60)
+    vec(prop_oneof![3 => receive, 2 => batches], 1..60)
 }
 
 fn pieces_of(drawn: &[(u16, u16)]) -> Vec<Piece> {
@@ -327,13 +342,32 @@ impl World {
         if request.signalled { encoded } else { encoded.unsignalled() }
     }
 
-    fn batch(&mut self, couple: usize, from: usize, drafts: &[Draft]) -> Result<(), TestCaseError> {
-        let batch: Vec<Request> = drafts.iter().map(|draft| draft.request(COUPLES[couple].0)).collect();
-        let encoded: Vec<SendRequest> =
-            batch.iter().map(|request| self.encode(couple, from, request)).collect();
-        let indices = self.ends[couple][from].pair.post(&mut self.verbs, &encoded);
-        let outcome = self.model[couple].execute(from, &batch);
+    /// Posts all batches, lets the device work, and checks each.
+    fn batches(&mut self, batches: &[Batch]) -> Result<(), TestCaseError> {
+        let mut posted = Vec::new();
+        for Batch { couple, end, requests } in batches {
+            let requests: Vec<Request> =
+                requests.iter().map(|draft| draft.request(COUPLES[*couple].0)).collect();
+            let encoded: Vec<SendRequest> =
+                requests.iter().map(|request| self.encode(*couple, *end, request)).collect();
+            let indices = self.ends[*couple][*end].pair.post(&mut self.verbs, &encoded);
+            posted.push((*couple, *end, requests, indices));
+        }
+        for (couple, end, requests, indices) in &posted {
+            self.check(*couple, *end, requests, indices)?;
+        }
+        self.compare(batches)
+    }
 
+    /// Checks the completions of the batch that end `from` has posted as requests `indices`.
+    fn check(
+        &mut self,
+        couple: usize,
+        from: usize,
+        batch: &[Request],
+        indices: &[u16],
+    ) -> Result<(), TestCaseError> {
+        let outcome = self.model[couple].execute(from, batch);
         let own = self.ends[couple][from].cq.drain(&mut self.verbs);
         let other = self.ends[couple][1 - from].cq.drain(&mut self.verbs);
         let is_sent = |cqe: &&Cqe| matches!(cqe.opcode, opcode::REQUESTER | opcode::REQUESTER_ERROR);
@@ -343,11 +377,11 @@ impl World {
             .iter()
             .map(|(opcode, syndrome, number)| (*opcode, *syndrome, indices[*number]))
             .collect();
-        prop_assert_eq!(sent, expected, "requester of {:?}", &batch);
+        prop_assert_eq!(sent, expected, "requester of {:?}", batch);
         let flushed: Vec<Received> = own.iter().filter(|cqe| !is_sent(cqe)).map(received).collect();
-        prop_assert_eq!(flushed, outcome.flushed, "requester's receives of {:?}", &batch);
+        prop_assert_eq!(flushed, outcome.flushed, "requester's receives of {:?}", batch);
         let arrived: Vec<Received> = other.iter().map(received).collect();
-        prop_assert_eq!(&arrived, &outcome.received, "responder of {:?}", &batch);
+        prop_assert_eq!(&arrived, &outcome.received, "responder of {:?}", batch);
 
         let end = &mut self.ends[couple][1 - from];
         if let Some(pool) = &mut end.pool {
@@ -363,10 +397,10 @@ impl World {
         if outcome.failed {
             self.reconnect(couple);
         }
-        self.compare(&batch)
+        Ok(())
     }
 
-    fn compare(&self, batch: &[Request]) -> Result<(), TestCaseError> {
+    fn compare(&self, batches: &[Batch]) -> Result<(), TestCaseError> {
         for (couple, (ends, model)) in self.ends.iter().zip(&self.model).enumerate() {
             for (end, (device, model)) in ends.iter().zip(&model.ends).enumerate() {
                 let memory = self.verbs.bytes(device.at, AREA);
@@ -377,7 +411,7 @@ impl World {
                     "memory of end {} of couple {} after {:?}",
                     end,
                     couple,
-                    batch
+                    batches
                 );
             }
         }
@@ -405,7 +439,7 @@ proptest! {
         for step in &steps {
             match step {
                 Step::Receive { couple, end, scatter } => world.receive(*couple, *end, scatter),
-                Step::Batch { couple, end, requests } => world.batch(*couple, *end, requests)?,
+                Step::Batches(batches) => world.batches(batches)?,
             }
         }
     }

@@ -52,6 +52,50 @@ fn patience_for_a_receive_is_counted() {
 }
 
 #[test]
+fn doorbells_do_not_use_up_patience() {
+    // Code 14: 1.28 ms. So long the request waits before it is tried again, whatever else is posted.
+    const TIMER: u8 = 14;
+    let mut link = Link::with(transport::RC, |connection| {
+        (connection.rnr_retry, connection.min_rnr_timer) = (1, TIMER);
+    });
+    for _ in 0..6 {
+        link.a.pair.send(&mut link.verbs, SendRequest::send(&[]));
+        link.verbs.run_for(100_000);
+    }
+    assert_eq!(link.a.cq.poll(&mut link.verbs), None);
+    for _ in 0..6 {
+        link.receive(0, 0);
+    }
+    assert!(link.a.cq.drain(&mut link.verbs).iter().all(|cqe| !cqe.is_error()));
+    assert_eq!(link.b.cq.drain(&mut link.verbs).len(), 6);
+
+    let mut verbs = Verbs::open();
+    let mut end = End::new(&mut verbs, transport::RC);
+    // Tries 4.3 s apart.
+    end.pair.connect(&mut verbs, Connection { retry: 1, timeout: 20, ..Connection::to(0xff_0000) });
+    for _ in 0..6 {
+        end.pair.send(&mut verbs, SendRequest::send(&[]));
+        verbs.run_for(1_000_000);
+    }
+    assert_eq!(end.cq.poll(&mut verbs), None);
+}
+
+#[test]
+fn a_pair_listens_to_the_one_that_it_is_connected_to() {
+    let mut link = Link::new(transport::RC);
+    let mut stranger = End::new(&mut link.verbs, transport::RC);
+    let to_b = Connection { retry: 1, ..Connection::to(link.b.pair.qpn) };
+    stranger.pair.connect(&mut link.verbs, to_b);
+    link.receive(0, 64);
+    let index = stranger.pair.send(&mut link.verbs, SendRequest::send(&[]).inline(b"let me in"));
+    let cqe = stranger.cq.one(&mut link.verbs);
+    assert_eq!(cqe.outcome(), (opcode::REQUESTER_ERROR, syndrome::RETRY_EXCEEDED, index));
+    assert!(link.is_quiet());
+    link.succeed(SendRequest::send(&[]).inline(b"hello"));
+    assert_eq!(link.at_b(0, 9), b"hello\0\0\0\0");
+}
+
+#[test]
 fn a_write_with_immediate_waits_for_a_receive_too() {
     let mut link = Link::new(transport::RC);
     let data = link.fill(1, 64);

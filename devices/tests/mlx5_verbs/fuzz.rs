@@ -11,6 +11,7 @@ use super::{
 };
 use super::{access, transport};
 use devices::mlx5::layout::commands::OBJECT;
+use devices::mlx5::peer::protocol::{self as peer, order};
 use std::ops::Range;
 
 /// Memory transactions of one register access or event.
@@ -76,6 +77,14 @@ pub fn run(input: &[u8]) {
     world.others_work();
 }
 
+/// The pair that is connected to the remote peer; the others are connected to themselves.
+const PEER_PAIR: usize = 4;
+
+fn connection(number: usize, qpn: u32) -> Connection {
+    let own = Connection { rnr_retry: 2, retry: 1, ..Connection::to(qpn) };
+    if number == PEER_PAIR { Connection { qpn: peer::FIRST_QPN, lid: peer::LID, ..own } } else { own }
+}
+
 impl World {
     fn new() -> Self {
         let mut verbs = Verbs::open();
@@ -96,12 +105,13 @@ impl World {
             (transport::RC, 0, ReceiveQueue::Shared(srq.srqn)),
             (transport::UC, 1, ReceiveQueue::Own),
             (transport::UD, 1, ReceiveQueue::Own),
+            (transport::RC, 1, ReceiveQueue::Own),
         ] {
             let spec =
                 PairSpec { receive, log_send: Some(4), log_receive: 3, ..PairSpec::new(kind, cqs[cq].cqn) };
             let mut pair = Pair::new(&mut verbs, spec);
-            let own = Connection { rnr_retry: 2, retry: 1, ..Connection::to(pair.qpn) };
-            pair.connect(&mut verbs, own);
+            let to = connection(pairs.len(), pair.qpn);
+            pair.connect(&mut verbs, to);
             pairs.push(pair);
         }
         let mut world =
@@ -201,6 +211,7 @@ impl World {
                 while self.cqs[cq].poll(&mut self.verbs).is_some() {}
             }
             13 => self.revive(number),
+            14 => self.order(source),
             _ => self.pass_time(1 + usize::from(source.byte() % 16)),
         }
     }
@@ -263,6 +274,33 @@ impl World {
         request
     }
 
+    /// An order to the remote peer.
+    fn order(&mut self, source: &mut Source<'_>) {
+        // Most connections are broken before long.
+        if source.byte().is_multiple_of(2) {
+            self.revive(PEER_PAIR);
+            self.receive(source, PEER_PAIR);
+        }
+        let Sge { at, len, key } = self.sge(source);
+        let at = source.pick(&[at, at & !7]);
+        let key = source.pick(&[key, self.keys[0], self.keys[0], self.keys[2]]);
+        let op = u32::from(source.byte() % 7);
+        let len = source.pick(&[8, 8, u64::from(len), 1 << 20]);
+        let any = u64::from(source.word());
+        let delay = source.pick(&[0, 1, 1000, any]);
+        let repeat = source.pick(&[1, 1, 2, peer::MAX_REPEAT]);
+        let mut message = [0; peer::ORDER_SIZE];
+        let mut put = |at: usize, bytes: &[u8]| message[at..at + bytes.len()].copy_from_slice(bytes);
+        put(order::OP, &op.to_le_bytes());
+        put(order::RKEY, &key.to_le_bytes());
+        put(order::ADDRESS, &at.to_le_bytes());
+        put(order::LENGTH, &len.to_le_bytes());
+        put(order::DELAY, &delay.to_le_bytes());
+        put(order::REPEAT, &repeat.to_le_bytes());
+        let pair = &mut self.pairs[PEER_PAIR];
+        pair.send(&mut self.verbs, SendRequest::send(&[]).inline(&message));
+    }
+
     fn receive(&mut self, source: &mut Source<'_>, number: usize) {
         let raw = source.byte();
         let elements: Vec<Sge> = (0..1 + source.byte() % 2).map(|_| self.sge(source)).collect();
@@ -305,8 +343,8 @@ impl World {
         OBJECT.set(&mut input, pair.qpn.into());
         if self.verbs.driver.execute(&input, 16).status() == 0 {
             pair.reset(&mut self.verbs);
-            let own = Connection { rnr_retry: 2, retry: 1, ..Connection::to(pair.qpn) };
-            pair.connect(&mut self.verbs, own);
+            let to = connection(number, pair.qpn);
+            pair.connect(&mut self.verbs, to);
         }
     }
 

@@ -265,8 +265,19 @@ int ring_complete(int loud)
 
 void print_ring(void)
 {
-	for (unsigned i = 0; i < option.nodes; i++)
-		printf("node %u: %llu of %llu writes seen, %llu turns taken, %llu reads right\n", i,
-		       (unsigned long long)known[i].distinct, (unsigned long long)option.count,
-		       (unsigned long long)known[i].turns, (unsigned long long)known[i].rounds);
+	for (unsigned i = 0; i < option.nodes; i++) {
+		const struct knowledge *knowledge = &known[i];
+
+		printf("node %u", i);
+		if (option.ops & WRITE)
+			printf(", %llu of %llu writes seen", (unsigned long long)knowledge->distinct,
+			       (unsigned long long)option.count);
+		if (option.ops & ADD)
+			printf(", %llu additions", (unsigned long long)load(&node_at(i)->updates));
+		if (option.ops & SWAP)
+			printf(", %llu turns taken", (unsigned long long)knowledge->turns);
+		if (option.ops & READ)
+			printf(", %llu reads right", (unsigned long long)knowledge->rounds);
+		printf("\n");
+	}
 }

@@ -99,7 +99,8 @@ struct session {
 	u32 port;
 	struct ib_port_attr attributes;
 	struct ib_pd *pd;
-	bool fast;
+	bool fast;	/* keys by fast registration */
+	bool no_atomics;	/* the provider has refused one */
 	struct side sides[2];
 	u8 *expected;	/* what the message under way must be */
 	u64 messages[OPERATIONS];

@@ -3,7 +3,8 @@
  * kverbs: an in-kernel user of RDMA devices that checks every byte. On each InfiniBand device it connects two RC queue pairs
  * with each other, in loopback on the port's own LID, and moves messages in both directions by SEND, RDMA WRITE, RDMA READ
  * and atomics. Memory is kmalloc()ed and mapped once a run by ib_dma_map_single(); each time it changes hands there is the
- * ib_dma_sync_single_*() that the DMA API asks for, so a run must succeed on coherent, bounced and incoherent DMA alike.
+ * ib_dma_sync_single_*() that the DMA API asks for. So a run must succeed on coherent and on bounced DMA alike, and on
+ * incoherent DMA wherever these calls maintain the CPU's caches (x86 Linux has none that do).
  *
  *	insmod kverbs.ko [iterations=N] [size=BYTES] [operations=send,read,…] …	(`modinfo -p kverbs.ko` lists them)
  *	echo run > /proc/kverbs		run on every device; the write fails if a run does
@@ -85,7 +86,7 @@ static void describe(const struct session *session)
 			used += scnprintf(session->report + used, REPORT_SIZE - used, "  %s: %llu messages, every byte right\n",
 					  operations[id].name, session->messages[id]);
 		else
-			used += scnprintf(session->report + used, REPORT_SIZE - used, "  %s: not offered here\n",
+			used += scnprintf(session->report + used, REPORT_SIZE - used, "  %s: not offered to the kernel\n",
 					  operations[id].name);
 	}
 }
@@ -95,10 +96,6 @@ static int run_on(struct kverbs_device *device, const struct settings *asked)
 	struct session *session;
 	int error;
 
-	if (!asked->iterations || !asked->size || !asked->sges || asked->sges > MAX_SGES || !asked->operations) {
-		pr_err(NAME ": iterations, size and operations must not be empty, sges must be 1 to %d\n", MAX_SGES);
-		return -EINVAL;
-	}
 	session = kzalloc(sizeof(*session), GFP_KERNEL);
 	if (!session)
 		return -ENOMEM;

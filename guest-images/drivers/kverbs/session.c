@@ -233,6 +233,9 @@ int session_open(struct session *session)
 	struct side *sides = session->sides;
 	int error;
 
+	if (!asked->iterations || !asked->size || !asked->operations || !asked->sges || asked->sges > MAX_SGES)
+		return fail(session, -EINVAL, "iterations, size and operations must not be empty, sges must be 1 to %d",
+			    MAX_SGES);
 	if (asked->size >= KMALLOC_MAX_SIZE / 2 || asked->size > most)
 		return fail(session, -EINVAL, "%u bytes are more than can be allocated and mapped in one piece (%zu)",
 			    asked->size, min_t(size_t, most, KMALLOC_MAX_SIZE / 2 - 1));

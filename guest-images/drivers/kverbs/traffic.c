@@ -62,11 +62,12 @@ static int check(struct session *session, const struct buffer *buffer, const cha
 		    buffer->bytes + first);
 }
 
-/* Whether the operation can be done on this device, in this run. */
+/* Whether the operation can be done on this device, in this run, as far as is known before the first try. */
 bool can(const struct session *session, const struct operation *operation)
 {
 	/* The global key carries no right to atomics. */
-	return !operation->atomic || (session->ib->attrs.atomic_cap != IB_ATOMIC_NONE && session->fast);
+	return !operation->atomic ||
+	       (session->ib->attrs.atomic_cap != IB_ATOMIC_NONE && session->fast && !session->no_atomics);
 }
 
 /* Spreads a buffer over the run's number of pieces, fewer if it has fewer bytes. */
@@ -180,7 +181,10 @@ static int move_message(struct session *session, const struct operation *operati
 	return error;
 }
 
-/* One atomic; every second CMP&SWAP finds something else than it compares with. */
+/*
+ * One atomic; every second CMP&SWAP finds something else than it compares with. There are providers whose devices have
+ * atomics but which do not let the kernel post them, mlx5_ib among them (6.1 to 7.2): then it is the last.
+ */
 static int change_word(struct session *session, const struct operation *operation, u32 iteration, u32 from,
 		       const char *what)
 {
@@ -217,6 +221,10 @@ static int change_word(struct session *session, const struct operation *operatio
 		return error;
 	prepare(session, &side->send);
 	error = ib_post_send(side->qp, &request.wr, NULL);
+	if (error == -EOPNOTSUPP) {
+		session->no_atomics = true;
+		return withdraw(session, peer);
+	}
 	if (error)
 		return fail(session, error, "%s cannot be posted", what);
 	error = await_send(session, operation, side, what) ?: withdraw(session, peer);
@@ -247,15 +255,17 @@ int run_traffic(struct session *session)
 		for (id = 0; id < OPERATIONS; id++) {
 			const struct operation *operation = &operations[id];
 
-			if (!(asked->operations & BIT(id)) || !can(session, operation))
-				continue;
 			for (from = 0; from < 2; from++) {
+				if (!(asked->operations & BIT(id)) || !can(session, operation))
+					continue;
 				scnprintf(what, sizeof(what), "%s, iteration %u, side %u to %u", operation->name, iteration,
 					  from, !from);
 				error = (operation->atomic ? change_word : move_message)(session, operation, iteration,
 											 from, what);
 				if (error)
 					return error;
+				if (!can(session, operation))
+					continue;
 				session->messages[id]++;
 				if (asked->verbose)
 					pr_info("kverbs: %s: %s: right\n", dev_name(&session->ib->dev), what);

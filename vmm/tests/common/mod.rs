@@ -1,6 +1,9 @@
 //! Running the built program, and the smallest guests there are.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod images;
+pub mod kernel_log;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

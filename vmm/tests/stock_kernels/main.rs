@@ -11,11 +11,11 @@
 mod common;
 
 mod boots;
-mod kernel_log;
 mod modules;
 mod soak;
 
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use common::kernel_log;
+use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
 
 /// Host seconds that a run may take on a slow, busy machine.
@@ -41,17 +41,7 @@ fn with_image(
     image: &'static str,
     test: impl FnOnce(&guest_images::Image) -> Result<(), Failed> + Send + 'static,
 ) -> Trial {
-    Trial::ignorable_test(name, move || {
-        let store = guest_images::Store::open(None)?;
-        match store.ensure(image, guest_images::progress::for_stderr().as_ref()) {
-            Ok(image) => test(&image).map(|()| Completion::Completed),
-            Err(error) if error.is_unavailable() => {
-                boots::unavailable(image);
-                Ok(Completion::ignored_with(error))
-            }
-            Err(error) => Err(error.into()),
-        }
-    })
+    common::images::trial(name, image, boots::unavailable, test)
 }
 
 /// Runs a shell script in a guest and returns what it printed; fails unless it ends with 0.

@@ -3,6 +3,7 @@
 
 pub mod images;
 pub mod kernel_log;
+pub mod rdma;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 mod mlx5_verbs;
 
 use devices::mlx5::Mlx5Config;
+use devices::mlx5::layout::commands::{OBJECT, PAGES};
 use devices::mlx5::layout::contexts::mkc;
 use devices::mlx5::peer::pattern::Pattern;
 use devices::mlx5::peer::plan::PLAN_SEED;
@@ -10,6 +11,7 @@ use devices::mlx5::peer::protocol::{
     ANSWER_SIZE, FIRST_QPN, LID, MAX_ORDERS, ORDER_SIZE, QPN_COUNT, Status, answer, op, order,
 };
 use devices::random::Random;
+use mlx5_verbs::mlx5_model::command;
 use mlx5_verbs::{
     AddressVector, AsyncEvent, Connection, Cq, Cqe, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Verbs,
     access, event, opcode, qp_state, syndrome, transport,
@@ -187,6 +189,27 @@ fn an_answer_waits_for_a_receive() {
     let cqes = setup.cq.drain(&mut setup.verbs);
     assert_eq!(outcomes(&cqes), [(opcode::REQUESTER, 0, 0), (opcode::SEND, 0, 0)]);
     assert_eq!(setup.pair.state(&mut setup.verbs), qp_state::READY_TO_SEND);
+}
+
+/// What breaks on the peer's side stays broken until the queue pair is connected anew.
+#[test]
+fn answers_that_nobody_takes_break_the_connection() {
+    let mut setup = Setup::with(Mlx5Config::default(), Connection { retry: 1, ..to_peer() }, access::ALL);
+    setup.give(ADD);
+    setup.cq.one(&mut setup.verbs);
+    let mut modify_nothing = command(0x505, 0, PAGES);
+    OBJECT.set(&mut modify_nothing, setup.pair.qpn.into());
+    setup.verbs.driver.succeed(&modify_nothing, 16);
+    setup.post_receives(1);
+    setup.give(ADD);
+    assert_eq!(setup.cq.drain(&mut setup.verbs)[0].syndrome, syndrome::RETRY_EXCEEDED);
+    assert_eq!(setup.word(0), 5, "the second order has not been taken");
+    setup.pair.reset(&mut setup.verbs);
+    setup.pair.connect(&mut setup.verbs, to_peer());
+    setup.post_receives(1);
+    setup.give(ADD);
+    assert_eq!(setup.cq.drain(&mut setup.verbs).len(), 2);
+    assert_eq!(setup.word(0), 10);
 }
 
 /// More orders than the peer takes wait in the guest's send queue, and come to their turn.

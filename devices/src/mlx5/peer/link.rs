@@ -70,7 +70,7 @@ impl Hca {
     /// The peer does what is due, as far as the turn allows.
     pub fn run_peer(&mut self, budget: &mut Budget, port: &mut dyn Port) -> Progress {
         let now = port.now();
-        // It is out of the way while it works on the queue pairs, and learns of their failures from their answers.
+        // It is out of the way while it works on the queue pairs, and learns of their failures by what they answer.
         let mut peer = std::mem::take(&mut self.peer);
         peer.run(now, budget, &mut Link { hca: self, port });
         self.peer = peer;

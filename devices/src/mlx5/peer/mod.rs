@@ -29,7 +29,7 @@
 //! - A request that the guest's queue pair refuses (key, rights, bounds) breaks the connection, as between any two
 //!   nodes: the guest's queue pair is in the error state with an asynchronous event, and no answer comes.
 //! - An answer that finds no receive is sent again after the queue pair's RNR timer, up to 1000 times; after that the
-//!   connection is broken on the peer's side, and further SENDs of the guest are not acknowledged.
+//!   connection is broken on the peer's side: further SENDs are not acknowledged until the guest connects anew.
 //!
 //! # Plans
 //!

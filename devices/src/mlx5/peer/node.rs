@@ -25,6 +25,8 @@ const MAX_REPORTS: u32 = 64;
 struct Connection {
     /// Orders that have not been answered.
     outstanding: usize,
+    /// A request or an answer has failed for good: nothing more is taken or sent.
+    broken: bool,
 }
 
 /// Something to be done at a time.
@@ -110,7 +112,7 @@ impl Node {
         }
     }
 
-    /// Whether the guest's queue pair `qpn` is connected to the peer.
+    /// Whether the guest's queue pair `qpn` is connected to the peer, by a connection that may be broken.
     #[must_use]
     pub fn is_connected(&self, qpn: u32) -> bool {
         self.connections.contains_key(&qpn)
@@ -119,8 +121,19 @@ impl Node {
     /// The guest's queue pair `qpn` is connected no longer. What is outstanding is dropped.
     pub fn disconnect(&mut self, qpn: u32) {
         if self.connections.remove(&qpn).is_some() {
-            self.agenda.retain(|_, task| task.qpn != qpn);
+            self.drop_tasks(qpn);
         }
+    }
+
+    fn break_connection(&mut self, qpn: u32) {
+        if let Some(connection) = self.connections.get_mut(&qpn) {
+            connection.broken = true;
+            self.drop_tasks(qpn);
+        }
+    }
+
+    fn drop_tasks(&mut self, qpn: u32) {
+        self.agenda.retain(|_, task| task.qpn != qpn);
     }
 
     /// Whether the peer takes a SEND of `len` bytes from the guest's queue pair `qpn`.
@@ -128,7 +141,8 @@ impl Node {
     /// # Errors
     /// What the peer's side of the connection answers instead of an acknowledgement.
     pub fn admit(&self, qpn: u32, len: u64) -> Result<(), Nak> {
-        let connection = self.connections.get(&qpn).ok_or(Nak::NoAnswer)?;
+        let connection = self.connections.get(&qpn).filter(|connection| !connection.broken);
+        let connection = connection.ok_or(Nak::NoAnswer)?;
         if len > ORDER_SIZE as u64 {
             return Err(Nak::InvalidRequest);
         }
@@ -184,7 +198,7 @@ impl Node {
                 }
                 Err(nak) => {
                     log::debug!("mlx5: the peer's connection with queue pair {qpn} is broken: {nak:?}");
-                    self.disconnect(qpn);
+                    self.break_connection(qpn);
                 }
             }
         }

@@ -5,12 +5,12 @@
 #include "verify.h"
 
 #include <errno.h>
-#include <string.h>
+#include <sys/mman.h>
 
 #define SIZE 1000
 #define NONE -1
 
-/* What is wrong with a request. */
+/* What is wrong: first with the requester's memory, then with the responder's, its receive, and the responder itself. */
 enum flaw {
 	BAD_LKEY,
 	FOREIGN_LKEY,
@@ -50,23 +50,6 @@ struct fault {
 	int event;
 };
 
-/* A registration of the same memory with other rights or in another domain. */
-static uint32_t other_key(struct ibv_mr **extra, const struct arena *arena, struct ibv_pd *pd, int access)
-{
-	*extra = made(ibv_reg_mr(pd, arena->base, arena->size, access));
-	return (*extra)->lkey;
-}
-
-/* The key of a registration that is gone. */
-static uint32_t stale_key(const struct arena *arena, struct ibv_pd *pd)
-{
-	struct ibv_mr *mr;
-	uint32_t key = other_key(&mr, arena, pd, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
-
-	must(ibv_dereg_mr(mr));
-	return key;
-}
-
 struct attempt {
 	struct pair *pair;
 	const struct fault *fault;
@@ -77,7 +60,8 @@ struct attempt {
 	struct ibv_sge local_piece;
 	struct ibv_sge receive_piece;
 	struct ibv_send_wr wr;
-	struct ibv_mr *extra;
+	/* Memory that is registered as the flaw needs it; unused by others. */
+	struct arena extra;
 };
 
 static bool is_rdma(enum operation operation)
@@ -101,8 +85,58 @@ static void set_remote(struct ibv_send_wr *wr, bool atomic, uint64_t address)
 		wr->wr.rdma.remote_addr = address;
 }
 
-/* A sound request of end 0 to end 1. */
-static void make_sound(struct attempt *attempt)
+/* Memory of its own for what the flaw is about, in the protection domain and with the rights that make it one. */
+static void make_extra(struct attempt *attempt)
+{
+	struct ibv_pd *near = attempt->pair->ends[0].pd;
+	struct ibv_pd *far = attempt->pair->ends[1].pd;
+	int writable = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
+	struct ibv_pd *pd;
+	int access;
+
+	switch (attempt->fault->flaw) {
+	case FOREIGN_LKEY:
+		pd = far, access = writable;
+		break;
+	case STALE_LKEY:
+		pd = near, access = writable;
+		break;
+	case LANDING_READ_ONLY:
+		pd = near, access = 0;
+		break;
+	case FOREIGN_RKEY:
+		pd = near, access = writable | IBV_ACCESS_REMOTE_READ;
+		break;
+	case STALE_RKEY:
+	case REMOTE_NOT_READABLE:
+		pd = far, access = writable;
+		break;
+	case REMOTE_READ_ONLY:
+	case RECEIVE_READ_ONLY:
+		pd = far, access = IBV_ACCESS_REMOTE_READ;
+		break;
+	case REMOTE_NOT_ATOMIC:
+		pd = far, access = writable | IBV_ACCESS_REMOTE_READ;
+		break;
+	case RECEIVE_FOREIGN:
+		pd = near, access = writable;
+		break;
+	default:
+		return;
+	}
+	arena_create(&attempt->extra, pd, SIZE + LAYOUT_ROOM, access);
+}
+
+static void destroy_extra(struct attempt *attempt)
+{
+	if (attempt->extra.mr)
+		must(ibv_dereg_mr(attempt->extra.mr));
+	if (attempt->extra.base)
+		munmap(attempt->extra.base, attempt->extra.size);
+}
+
+/* A request of end 0 to end 1 that is sound but for where its memory lies. */
+static void make_request(struct attempt *attempt)
 {
 	static const enum ibv_wr_opcode opcodes[] = {
 		IBV_WR_SEND, IBV_WR_SEND_WITH_IMM, IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM,
@@ -112,10 +146,22 @@ static void make_sound(struct attempt *attempt)
 	enum operation operation = attempt->fault->operation;
 	uint32_t size = is_atomic(operation) ? 8 : SIZE;
 	bool lands = operation == READ || is_atomic(operation);
+	const struct arena *local = lands ? &ends[0].in : &ends[0].out;
+	const struct arena *remote = &ends[1].out;
+	const struct arena *receive = &ends[1].in;
 
-	layout_align(&attempt->local, lands ? &ends[0].in : &ends[0].out, 0, size);
-	layout_align(&attempt->remote, &ends[1].out, 0, size);
-	layout_align(&attempt->receive, &ends[1].in, 0, SIZE);
+	make_extra(attempt);
+	if (attempt->extra.base) {
+		if (attempt->fault->flaw <= LANDING_READ_ONLY)
+			local = &attempt->extra;
+		else if (attempt->fault->flaw < RECEIVE_TOO_SMALL)
+			remote = &attempt->extra;
+		else
+			receive = &attempt->extra;
+	}
+	layout_align(&attempt->local, local, 0, size);
+	layout_align(&attempt->remote, remote, 0, size);
+	layout_align(&attempt->receive, receive, 0, SIZE);
 	layout_fill(&attempt->local, 0, size, 1, PATTERN);
 	layout_fill(&attempt->remote, 0, size, 2, PATTERN);
 	layout_fill(&attempt->receive, 0, SIZE, 3, PATTERN);
@@ -130,56 +176,35 @@ static void make_sound(struct attempt *attempt)
 	};
 	if (is_rdma(operation)) {
 		set_remote(&attempt->wr, is_atomic(operation), attempt->remote.pieces[0].addr);
-		set_rkey(&attempt->wr, is_atomic(operation), ends[1].out.mr->rkey);
+		set_rkey(&attempt->wr, is_atomic(operation), remote->mr->rkey);
 	}
 }
 
-static void spoil_local(struct attempt *attempt)
+/* Flaws of keys, addresses and lengths. */
+static void spoil(struct attempt *attempt)
 {
 	struct end *near = &attempt->pair->ends[0];
-	struct ibv_sge *piece = &attempt->local_piece;
-
-	switch (attempt->fault->flaw) {
-	case BAD_LKEY:
-		piece->lkey = no_key(piece->lkey);
-		break;
-	case FOREIGN_LKEY:
-		piece->lkey = other_key(&attempt->extra, &near->out, attempt->pair->ends[1].pd, IBV_ACCESS_LOCAL_WRITE);
-		break;
-	case STALE_LKEY:
-		piece->lkey = stale_key(&near->out, near->pd);
-		break;
-	case LOCAL_OVERRUN:
-		piece->addr = (uintptr_t)near->out.base + near->out.size - SIZE + 1;
-		break;
-	case LANDING_READ_ONLY:
-		piece->lkey = other_key(&attempt->extra, &near->in, near->pd, 0);
-		break;
-	default:
-		break;
-	}
-}
-
-static void spoil_remote(struct attempt *attempt)
-{
 	struct end *far = &attempt->pair->ends[1];
+	struct ibv_sge *local = &attempt->local_piece;
+	struct ibv_sge *receive = &attempt->receive_piece;
 	struct ibv_send_wr *wr = &attempt->wr;
 	bool atomic = is_atomic(attempt->fault->operation);
 	uint64_t base = (uintptr_t)far->out.base;
-	/* Rights that an operation of another kind needs. */
-	int others = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
 
 	switch (attempt->fault->flaw) {
+	case BAD_LKEY:
+		local->lkey = no_key(local->lkey);
+		break;
+	case STALE_LKEY:
+	case STALE_RKEY:
+		must(ibv_dereg_mr(attempt->extra.mr));
+		attempt->extra.mr = NULL;
+		break;
+	case LOCAL_OVERRUN:
+		local->addr = (uintptr_t)near->out.base + near->out.size - SIZE + 1;
+		break;
 	case BAD_RKEY:
 		set_rkey(wr, atomic, no_key(far->out.mr->rkey));
-		break;
-	case FOREIGN_RKEY:
-		set_rkey(wr, atomic,
-			 other_key(&attempt->extra, &far->out, attempt->pair->ends[0].pd,
-				   others | IBV_ACCESS_REMOTE_READ));
-		break;
-	case STALE_RKEY:
-		set_rkey(wr, atomic, stale_key(&far->out, far->pd));
 		break;
 	case REMOTE_OVERRUN:
 		set_remote(wr, atomic, base + far->out.size - (atomic ? 0 : SIZE - 1));
@@ -190,42 +215,14 @@ static void spoil_remote(struct attempt *attempt)
 	case REMOTE_WRAP:
 		set_remote(wr, atomic, -(uint64_t)SIZE / 2);
 		break;
-	case REMOTE_READ_ONLY:
-		set_rkey(wr, atomic, other_key(&attempt->extra, &far->out, far->pd, IBV_ACCESS_REMOTE_READ));
-		break;
-	case REMOTE_NOT_READABLE:
-		set_rkey(wr, atomic, other_key(&attempt->extra, &far->out, far->pd, others));
-		break;
-	case REMOTE_NOT_ATOMIC:
-		set_rkey(wr, atomic,
-			 other_key(&attempt->extra, &far->out, far->pd, others | IBV_ACCESS_REMOTE_READ));
-		break;
 	case MISALIGNED:
 		set_remote(wr, atomic, attempt->remote.pieces[0].addr + 4);
 		break;
-	default:
-		break;
-	}
-}
-
-static void spoil_receive(struct attempt *attempt)
-{
-	struct end *far = &attempt->pair->ends[1];
-	struct ibv_sge *piece = &attempt->receive_piece;
-
-	switch (attempt->fault->flaw) {
 	case RECEIVE_TOO_SMALL:
-		piece->length = SIZE - 1;
+		receive->length = SIZE - 1;
 		break;
 	case RECEIVE_BAD_LKEY:
-		piece->lkey = no_key(piece->lkey);
-		break;
-	case RECEIVE_READ_ONLY:
-		piece->lkey = other_key(&attempt->extra, &far->in, far->pd, IBV_ACCESS_REMOTE_READ);
-		break;
-	case RECEIVE_FOREIGN:
-		piece->lkey =
-			other_key(&attempt->extra, &far->in, attempt->pair->ends[0].pd, IBV_ACCESS_LOCAL_WRITE);
+		receive->lkey = no_key(receive->lkey);
 		break;
 	default:
 		break;
@@ -322,10 +319,8 @@ static void run_fault(const struct test *test)
 	pair_create(&pair, &device, &plan);
 	attempt.pair = &pair;
 	connect(&pair, fault->flaw);
-	make_sound(&attempt);
-	spoil_local(&attempt);
-	spoil_remote(&attempt);
-	spoil_receive(&attempt);
+	make_request(&attempt);
+	spoil(&attempt);
 
 	unsigned receives = lacks_receive(fault->flaw) ? 0 : 2;
 
@@ -366,8 +361,7 @@ static void run_fault(const struct test *test)
 	pair_connect(&pair);
 	for (uint64_t iteration = 0; iteration < 3; iteration++)
 		exchange(&pair, SIZE, iteration);
-	if (attempt.extra)
-		must(ibv_dereg_mr(attempt.extra));
+	destroy_extra(&attempt);
 	nothing_is_left(&pair);
 	pair_destroy(&pair);
 	device_close(&device);

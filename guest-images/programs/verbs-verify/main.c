@@ -64,13 +64,14 @@ static const char *way(void)
 void fail_at(const char *file, int line, const char *format, ...)
 {
 	va_list arguments;
+	const char *folder_end = strrchr(file, '/');
 
 	printf("FAILED %s (%s, seed %llu): %s%s", current, way(), (unsigned long long)options.seed, activity,
 	       activity[0] ? ": " : "");
 	va_start(arguments, format);
 	vprintf(format, arguments);
 	va_end(arguments);
-	printf(" (%s:%d)\n", file, line);
+	printf(" (%s:%d)\n", folder_end ? folder_end + 1 : file, line);
 	fflush(NULL);
 	_exit(1);
 }

@@ -2,7 +2,6 @@
 #include "verify.h"
 
 #include <errno.h>
-#include <string.h>
 
 #define DEPTH 24
 #define BATCHES 40

@@ -134,23 +134,21 @@ static void run_query_srq(const struct test *test)
 	device_open(&device);
 	struct ibv_pd *pd = made(ibv_alloc_pd(device.context));
 	struct ibv_srq *srq = made(ibv_create_srq(pd, &init));
+	struct ibv_recv_wr wr = { .num_sge = 0 }, *bad;
 
 	must(ibv_query_srq(srq, &attr));
 	check(attr.max_wr >= 30 && attr.max_sge >= 3 && attr.srq_limit == 0, "max_wr %u, max_sge %u, srq_limit %u",
 	      attr.max_wr, attr.max_sge, attr.srq_limit);
-	/* A limit above what is there is reported at once and gone with that: so that it stays there must be more. */
-	for (int i = 0; i < 8; i++) {
-		struct ibv_recv_wr receive = { .wr_id = i };
-		struct ibv_recv_wr *bad;
-
-		must(ibv_post_srq_recv(srq, &receive, &bad));
-	}
+	/* It holds more than its limit, else the limit would be reached at once. */
+	for (int i = 0; i < 10; i++)
+		must(ibv_post_srq_recv(srq, &wr, &bad));
 	attr.srq_limit = 7;
 	must(ibv_modify_srq(srq, &attr, IBV_SRQ_LIMIT));
 	must(ibv_query_srq(srq, &attr));
 	check(attr.srq_limit == 7, "srq_limit %u, expected 7", attr.srq_limit);
 	attr.srq_limit = attr.max_wr + 1000;
 	check(ibv_modify_srq(srq, &attr, IBV_SRQ_LIMIT) != 0, "a limit above the queue's size");
+	async_none(&device);
 	must(ibv_destroy_srq(srq));
 	must(ibv_dealloc_pd(pd));
 	device_close(&device);
@@ -312,34 +310,40 @@ static void run_registrations(const struct test *test)
 	device_close(&device);
 }
 
-/* A registration's rights and place can be changed. */
+/* A registration's rights, place and protection domain can be changed. */
 static void run_reregistration(const struct test *test)
 {
 	struct random random = { options.seed };
 	struct plan plan = { .transport = test->transport, .size = SIZE };
 	int all = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE;
-	struct device device;
+	struct arena arenas[2];
 	struct layout first, second;
+	struct device device;
 	struct pair pair;
 
 	device_open(&device);
 	pair_create(&pair, &device, &plan);
 	pair_connect(&pair);
+	struct end *near = &pair.ends[0];
 	struct end *far = &pair.ends[1];
-	struct ibv_mr *mr = made(ibv_reg_mr(far->pd, far->in.base, far->in.size, IBV_ACCESS_LOCAL_WRITE));
 
-	layout_place(&first, &far->in, 0, SIZE, 1, &random);
-	layout_place(&second, &far->out, 0, SIZE, 1, &random);
+	for (int i = 0; i < 2; i++)
+		arena_create(&arenas[i], far->pd, SIZE + LAYOUT_ROOM, IBV_ACCESS_LOCAL_WRITE);
+	layout_place(&first, &arenas[0], 0, SIZE, 1, &random);
+	layout_place(&second, &arenas[1], 0, SIZE, 1, &random);
+	/* Only one registration of memory at a time. */
+	must(ibv_dereg_mr(arenas[1].mr));
+	struct ibv_mr *mr = arenas[0].mr;
+
 	must(ibv_rereg_mr(mr, IBV_REREG_MR_CHANGE_ACCESS, NULL, NULL, 0, all));
 	write_through(&pair, &first, mr->rkey, 1, &random);
-	must(ibv_rereg_mr(mr, IBV_REREG_MR_CHANGE_TRANSLATION, NULL, far->out.base, far->out.size, 0));
+	must(ibv_rereg_mr(mr, IBV_REREG_MR_CHANGE_TRANSLATION, NULL, arenas[1].base, arenas[1].size, 0));
 	write_through(&pair, &second, mr->rkey, 2, &random);
 	must(ibv_rereg_mr(mr, IBV_REREG_MR_CHANGE_TRANSLATION | IBV_REREG_MR_CHANGE_ACCESS | IBV_REREG_MR_CHANGE_PD,
-			  far->pd, far->in.base, far->in.size, all));
+			  far->pd, arenas[0].base, arenas[0].size, all));
 	write_through(&pair, &first, mr->rkey, 3, &random);
 	/* In the other protection domain it is of no use to this queue pair. */
-	must(ibv_rereg_mr(mr, IBV_REREG_MR_CHANGE_PD, pair.ends[0].pd, NULL, 0, 0));
-	struct end *near = &pair.ends[0];
+	must(ibv_rereg_mr(mr, IBV_REREG_MR_CHANGE_PD, near->pd, NULL, 0, 0));
 	struct ibv_sge piece = { .addr = (uintptr_t)near->out.base, .length = 8, .lkey = near->out.mr->lkey };
 	struct ibv_send_wr wr = {
 		.wr_id = 4,
@@ -352,7 +356,8 @@ static void run_reregistration(const struct test *test)
 
 	post_send(&pair, 0, &wr);
 	queue_expect(&near->send_queue, near->sender, 4, IBV_WC_REM_ACCESS_ERR, "requester");
-	must(ibv_dereg_mr(mr));
+	arena_destroy(&arenas[0]);
+	munmap(arenas[1].base, arenas[1].size);
 	pair_destroy(&pair);
 	device_close(&device);
 }

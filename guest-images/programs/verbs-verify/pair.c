@@ -152,7 +152,7 @@ void pair_create(struct pair *pair, struct device *device, const struct plan *pl
 		struct end *end = &pair->ends[i];
 		size_t size = plan->size + LAYOUT_ROOM;
 
-		end->pd = made(ibv_alloc_pd(device->context));
+		end->pd = i && plan->one_domain ? pair->ends[0].pd : made(ibv_alloc_pd(device->context));
 		queue_create(&end->send_queue, device, pair->plan.send_entries);
 		queue_create(&end->receive_queue, device, pair->plan.receive_entries);
 		if (plan->transport == XRC)
@@ -284,8 +284,10 @@ void pair_destroy(struct pair *pair)
 		queue_destroy(&end->receive_queue);
 		arena_destroy(&end->out);
 		arena_destroy(&end->in);
-		must(ibv_dealloc_pd(end->pd));
 	}
+	if (pair->ends[1].pd != pair->ends[0].pd)
+		must(ibv_dealloc_pd(pair->ends[1].pd));
+	must(ibv_dealloc_pd(pair->ends[0].pd));
 }
 
 void post_receive(struct end *end, const struct layout *layout, uint64_t wr_id)

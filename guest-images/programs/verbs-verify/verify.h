@@ -163,6 +163,8 @@ struct plan {
 	bool srq;
 	/* Address with a global route header (UD). */
 	bool global;
+	/* Both ends are of one protection domain. */
+	bool one_domain;
 	/* Work requests that each queue holds. */
 	unsigned depth;
 	unsigned send_entries;

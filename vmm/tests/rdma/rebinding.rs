@@ -1,0 +1,52 @@
+//! The driver is unbound from the function and bound to it a hundred times, and nothing is lost.
+
+use crate::common::run;
+use crate::guest::{arguments, with_image};
+use libtest_mimic::{Failed, Trial};
+
+const IMAGE: &str = "linux-6.12-debug";
+/// Prints dma-debug's free entries after each binding, and in the end its errors and those bindings' number.
+const SCRIPT: &str = "
+    debug=/sys/kernel/debug/dma-api
+    cd /sys/bus/pci/drivers/mlx5_core
+    cycle=1
+    while test $cycle -le 100; do
+        echo 0000:08:00.0 > unbind && test ! -e /dev/infiniband/uverbs0 || exit 1
+        echo unbound $(cat $debug/num_free_entries)
+        echo 0000:08:00.0 > bind && test -e /dev/infiniband/uverbs0 || exit 1
+        if test $((cycle % 25)) = 1; then
+            verbs-verify --polling --size 4097 rc. fault.no-receive object.destroy > /tmp/output || { cat /tmp/output; exit 1; }
+        fi
+        echo bound $(cat $debug/num_free_entries)
+        cycle=$((cycle + 1))
+    done
+    echo errors $(cat $debug/error_count)";
+
+pub fn trial() -> Trial {
+    with_image("a_hundred_rebindings_lose_nothing".into(), IMAGE, || {
+        let ran = run(&arguments(IMAGE, &[], SCRIPT));
+        if ran.status != 0 {
+            return Err(format!("{ran:?}").into());
+        }
+        same(&ran.stdout, "bound")?;
+        same(&ran.stdout, "unbound")?;
+        if ran.stdout.lines().last() != Some("errors 0") {
+            return Err(ran.stdout.into());
+        }
+        Ok(())
+    })
+}
+
+/// A hundred lines of that kind have one number.
+fn same(output: &str, kind: &str) -> Result<(), Failed> {
+    let numbers: Vec<u32> = output
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(first, _)| *first == kind)
+        .map(|(_, number)| number.parse())
+        .collect::<Result<_, _>>()?;
+    if numbers.len() != 100 || numbers.iter().any(|number| Some(number) != numbers.first()) {
+        return Err(format!("dma-debug's free entries while {kind}: {numbers:?}").into());
+    }
+    Ok(())
+}

@@ -7,7 +7,7 @@ use crate::mlx5_verbs::{
 };
 use crate::reference::{
     AREA, Couple, End, GRH, KEYED, Local, MTU, Operation, PAGE, Piece, Receive, Received, Request, SHUFFLED,
-    Target,
+    SHUFFLED_START, Target,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -18,7 +18,8 @@ const COUPLES: [(u8, bool); 4] =
     [(transport::RC, false), (transport::RC, true), (transport::UC, false), (transport::UD, false)];
 const MAX_RECEIVES: usize = 14;
 const MAX_INLINE: usize = 180;
-const SHUFFLED_BASE: u64 = 0x5555_0000_0000;
+const SHUFFLED_BASE: u64 = 0x5555_0000_0000 + SHUFFLED_START as u64;
+const SHUFFLED_LEN: usize = AREA - SHUFFLED_START;
 const KEYED_BASE: u64 = 0x123;
 
 #[derive(Debug, Clone)]
@@ -118,7 +119,7 @@ impl Draft {
         match self.key % 16 {
             0 => Target::Wrong,
             1 => Target::ReadOnly(within(AREA)),
-            2..5 => Target::Shuffled(within(AREA)),
+            2..5 if !aligned => Target::Shuffled(within(SHUFFLED_LEN)),
             5..8 if !aligned => Target::Keyed(within(keyed)),
             _ => Target::Whole(within(AREA - 16)),
         }
@@ -207,7 +208,7 @@ impl DeviceEnd {
             whole,
             shuffled: verbs.page_key(
                 SHUFFLED_BASE,
-                AREA as u64,
+                SHUFFLED_LEN as u64,
                 DEVICE_PAGE.trailing_zeros(),
                 &pages,
                 access::ALL,

@@ -34,8 +34,9 @@ pub enum Target {
 }
 
 pub const PAGE: usize = 4096;
-/// Order of the area's pages behind [`Target::Shuffled`].
+/// Order of the area's pages behind [`Target::Shuffled`], which begins in the midst of the first.
 pub const SHUFFLED: [usize; 8] = [3, 1, 4, 0, 5, 7, 2, 6];
+pub const SHUFFLED_START: usize = 0x123;
 /// Pieces behind [`Target::Keyed`].
 pub const KEYED: [Piece; 4] = [
     Piece { at: 100, len: 1000 },
@@ -49,7 +50,10 @@ impl Target {
     fn resolve(self, len: usize) -> Option<Vec<usize>> {
         let behind: Vec<usize> = match self {
             Self::Whole(_) | Self::ReadOnly(_) => (0..AREA).collect(),
-            Self::Shuffled(_) => SHUFFLED.iter().flat_map(|page| page * PAGE..(page + 1) * PAGE).collect(),
+            Self::Shuffled(_) => {
+                let pages = SHUFFLED.iter().flat_map(|page| page * PAGE..(page + 1) * PAGE);
+                pages.skip(SHUFFLED_START).collect()
+            }
             Self::Keyed(_) => KEYED.iter().flat_map(|piece| piece.at..piece.at + piece.len).collect(),
             Self::Wrong => return None,
         };

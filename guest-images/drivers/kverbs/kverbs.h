@@ -16,6 +16,7 @@
 enum operation_id {
 	OP_SEND,
 	OP_SEND_IMM,
+	OP_SEND_INV,
 	OP_WRITE,
 	OP_WRITE_IMM,
 	OP_READ,
@@ -42,8 +43,9 @@ struct operation {
 	enum ib_wc_opcode received;
 	bool receives;
 	bool immediate;
+	bool invalidates;	/* the peer's key, instead of the peer itself */
 	bool atomic;
-	/* The peer's buffer that the request names by key and address, and the rights it needs; 0 if it names none. */
+	/* The peer's buffer whose key the request names, and the rights of the key; 0 if it names none. */
 	enum buffer_id remote;
 	int access;
 };

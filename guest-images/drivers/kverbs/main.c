@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * kverbs: an in-kernel user of RDMA devices that checks every byte. On each InfiniBand device it connects two RC queue pairs
- * with each other, in loopback on the port's own LID, and moves messages in both directions by SEND, RDMA WRITE, RDMA READ
- * and atomics. Memory is kmalloc()ed and mapped once a run by ib_dma_map_single(); each time it changes hands there is the
- * ib_dma_sync_single_*() that the DMA API asks for. So a run must succeed on coherent and on bounced DMA alike, and on
- * incoherent DMA wherever these calls maintain the CPU's caches (x86 Linux has none that do).
+ * with each other, in loopback on the port's own LID, and moves messages in both directions by SEND (plain, with immediate,
+ * with invalidate), RDMA WRITE, RDMA READ and, where the provider lets the kernel, atomics. Memory is kmalloc()ed and mapped
+ * once a run by ib_dma_map_single(); each time it changes hands there is the ib_dma_sync_single_*() that the DMA API asks
+ * for. So a run must succeed on coherent and on bounced DMA alike, and on incoherent DMA wherever these calls maintain the
+ * CPU's caches (x86 Linux has none that do).
  *
  *	insmod kverbs.ko [iterations=N] [size=BYTES] [operations=send,read,…] …	(`modinfo -p kverbs.ko` lists them)
  *	echo run > /proc/kverbs		run on every device; the write fails if a run does
@@ -46,11 +47,11 @@ MODULE_PARM_DESC(size, "Bytes of a message (default 4096)");
 module_param_named(sges, settings.sges, uint, 0644);
 MODULE_PARM_DESC(sges, "Pieces in which a message is gathered and scattered, 1 to 4 (default 1)");
 module_param_cb(operations, &operation_mask_ops, &settings.operations, 0644);
-MODULE_PARM_DESC(operations, "Of send,send_imm,write,write_imm,read,fetch_add,cmp_swap, or all (default)");
+MODULE_PARM_DESC(operations, "Of send,send_imm,send_inv,write,write_imm,read,fetch_add,cmp_swap, or all (default)");
 module_param_named(timeout_ms, settings.timeout_ms, uint, 0644);
 MODULE_PARM_DESC(timeout_ms, "Milliseconds to wait for a completion (default 5000)");
 module_param_named(unsafe_rkey, settings.unsafe_rkey, bool, 0644);
-MODULE_PARM_DESC(unsafe_rkey, "Use the protection domain's global key instead of fast registration (no atomics)");
+MODULE_PARM_DESC(unsafe_rkey, "Use the global key, not fast registration (no atomics, no send_inv)");
 module_param_named(verbose, settings.verbose, bool, 0644);
 MODULE_PARM_DESC(verbose, "Log each message");
 module_param_named(skip_sync, settings.skip_sync, bool, 0644);

@@ -17,6 +17,11 @@ const struct operation operations[OPERATIONS] = {
 		.name = "send_imm", .request = IB_WR_SEND_WITH_IMM, .sent = IB_WC_SEND, .immediate = true,
 		.receives = true, .received = IB_WC_RECV,
 	},
+	[OP_SEND_INV] = {
+		.name = "send_inv", .request = IB_WR_SEND_WITH_INV, .sent = IB_WC_SEND, .invalidates = true,
+		.receives = true, .received = IB_WC_RECV,
+		.remote = WORD, .access = IB_ACCESS_LOCAL_WRITE | IB_ACCESS_REMOTE_WRITE,
+	},
 	[OP_WRITE] = {
 		.name = "write", .request = IB_WR_RDMA_WRITE, .sent = IB_WC_RDMA_WRITE,
 		.remote = TARGET, .access = IB_ACCESS_LOCAL_WRITE | IB_ACCESS_REMOTE_WRITE,

@@ -65,9 +65,10 @@ static int check(struct session *session, const struct buffer *buffer, const cha
 /* Whether the operation can be done on this device, in this run, as far as is known before the first try. */
 bool can(const struct session *session, const struct operation *operation)
 {
-	/* The global key carries no right to atomics. */
-	return !operation->atomic ||
-	       (session->ib->attrs.atomic_cap != IB_ATOMIC_NONE && session->fast && !session->no_atomics);
+	/* The global key carries no right to atomics, and lives on. */
+	if ((operation->atomic || operation->invalidates) && !session->fast)
+		return false;
+	return !operation->atomic || (session->ib->attrs.atomic_cap != IB_ATOMIC_NONE && !session->no_atomics);
 }
 
 /* Spreads a buffer over the run's number of pieces, fewer if it has fewer bytes. */
@@ -100,22 +101,24 @@ static int post_receive(struct session *session, struct side *side, struct buffe
 	return error ? fail(session, error, "the receive cannot be posted") : 0;
 }
 
-/* Waits for the peer's completion and looks whether it is the right one. */
-static int await_receive(struct session *session, const struct operation *operation, struct side *peer, u32 immediate,
+/* Waits for the peer's completion and looks whether it is the right one; `extra` is the immediate or the invalidated key. */
+static int await_receive(struct session *session, const struct operation *operation, struct side *peer, u32 extra,
 			 const char *what)
 {
+	const int flags = operation->immediate ? IB_WC_WITH_IMM : operation->invalidates ? IB_WC_WITH_INVALIDATE : 0;
 	const struct ib_wc *wc = &peer->receive.wc;
 	int error = await(session, &peer->receive, what);
+	u32 came;
 
 	if (error)
 		return error;
 	if (wc->opcode != operation->received || wc->byte_len != session->settings->size)
 		return fail(session, -EIO, "%s: received opcode %d and %u bytes, expected %d and %u", what, wc->opcode,
 			    wc->byte_len, operation->received, session->settings->size);
-	if (!!(wc->wc_flags & IB_WC_WITH_IMM) != operation->immediate ||
-	    (operation->immediate && be32_to_cpu(wc->ex.imm_data) != immediate))
-		return fail(session, -EIO, "%s: immediate 0x%x (flags 0x%x), expected 0x%x", what,
-			    be32_to_cpu(wc->ex.imm_data), wc->wc_flags, immediate);
+	came = operation->immediate ? be32_to_cpu(wc->ex.imm_data) : wc->ex.invalidate_rkey;
+	if ((wc->wc_flags & (IB_WC_WITH_IMM | IB_WC_WITH_INVALIDATE)) != flags || (flags && came != extra))
+		return fail(session, -EIO, "%s: received flags 0x%x with 0x%x, expected 0x%x with 0x%x", what, wc->wc_flags,
+			    came, flags, extra);
 	return 0;
 }
 
@@ -146,21 +149,23 @@ static int move_message(struct session *session, const struct operation *operati
 			.num_sge = pieces(session, read ? target : source, list),
 		},
 	};
-	const u32 immediate = 2 * iteration + from;
+	u32 extra = 2 * iteration + from;
 	int error = 0;
 
 	expect_message(session, iteration, from, session->settings->size);
 	fill(session, source, false);
 	fill(session, target, true);
-	if (operation->immediate)
-		request.wr.ex.imm_data = cpu_to_be32(immediate);
 	if (operation->receives)
-		error = post_receive(session, peer, operation->access ? NULL : target);
+		error = post_receive(session, peer, operation->sent == IB_WC_SEND ? target : NULL);
 	if (!error && operation->access)
 		error = expose(session, peer, &peer->buffers[operation->remote], operation->access, &request.rkey,
 			       &request.remote_addr);
 	if (error)
 		return error;
+	if (operation->immediate)
+		request.wr.ex.imm_data = cpu_to_be32(extra);
+	if (operation->invalidates)
+		request.wr.ex.invalidate_rkey = extra = request.rkey;
 
 	prepare(session, &side->send);
 	error = ib_post_send(side->qp, &request.wr, NULL);
@@ -168,8 +173,8 @@ static int move_message(struct session *session, const struct operation *operati
 		return fail(session, error, "%s cannot be posted", what);
 	error = await_send(session, operation, side, what);
 	if (!error && operation->receives)
-		error = await_receive(session, operation, peer, immediate, what);
-	if (!error && operation->access)
+		error = await_receive(session, operation, peer, extra, what);
+	if (!error && operation->access && !operation->invalidates)
 		error = withdraw(session, peer);
 	if (error)
 		return error;

@@ -17,7 +17,7 @@ const ALL: &[&str] = &["linux-6.1-debug", "linux-6.12-debug", "linux-7.2-debug",
 const DEBUG: &[&str] = &["linux-6.12-debug", "linux-7.2-debug"];
 const CONDITIONS: [(&str, &str); 2] = [("coherent", ""), ("bounced", "swiotlb=force")];
 /// mlx5_ib lets the kernel do these, but none of the atomics ("Atomic operations are not supported yet").
-const OPERATIONS: [&str; 5] = ["send", "send_imm", "write", "write_imm", "read"];
+const OPERATIONS: [&str; 6] = ["send", "send_imm", "send_inv", "write", "write_imm", "read"];
 
 /// Loads the module. `go NAME=VALUE…` then sets parameters and runs it.
 const RUN: &str = "go() {
@@ -57,9 +57,14 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// Runs `script` after the module was loaded.
+/// Runs `script` after the module was loaded, with two vCPUs: each side's completions have their own.
 fn guest(image: &Image, module: &Path, cmdline: &str, script: &str) -> Result<Outcome, Failed> {
-    in_guest(image, cmdline, &["--device", "mlx5", "--file", path(module)], &format!("{RUN}{{ {script}\n}}"))
+    in_guest(
+        image,
+        cmdline,
+        &["--device", "mlx5", "--cpus", "2", "--file", path(module)],
+        &format!("{RUN}{{ {script}\n}}"),
+    )
 }
 
 /// The script has succeeded, dma-debug has counted nothing and the log has no line that the rules do not allow.
@@ -107,7 +112,7 @@ fn the_global_key_serves_as_well(image: &Image, module: &Path, cmdline: &'static
     assert_clean(image, &outcome)?;
     assert_says(&outcome, "keys by the global key")?;
     assert_says(&outcome, "\n  read: 8 messages, every byte right\n")?;
-    assert_says(&outcome, "\n  fetch_add: not offered to the kernel\n")
+    assert_says(&outcome, "\n  send_inv: not offered to the kernel\n")
 }
 
 /// Without its dma_sync the kernel sees what it had written before, for each kind of message; but where DMA goes to the memory

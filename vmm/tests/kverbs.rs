@@ -149,7 +149,8 @@ fn a_missing_sync_is_seen_where_memory_is_bounced(
     Ok(())
 }
 
-/// The function is unbound from its driver with a run under way, then bound again.
+/// The function is unbound from its driver with a run under way, then bound again; then the module is unloaded with a run
+/// under way.
 fn the_device_may_go_and_come_back(
     image: &Image,
     module: &Path,
@@ -169,14 +170,17 @@ fn the_device_may_go_and_come_back(
         echo run > /proc/kverbs || echo refused
         echo 0000:08:00.0 > $driver/bind
         cat /proc/kverbs
-        go iterations=3 && rmmod kverbs",
+        go iterations=3 || exit
+        { go iterations=100000; echo ended $?; } &
+        sleep 1
+        rmmod kverbs && wait && ! test -e /proc/kverbs",
     )?;
     if outcome.status != 0 || outcome.error_count.is_some_and(|count| count != 0) {
         return Err(format!("{outcome}").into());
     }
     let lines: Vec<&str> =
         outcome.output.lines().filter(|line| !line.starts_with("sh: write error")).collect();
-    if lines != ["ended 1", "there is ", "refused", "mlx5_0: not run yet"] {
+    if lines != ["ended 1", "there is ", "refused", "mlx5_0: not run yet", "ended 1"] {
         return Err(format!("{outcome}").into());
     }
     for text in ["sh: write error: No such device", "mlx5_0: failed (-19): "] {

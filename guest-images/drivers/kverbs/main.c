@@ -216,7 +216,7 @@ static int add_device(struct ib_device *ib)
 	return 0;
 }
 
-/* A run that is under way on the device ends at its next wait. */
+/* The device or the module goes away. A run that is under way on the device ends at its next wait. */
 static void remove_device(struct ib_device *ib, void *data)
 {
 	struct kverbs_device *device = data;
@@ -237,22 +237,21 @@ static struct ib_client client = {
 
 static int __init kverbs_init(void)
 {
-	int error = ib_register_client(&client);
+	int error;
 
-	if (error)
-		return error;
-	if (!proc_create(NAME, 0600, NULL, &proc_ops)) {
-		ib_unregister_client(&client);
+	if (!proc_create(NAME, 0600, NULL, &proc_ops))
 		return -ENOMEM;
-	}
-	return 0;
+	error = ib_register_client(&client);
+	if (error)
+		remove_proc_entry(NAME, NULL);
+	return error;
 }
 
 static void __exit kverbs_exit(void)
 {
-	/* Waits for those who are reading or writing it. */
-	remove_proc_entry(NAME, NULL);
+	/* Ends a run that is under way; then removing the entry waits for those who are still in its functions. */
 	ib_unregister_client(&client);
+	remove_proc_entry(NAME, NULL);
 }
 
 module_init(kverbs_init);

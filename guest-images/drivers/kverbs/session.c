@@ -109,7 +109,7 @@ static int await_any(struct session *session, struct request *request, const cha
 	if (smp_load_acquire(&request->done))
 		return 0;
 	if (READ_ONCE(*session->leaving))
-		return fail(session, -ENODEV, "%s: the device is going away", what);
+		return fail(session, -ENODEV, "%s: the device or kverbs is going away", what);
 	if (left < 0)
 		return fail(session, -EINTR, "%s: interrupted", what);
 	return fail(session, -ETIMEDOUT, "%s: no completion within %u ms", what, session->settings->timeout_ms);

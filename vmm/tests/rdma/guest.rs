@@ -113,10 +113,7 @@ pub fn with_image(
     image: &'static str,
     test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
 ) -> Trial {
-    Trial::ignorable_test(name, move || match ensure(image) {
-        Ok(()) => test().map(|()| Completion::Completed),
-        Err(trouble) => trouble.into_completion(),
-    })
+    common::images::trial(name, image, |_| {}, |_| test())
 }
 
 /// Arguments that run a shell script in a guest with the function. Programs that poll want a vCPU each.

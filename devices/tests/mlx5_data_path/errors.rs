@@ -2,7 +2,8 @@
 
 use crate::link::{End, Link};
 use crate::mlx5_verbs::{
-    AddressVector, Cqe, LID, SendRequest, Sge, access, opcode, qp_state, syndrome, transport,
+    AddressVector, Cq, Cqe, LID, Pair, PairSpec, SendRequest, Sge, Verbs, access, opcode, qp_state, syndrome,
+    transport,
 };
 
 const ERROR: u64 = qp_state::ERROR;
@@ -136,6 +137,21 @@ fn a_receive_into_forbidden_memory_fails_at_both_ends() {
     assert_eq!(cqe.outcome(), (opcode::RESPONDER_ERROR, syndrome::LOCAL_PROTECTION, index));
     assert_eq!(link.at_b(0, 100), [0; 100]);
     assert_eq!(link.states(), (ERROR, ERROR));
+}
+
+#[test]
+fn a_pair_connected_to_itself_is_told_what_it_has_refused() {
+    let mut verbs = Verbs::open();
+    let mut cq = Cq::new(&mut verbs, 4);
+    let mut pair = Pair::loopback(&mut verbs, PairSpec::new(transport::RC, cq.cqn));
+    let at = verbs.memory(100);
+    let key = verbs.register_with(at, 100, access::LOCAL);
+    let requests = [SendRequest::write(at, key, &[Sge::new(at, 8, key)]), SendRequest::send(&[])];
+    let indices = pair.post(&mut verbs, &requests);
+    let outcomes: Vec<_> = cq.drain(&mut verbs).iter().map(Cqe::outcome).collect();
+    let error = |syndrome, number: usize| (opcode::REQUESTER_ERROR, syndrome, indices[number]);
+    assert_eq!(outcomes, [error(syndrome::REMOTE_ACCESS, 0), error(syndrome::FLUSHED, 1)]);
+    assert_eq!(pair.state(&mut verbs), ERROR);
 }
 
 #[test]
@@ -276,7 +292,7 @@ fn a_datagram_never_writes_beyond_its_receive() {
 
 #[test]
 fn a_pair_that_is_not_ready_does_not_send() {
-    let mut verbs = crate::mlx5_verbs::Verbs::open();
+    let mut verbs = Verbs::open();
     let mut end = End::new(&mut verbs, transport::RC);
     end.pair.send(&mut verbs, SendRequest::send(&[]));
     assert_eq!(end.cq.drain(&mut verbs), []);

@@ -271,15 +271,10 @@ impl Hca {
         port: &mut dyn Port,
     ) -> Result<(), Syndrome> {
         for to in self.multicast.members(&group).into_iter().filter(|to| *to != qpn) {
+            // A datagram is short and cannot be interrupted: no copy is cut off where the turn's bytes end.
+            let mut unbroken = Budget::new();
             if self.admit(to, arrival, port).is_ok()
-                && self.exchange(
-                    (qpn, to),
-                    message,
-                    &mut 0,
-                    arrival.len,
-                    &mut Budget::for_datagram(),
-                    port,
-                )? == Ok(true)
+                && self.exchange((qpn, to), message, &mut 0, arrival.len, &mut unbroken, port)? == Ok(true)
             {
                 self.finish(to, port);
                 budget.spend_bytes(arrival.len);
@@ -433,17 +428,19 @@ impl Hca {
     /// A request fails, and the queue with it: the whole queue pair of a connection, the send queue alone otherwise
     /// (IBA 10.3.1).
     fn fail_request(&mut self, qpn: u32, control: &Control, syndrome: Syndrome, port: &mut dyn Port) {
-        let Some(qp) = self.qps.get_mut(qpn).filter(|qp| qp.state == State::ReadyToSend) else { return };
+        let Some(qp) = self.qps.get_mut(qpn) else { return };
         log::debug!(
             "mlx5: a request of queue pair {qpn} (opcode {:#x}) failed: {syndrome:?}",
             control.opcode
         );
-        if qp.transport.is_reliable() {
-            self.conclude(qpn, control, Err(syndrome), port);
-            self.fail_queue_pair(qpn);
-        } else {
+        let reliable = qp.transport.is_reliable();
+        // One that is connected to itself has failed already, as the responder that refused the request.
+        if !reliable && qp.state == State::ReadyToSend {
             qp.state = State::SendQueueError;
-            self.conclude(qpn, control, Err(syndrome), port);
+        }
+        self.conclude(qpn, control, Err(syndrome), port);
+        if reliable {
+            self.fail_queue_pair(qpn);
         }
     }
 

@@ -128,11 +128,6 @@ impl Budget {
         self.share == 0 || self.is_spent()
     }
 
-    /// A turn of its own, for a datagram that is copied: it is short, and cannot be interrupted.
-    pub fn for_datagram() -> Self {
-        Self::new()
-    }
-
     /// A request has been looked at.
     pub fn spend_request(&mut self) {
         self.requests = self.requests.saturating_sub(1);

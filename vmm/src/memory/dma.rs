@@ -1,4 +1,4 @@
-//! DMA to RAM: transactions split at cache lines, atomic within each.
+//! DMA to RAM. A transaction that leaves RAM is cut at cache lines: those before the first that is not RAM are moved.
 
 use super::GuestRam;
 use super::layout::LINE;
@@ -27,6 +27,9 @@ fn lines(address: u64, length: usize) -> impl Iterator<Item = (u64, std::ops::Ra
 /// # Errors
 /// [`DmaError::Unmapped`] with the first address that is not RAM.
 pub fn read(ram: &GuestRam, address: u64, data: &mut [u8]) -> Result<(), DmaError> {
+    if ram.read(address, data).is_ok() {
+        return Ok(());
+    }
     for (at, range) in lines(address, data.len()) {
         let Some(part) = data.get_mut(range) else { break };
         if ram.read(at, part).is_err() {
@@ -42,6 +45,10 @@ pub fn read(ram: &GuestRam, address: u64, data: &mut [u8]) -> Result<(), DmaErro
 /// # Errors
 /// [`DmaError::Unmapped`] with the first address that is not RAM.
 pub fn write(ram: &GuestRam, code: &mut CodePages, address: u64, data: &[u8]) -> Result<(), DmaError> {
+    if ram.contains(address, data.len() as u64) && ram.write(address, data).is_ok() {
+        code.written(address, data.len() as u64);
+        return Ok(());
+    }
     for (at, range) in lines(address, data.len()) {
         let Some(part) = data.get(range) else { break };
         if !ram.contains(at, part.len() as u64) {

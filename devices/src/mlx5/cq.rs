@@ -45,6 +45,9 @@ pub struct CompletionQueue {
     consumer: u32,
     /// The entry after the last that was solicited.
     after_solicited: u32,
+    /// There are completions, or solicited ones, since the driver was last told of any.
+    untold: bool,
+    untold_solicited: bool,
     armed: Arm,
     failed: bool,
 }
@@ -107,13 +110,16 @@ impl CompletionQueue {
             producer: 0,
             consumer: 0,
             after_solicited: 0,
+            untold: false,
+            untold_solicited: false,
             armed: Arm::Nothing,
             failed: false,
             context,
         })
     }
 
-    /// The driver asks for an event at the next completion. True if there is one already that it has not consumed.
+    /// The driver asks for an event at the next completion. True if there is one already that it has neither consumed
+    /// nor been told of: a driver that arms on an event and polls afterwards is not told of the same completion twice.
     fn arm(&mut self, port: &mut dyn Port, attrs: DmaAttrs) -> bool {
         const NOT_SOLICITED_ONLY_SHIFT: u32 = 24;
         let mut record = [0; 8];
@@ -123,18 +129,27 @@ impl CompletionQueue {
         }
         let arm = be32(&record, 4);
         let solicited_only = arm >> NOT_SOLICITED_ONLY_SHIFT & 1 != 0;
-        let (wanted, last) =
-            if solicited_only { (Arm::Solicited, self.after_solicited) } else { (Arm::Any, self.producer) };
+        let (wanted, last, untold) = if solicited_only {
+            (Arm::Solicited, self.after_solicited, self.untold_solicited)
+        } else {
+            (Arm::Any, self.producer, self.untold)
+        };
         let pending = last.wrapping_sub(arm) & COUNTER_MASK;
         // A consumer counter ahead of the producer is a driver's mistake, and nothing is pending then.
-        let fires = pending != 0 && pending <= COUNTER_MASK / 2;
-        self.armed = match self.armed {
-            _ if fires => Arm::Nothing,
+        let fires = untold && pending != 0 && pending <= COUNTER_MASK / 2;
+        if fires {
+            self.tell();
+        } else if self.armed != Arm::Any {
             // Who waits for any completion goes on doing so (IBA 11.4.2.2).
-            Arm::Any => Arm::Any,
-            Arm::Solicited | Arm::Nothing => wanted,
-        };
+            self.armed = wanted;
+        }
         fires
+    }
+
+    /// The driver is told of all completions so far.
+    fn tell(&mut self) {
+        self.armed = Arm::Nothing;
+        (self.untold, self.untold_solicited) = (false, false);
     }
 
     /// The owner bit of the next entry.
@@ -175,8 +190,10 @@ impl CompletionQueue {
             return Posted::Failed { syndrome: ACCESS_VIOLATION, first: true };
         }
         self.producer = self.producer.wrapping_add(1) & COUNTER_MASK;
+        self.untold = true;
         if wakes_solicited {
             self.after_solicited = self.producer;
+            self.untold_solicited = true;
         }
         let notify = match self.armed {
             Arm::Nothing => false,
@@ -184,7 +201,7 @@ impl CompletionQueue {
             Arm::Any => true,
         };
         if notify {
-            self.armed = Arm::Nothing;
+            self.tell();
         }
         Posted::Written { notify }
     }

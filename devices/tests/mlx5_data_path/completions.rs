@@ -66,6 +66,30 @@ fn arming_with_completions_pending_tells_at_once() {
 }
 
 #[test]
+fn arming_before_polling_tells_of_no_completion_twice() {
+    let mut looped = looped(4, 4);
+    for solicited_only in [false, true] {
+        looped.received.arm(&mut looped.verbs, solicited_only);
+        for _ in 0..3 {
+            looped.message(true);
+            assert_eq!(looped.events(), [looped.received.cqn]);
+            // As programs do: on the event arm, then poll.
+            looped.received.arm(&mut looped.verbs, solicited_only);
+            looped.verbs.settle();
+            assert_eq!(looped.events(), NONE, "it has been told of this one");
+            looped.received.poll(&mut looped.verbs).expect("the completion");
+        }
+        looped.message(true);
+        looped.message(true);
+        assert_eq!(looped.events(), [looped.received.cqn]);
+        looped.received.arm(&mut looped.verbs, solicited_only);
+        looped.verbs.settle();
+        assert_eq!(looped.events(), [looped.received.cqn], "another has arrived since");
+        assert_eq!(looped.received.drain(&mut looped.verbs).len(), 2);
+    }
+}
+
+#[test]
 fn a_queue_armed_for_solicited_completions_waits_for_one() {
     let mut looped = looped(4, 4);
     looped.received.arm(&mut looped.verbs, true);

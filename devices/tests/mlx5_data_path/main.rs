@@ -13,6 +13,7 @@ mod lifecycle;
 mod link;
 mod no_snoop;
 mod property;
+mod queues;
 mod reference;
 mod retries;
 mod shared_queues;

@@ -110,6 +110,8 @@ impl Cq {
             (cqc::C_EQN, verbs.completion_eq.into()),
             (cqc::UAR_PAGE, verbs.uar.into()),
             (cqc::DBR_ADDR, record),
+            (cqc::LOG_PAGE_SIZE, cq.buffer.layout.log_page_size()),
+            (cqc::PAGE_OFFSET, cq.buffer.layout.offset.into()),
         ] {
             set(&mut input, CONTEXT, field, value);
         }

@@ -16,7 +16,7 @@ mod pair;
 mod request;
 mod srq;
 
-pub use buffer::Buffer;
+pub use buffer::{Buffer, PageLayout};
 pub use cq::{Cq, Cqe, opcode, syndrome};
 pub use key::{Klm, access};
 pub use pair::{Connection, Pair, PairSpec, ReceiveQueue, qp_state, transport};
@@ -64,6 +64,8 @@ pub struct Verbs {
     pub pd: u32,
     pub completion_eq: u32,
     pub async_eq: u32,
+    /// Of the queues that are created next.
+    pub page_layout: PageLayout,
     next_user_index: u32,
 }
 
@@ -93,7 +95,8 @@ impl Verbs {
         let (async_eq, completion_eq) = (eq(ASYNC_VECTOR, events), eq(COMPLETION_VECTOR, 0));
         let pd = OBJECT.get32(&driver.succeed(&command(0x800, 0, 16), 16));
         driver.port.interrupts.clear();
-        Self { driver, uar, pd, completion_eq, async_eq, next_user_index: 0x1000 }
+        let page_layout = PageLayout::PLAIN;
+        Self { driver, uar, pd, completion_eq, async_eq, page_layout, next_user_index: 0x1000 }
     }
 
     /// Another protection domain, or an XRC domain (`0x80e`).

@@ -145,6 +145,8 @@ impl Pair {
             (qpc::CQN_SND, spec.send_cq.into()),
             (qpc::CQN_RCV, spec.receive_cq.into()),
             (qpc::DBR_ADDR, record),
+            (qpc::LOG_PAGE_SIZE, buffer.layout.log_page_size()),
+            (qpc::PAGE_OFFSET, buffer.layout.offset.into()),
             (qpc::RQ_TYPE, rq_type),
             (qpc::SRQN, srqn.into()),
             (qpc::XRCD, spec.xrcd.into()),

@@ -65,6 +65,8 @@ impl Srq {
             (wq::DBR_ADDR, self.record),
             (wq::LOG_WQ_STRIDE, self.log_stride.into()),
             (wq::LOG_WQ_SZ, self.log_size.into()),
+            (wq::LOG_WQ_PG_SZ, self.buffer.layout.log_page_size()),
+            (wq::PAGE_OFFSET, self.buffer.layout.offset.into()),
         ] {
             set(&mut input, rmp::RMPC + rmpc::WQ as usize, field, value);
         }
@@ -81,6 +83,8 @@ impl Srq {
             (xrc_srqc::CQN, cqn.into()),
             (xrc_srqc::DBR_ADDR, self.record),
             (xrc_srqc::LOG_SIZE, self.log_size.into()),
+            (xrc_srqc::LOG_PAGE_SIZE, self.buffer.layout.log_page_size()),
+            (xrc_srqc::PAGE_OFFSET, self.buffer.layout.offset.into()),
             (xrc_srqc::LOG_RQ_STRIDE, u64::from(self.log_stride) - 4),
             (USER_INDEX, self.user_index.into()),
         ] {

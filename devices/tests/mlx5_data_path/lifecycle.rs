@@ -76,6 +76,21 @@ fn objects_may_be_destroyed_in_any_order() {
 }
 
 #[test]
+fn a_doorbell_page_may_go_before_the_queues_that_it_rings() {
+    let mut verbs = Verbs::open();
+    let other = verbs.allocate_object(0x802);
+    let kept = std::mem::replace(&mut verbs.uar, other);
+    let cq = Cq::new(&mut verbs, 4);
+    let pair = Pair::loopback(&mut verbs, PairSpec::new(transport::RC, cq.cqn));
+    let gone = std::mem::replace(&mut verbs.uar, kept);
+    let before = verbs.driver.device.live_objects();
+    assert!(destroy(&mut verbs, 0x803, gone));
+    assert_eq!(verbs.driver.device.live_objects().uars, before.uars - 1);
+    pair.destroy(&mut verbs);
+    cq.destroy(&mut verbs);
+}
+
+#[test]
 fn a_hundred_probes_leave_no_trace() {
     let mut verbs = Verbs::open();
     let mut first = None;

@@ -1,15 +1,13 @@
 //! Random accesses, random commands and hostile programs, from fixed seeds: the device never panics, touches nothing that
 //! it must not, and the work of one access is bounded. `devices/fuzz` searches on from there.
 
-mod mlx5_verbs;
-
 use devices::mlx5::field::Field;
 use devices::mlx5::layout::commands::{CONTEXT, OBJECT, PAGES, create_eq, header, qp, rmp};
 use devices::mlx5::layout::contexts::{cqc, eqc, mkc, qpc, rmpc, wq, xrc_srqc};
 use devices::mlx5::{LiveObjects, Mlx5Config, PortType};
 use devices::pci::PciDevice;
-use mlx5_verbs::fuzz;
-use mlx5_verbs::mlx5_model::{Driver, EqParam, PAGE, RAM_BASE, RAM_SIZE, SLOTS, command};
+use driver_model::mlx5_model::{Driver, EqParam, PAGE, RAM_BASE, RAM_SIZE, SLOTS, command};
+use driver_model::mlx5_verbs::fuzz;
 
 /// Memory transactions that one register access may cause: the blocks of one turn and one command more.
 const MAX_TRANSACTIONS: usize = 20_000;

@@ -4,8 +4,6 @@
 //! overlapping memory registrations, (InfiniBand) `ibv_rc_pingpong`, and teardown. Every command is issued with the
 //! recorded lengths and parameters and must succeed with the recorded object number.
 
-mod mlx5_model;
-
 use devices::mlx5::layout::capabilities::general;
 use devices::mlx5::layout::commands::{
     CONTEXT, EQ_NUMBER, OBJECT, PAGES, access_register, adapter, issi, mkey, pages, qp, rmp, vport,
@@ -13,7 +11,7 @@ use devices::mlx5::layout::commands::{
 use devices::mlx5::layout::contexts::{ads, cqc, mkc, qpc, rmpc, wq, xrc_srqc};
 use devices::mlx5::layout::port::{hca_vport, nic_vport, pmtu, ptys, pvlc};
 use devices::mlx5::{AccessMode, Mlx5Config, PortType};
-use mlx5_model::{Driver, EqParam, PAGE, command, fill_pages, get, set};
+use driver_model::mlx5_model::{Driver, EqParam, PAGE, command, fill_pages, get, set};
 use std::collections::BTreeMap;
 
 const INFINIBAND: &str = include_str!("data/mlx5-commands-ib.txt");

@@ -1,14 +1,14 @@
 //! What a careless or hostile driver may do to the emulated ConnectX function: every attempt ends in an error value.
 
-mod mlx5_model;
-
 use devices::bus::AccessError;
 use devices::mlx5::layout::capabilities::general;
 use devices::mlx5::layout::commands::{CONTEXT, EQ_NUMBER, OBJECT, PAGES, mkey, qp};
 use devices::mlx5::layout::contexts::{cqc, eqc, mkc, qpc};
 use devices::mlx5::{Mlx5, Mlx5Config, PortType};
 use devices::pci::PciDevice;
-use mlx5_model::{Driver, EqParam, PAGE, RAM_BASE, RAM_SIZE, SLOTS, command, fill_pages, get, set};
+use driver_model::mlx5_model::{
+    Driver, EqParam, PAGE, RAM_BASE, RAM_SIZE, SLOTS, command, fill_pages, get, set,
+};
 
 const BAD_OPERATION: u8 = 0x02;
 const BAD_PARAMETER: u8 = 0x03;
@@ -276,7 +276,7 @@ fn all_slots_may_be_rung_together() {
     assert_eq!(driver.port.interrupts, [2], "the queue was armed once");
     let mut slots = 0;
     while let Some(event) = driver.next_event(1) {
-        slots |= mlx5_model::be32(&event[32..]);
+        slots |= driver_model::mlx5_model::be32(&event[32..]);
     }
     assert_eq!(slots, u32::MAX);
     let pds: Vec<u64> = (0..SLOTS).map(|slot| OBJECT.get(&driver.collect(slot, 16).out)).collect();

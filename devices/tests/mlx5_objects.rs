@@ -1,13 +1,11 @@
 //! Queries and modifications that the recorded traces do not hold.
 
-mod mlx5_model;
-
 use devices::mlx5::Mlx5Config;
 use devices::mlx5::layout::commands::{
     CONTEXT, OBJECT, PAGES, access_register, header, modify_cq, rmp, special_contexts,
 };
 use devices::mlx5::layout::contexts::{cqc, rmpc, wq, xrc_srqc};
-use mlx5_model::{Driver, EqParam, PAGE, command, fill_pages, get, set};
+use driver_model::mlx5_model::{Driver, EqParam, PAGE, command, fill_pages, get, set};
 
 const BAD_PARAMETER: u8 = 0x03;
 const BAD_RESOURCE: u8 = 0x05;

@@ -1,7 +1,5 @@
 //! The remote peer, seen from a driver: orders by SEND, one-sided requests into registered memory, answers.
 
-mod mlx5_verbs;
-
 use devices::mlx5::Mlx5Config;
 use devices::mlx5::layout::commands::{OBJECT, PAGES};
 use devices::mlx5::layout::contexts::mkc;
@@ -11,8 +9,8 @@ use devices::mlx5::peer::protocol::{
     ANSWER_SIZE, FIRST_QPN, LID, MAX_ORDERS, ORDER_SIZE, QPN_COUNT, Status, answer, op, order,
 };
 use devices::random::Random;
-use mlx5_verbs::mlx5_model::command;
-use mlx5_verbs::{
+use driver_model::mlx5_model::command;
+use driver_model::mlx5_verbs::{
     AddressVector, AsyncEvent, Connection, Cq, Cqe, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Verbs,
     access, event, opcode, qp_state, syndrome, transport,
 };

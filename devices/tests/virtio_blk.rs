@@ -1,9 +1,7 @@
 //! The block device by a driver model: legal traffic of every kind, and requests that must fail.
 
-mod virtio_model;
-
 use devices::virtio::{Blk, BlkConfig, NOTIFY_LATENCY, VirtioPci};
-use virtio_model::*;
+use driver_model::virtio_model::*;
 
 const SECTORS: u64 = 4096;
 const READ: u32 = 0;

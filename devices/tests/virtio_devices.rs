@@ -1,10 +1,8 @@
 //! Entropy, console and input devices by a driver model.
 
-mod virtio_model;
-
 use devices::virtio::input::Script;
 use devices::virtio::{Console, INPUT_DELAY, Input, InputKind, Rng, VirtioPci};
-use virtio_model::*;
+use driver_model::virtio_model::*;
 
 const SECOND: u64 = 1_000_000_000;
 

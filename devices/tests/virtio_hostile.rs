@@ -1,13 +1,11 @@
 //! Random rings, registers and notifications: nothing panics (overflow checks are on), nothing runs without end, and a
 //! device that is reset afterwards works.
 
-mod virtio_model;
-
 use devices::pci::PciDevice;
 use devices::random::Random;
 use devices::virtio::input::Script;
 use devices::virtio::{Blk, BlkConfig, Console, DeviceType, Input, InputKind, Rng, VirtioPci};
-use virtio_model::*;
+use driver_model::virtio_model::*;
 
 /// Transactions of an event at most: as many buffers as a turn begins, of as many descriptors as are followed.
 const MOST_TRANSACTIONS_A_TURN: usize = 40_000;

@@ -1,10 +1,8 @@
 //! What all virtio functions share: negotiation, interrupts, rings; and drivers that break the rules.
 
-mod virtio_model;
-
 use devices::pci::{PciDevice, VendorCapability};
 use devices::virtio::{Rng, VirtioPci};
-use virtio_model::*;
+use driver_model::virtio_model::*;
 
 fn rng() -> VirtioPci<Rng> {
     VirtioPci::new(Rng::new(1), true)

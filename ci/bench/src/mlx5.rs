@@ -1,15 +1,12 @@
 //! What the emulated ConnectX function does: its own work in host time over a plain memory port with no guest, and round
 //! trips of a stock program in a guest.
 
-#[path = "../../../devices/tests/mlx5_verbs/mod.rs"]
-mod mlx5_verbs;
-
 use crate::table::Figure;
 use crate::timing::Run;
 use anyhow::{Result, ensure};
+use driver_model::mlx5_verbs::{Cq, Pair, PairSpec, SendRequest, Sge, Verbs, pattern, transport};
 use guest_images::Store;
 use guest_images::progress::for_stderr;
-use mlx5_verbs::{Cq, Pair, PairSpec, SendRequest, Sge, Verbs, transport};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -115,7 +112,7 @@ impl Traffic {
         let from = verbs.memory(self.len.into());
         let to = verbs.memory(self.len.into());
         let (from_key, to_key) = (verbs.register(from, self.len.into()), verbs.register(to, self.len.into()));
-        let data = mlx5_verbs::pattern(1, self.len as usize);
+        let data = pattern(1, self.len as usize);
         verbs.fill(from, &data);
         let (local, remote) = (Sge::new(from, self.len, from_key), Sge::new(to, self.len, to_key));
         let request = match self.operation {

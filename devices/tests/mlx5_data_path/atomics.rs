@@ -1,7 +1,7 @@
 //! Atomic operations. Operands and results are numbers of the host, little-endian in memory.
 
 use crate::link::Link;
-use crate::mlx5_verbs::{SendRequest, access, syndrome, transport};
+use driver_model::mlx5_verbs::{SendRequest, access, syndrome, transport};
 
 fn word(link: &Link, at: u64) -> u64 {
     u64::from_le_bytes(link.verbs.bytes(at, 8).try_into().unwrap())
@@ -36,7 +36,7 @@ fn fetch_and_add_wraps() {
 
 #[test]
 fn an_atomic_is_one_transaction() {
-    use crate::mlx5_verbs::mlx5_model::mock_port::TransactionKind;
+    use driver_model::mock_port::TransactionKind;
     let mut link = Link::new(transport::RC);
     let (target, result) = (link.b.at, link.a.sge(0, 8));
     link.verbs.driver.port.log = Some(Vec::new());

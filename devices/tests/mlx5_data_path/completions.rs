@@ -1,7 +1,7 @@
 //! Completion queues: arming, ownership of entries, overflow.
 
 use crate::link::Link;
-use crate::mlx5_verbs::{
+use driver_model::mlx5_verbs::{
     AsyncEvent, COMPLETION_VECTOR, Cq, Pair, PairSpec, SendRequest, Verbs, event, opcode, transport,
 };
 

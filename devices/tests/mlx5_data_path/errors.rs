@@ -1,7 +1,7 @@
 //! Requests that fail: the syndrome at each end, the states that follow, and what is flushed.
 
 use crate::link::{End, Link};
-use crate::mlx5_verbs::{
+use driver_model::mlx5_verbs::{
     AddressVector, Cq, Cqe, LID, Pair, PairSpec, SendRequest, Sge, Verbs, access, opcode, qp_state, syndrome,
     transport,
 };
@@ -242,8 +242,8 @@ fn a_pair_works_again_after_a_reset() {
     link.b.pair.reset(&mut link.verbs);
     assert_eq!(link.states(), (qp_state::RESET, qp_state::RESET));
     let (to_a, to_b) = (link.a.pair.qpn, link.b.pair.qpn);
-    link.a.pair.connect(&mut link.verbs, crate::mlx5_verbs::Connection::to(to_b));
-    link.b.pair.connect(&mut link.verbs, crate::mlx5_verbs::Connection::to(to_a));
+    link.a.pair.connect(&mut link.verbs, driver_model::mlx5_verbs::Connection::to(to_b));
+    link.b.pair.connect(&mut link.verbs, driver_model::mlx5_verbs::Connection::to(to_a));
     link.receive(0, 100);
     link.succeed(SendRequest::send(&[]).inline(b"again"));
     assert_eq!(link.b.cq.one(&mut link.verbs).bytes, 5);

@@ -1,7 +1,7 @@
 //! Asynchronous events about queue pairs.
 
 use crate::link::{End, Link};
-use crate::mlx5_verbs::{
+use driver_model::mlx5_verbs::{
     ASYNC_VECTOR, AsyncEvent, Connection, SendRequest, Verbs, event, syndrome, transport,
 };
 

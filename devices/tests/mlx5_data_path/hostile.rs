@@ -1,12 +1,12 @@
 //! What a careless or hostile program may do to the data path: it harms itself, never the device.
 
 use crate::link::{AREA, End, Link};
-use crate::mlx5_verbs::mlx5_model::{PAGE, RAM_BASE, RAM_SIZE};
-use crate::mlx5_verbs::{
+use devices::pci::PciDevice;
+use driver_model::mlx5_model::{PAGE, RAM_BASE, RAM_SIZE};
+use driver_model::mlx5_verbs::{
     Connection, Cq, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs, access, opcode,
     pattern, qp_state, syndrome, transport,
 };
-use devices::pci::PciDevice;
 
 /// Memory transactions that one event or register write may cause: a turn of the device, generously.
 const MAX_TRANSACTIONS: usize = 200_000;
@@ -227,9 +227,9 @@ fn queues_in_memory_that_is_not_there_fail_alone() {
 }
 
 fn cq_input(verbs: &Verbs, cq: &Cq) -> Vec<u8> {
-    use crate::mlx5_verbs::mlx5_model::{command, set};
     use devices::mlx5::layout::commands::{CONTEXT, PAGES};
     use devices::mlx5::layout::contexts::cqc;
+    use driver_model::mlx5_model::{command, set};
     let mut input = command(0x400, 0, PAGES + 8 * cq.buffer.pages.len());
     for (field, value) in [
         (cqc::LOG_CQ_SIZE, cq.log_size.into()),
@@ -245,9 +245,9 @@ fn cq_input(verbs: &Verbs, cq: &Cq) -> Vec<u8> {
 
 /// A pair whose queues (1), doorbell record (2) or both (3) lie at `at`.
 fn broken_pair(verbs: &mut Verbs, spec: PairSpec, what: u32, at: u64) -> Pair {
-    use crate::mlx5_verbs::mlx5_model::{command, set};
     use devices::mlx5::layout::commands::{OBJECT, PAGES, qp};
     use devices::mlx5::layout::contexts::qpc;
+    use driver_model::mlx5_model::{command, set};
     let mut pair = Pair::new(verbs, spec);
     if what == 0 {
         return pair;

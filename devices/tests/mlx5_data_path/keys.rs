@@ -1,8 +1,8 @@
 //! Memory keys: translation and its bounds.
 
 use crate::link::Link;
-use crate::mlx5_verbs::mlx5_model::PAGE;
-use crate::mlx5_verbs::{SendRequest, Sge, access, pattern, syndrome, transport};
+use driver_model::mlx5_model::PAGE;
+use driver_model::mlx5_verbs::{SendRequest, Sge, access, pattern, syndrome, transport};
 
 #[test]
 fn a_page_list_is_followed_page_by_page() {

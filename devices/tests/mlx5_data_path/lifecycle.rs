@@ -1,14 +1,14 @@
 //! Lives of objects around traffic: any order of destruction, teardown at any time, nothing left behind.
 
 use crate::link::{End, Link};
-use crate::mlx5_verbs::mlx5_model::{Driver, command, get};
-use crate::mlx5_verbs::{
-    Connection, Cq, LID, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs, transport,
-};
 use devices::mlx5::LiveObjects;
 use devices::mlx5::field::Field;
 use devices::mlx5::layout::commands::{EQ_NUMBER, OBJECT, qp};
 use devices::mlx5::layout::contexts::{ads, qpc};
+use driver_model::mlx5_model::{Driver, command, get};
+use driver_model::mlx5_verbs::{
+    Connection, Cq, LID, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs, transport,
+};
 
 /// Objects of every kind, with traffic under way. Returns the commands that destroy them, in order of creation.
 fn busy(verbs: &mut Verbs) -> Vec<(u16, u32)> {

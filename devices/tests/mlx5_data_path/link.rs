@@ -1,6 +1,8 @@
 //! Two connected queue pairs, each with a completion queue and registered memory.
 
-use crate::mlx5_verbs::{Connection, Cq, Cqe, Pair, PairSpec, SendRequest, Sge, Verbs, opcode, pattern};
+use driver_model::mlx5_verbs::{
+    Connection, Cq, Cqe, Pair, PairSpec, SendRequest, Sge, Verbs, opcode, pattern,
+};
 
 /// Bytes of registered memory at each end.
 pub const AREA: u64 = 2 << 20;

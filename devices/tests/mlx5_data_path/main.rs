@@ -1,8 +1,5 @@
 //! The data path of the emulated ConnectX function, driven as rdma-core drives it, without a guest.
 
-#[path = "../mlx5_verbs/mod.rs"]
-mod mlx5_verbs;
-
 mod atomics;
 mod completions;
 mod errors;

@@ -1,14 +1,14 @@
 //! Which transactions ask for No Snoop and Relaxed Ordering.
 
 use crate::link::{AREA, End, Link};
-use crate::mlx5_verbs::mlx5_model::mock_port::{Transaction, TransactionKind};
-use crate::mlx5_verbs::mlx5_model::{PAGE, command, set};
-use crate::mlx5_verbs::{
-    Connection, Cq, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs, transport,
-};
 use devices::mlx5::layout::commands::{CONTEXT, OBJECT, PAGES, mkey};
 use devices::mlx5::layout::contexts::mkc;
 use devices::mlx5::{Mlx5Config, NoSnoop};
+use driver_model::mlx5_model::{PAGE, command, set};
+use driver_model::mlx5_verbs::{
+    Connection, Cq, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs, transport,
+};
+use driver_model::mock_port::{Transaction, TransactionKind};
 
 /// Traffic of every kind, and all transactions that it causes.
 fn traffic(no_snoop: NoSnoop) -> (Link, Vec<Transaction>) {

@@ -1,13 +1,13 @@
 //! Random sequences of operations: memory and completions agree with the reference after each batch.
 
-use crate::mlx5_verbs::mlx5_model::PAGE as DEVICE_PAGE;
-use crate::mlx5_verbs::{
-    AddressVector, Connection, Cq, Cqe, LID, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind,
-    Verbs, access, opcode, pattern, transport,
-};
 use crate::reference::{
     AREA, Couple, End, GRH, KEYED, Local, MTU, Operation, PAGE, Piece, Receive, Received, Request, SHUFFLED,
     SHUFFLED_START, Target,
+};
+use driver_model::mlx5_model::PAGE as DEVICE_PAGE;
+use driver_model::mlx5_verbs::{
+    AddressVector, Connection, Cq, Cqe, LID, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind,
+    Verbs, access, opcode, pattern, transport,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;

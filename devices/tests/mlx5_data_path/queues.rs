@@ -1,7 +1,7 @@
 //! Geometry of queues: pages, offsets, strides, long requests, counters that wrap.
 
 use crate::link::Link;
-use crate::mlx5_verbs::{
+use driver_model::mlx5_verbs::{
     Cq, PageLayout, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs, opcode, pattern,
     transport,
 };

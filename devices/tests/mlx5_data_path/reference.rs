@@ -1,7 +1,7 @@
 //! What verbs promise, on plain arrays: memory at both ends of a connection, receives that wait, completions that must
 //! come. Nothing here is taken from the device.
 
-use crate::mlx5_verbs::{opcode, syndrome, transport};
+use driver_model::mlx5_verbs::{opcode, syndrome, transport};
 use std::collections::VecDeque;
 
 /// Bytes of memory at each end.

@@ -1,6 +1,6 @@
 //! Shared receive queues.
 
-use crate::mlx5_verbs::{
+use driver_model::mlx5_verbs::{
     AsyncEvent, Connection, Cq, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs, event,
     opcode, syndrome, transport,
 };
@@ -32,7 +32,7 @@ impl Pool {
     }
 
     /// Sends one byte through a pair and takes the completion of its receive.
-    fn send(&mut self, pair: usize, byte: u8) -> crate::mlx5_verbs::Cqe {
+    fn send(&mut self, pair: usize, byte: u8) -> driver_model::mlx5_verbs::Cqe {
         self.pairs[pair].send(&mut self.verbs, SendRequest::send(&[]).inline(&[byte]).unsignalled());
         self.cq.one(&mut self.verbs)
     }
@@ -136,7 +136,7 @@ fn an_error_in_a_shared_receive_belongs_to_the_pair_that_took_it() {
 #[test]
 fn a_pool_in_use_cannot_be_destroyed() {
     let mut pool = pool(1);
-    let mut input = crate::mlx5_verbs::mlx5_model::command(0x90e, 0, 16);
+    let mut input = driver_model::mlx5_model::command(0x90e, 0, 16);
     devices::mlx5::layout::commands::OBJECT.set(&mut input, pool.srq.srqn.into());
     pool.verbs.driver.fail(&input, 16, 0x09);
     pool.pairs.remove(0).destroy(&mut pool.verbs);
@@ -153,10 +153,10 @@ fn a_datagram_pair_may_use_a_pool() {
     let mut pair = Pair::new(&mut pool.verbs, spec);
     pair.connect(&mut pool.verbs, Connection::to(0));
     let index = pool.post(0);
-    let vector = crate::mlx5_verbs::AddressVector {
+    let vector = driver_model::mlx5_verbs::AddressVector {
         q_key: 0x1111_1111,
         qpn: pair.qpn,
-        lid: crate::mlx5_verbs::LID,
+        lid: driver_model::mlx5_verbs::LID,
         extended: true,
     };
     pair.send(&mut pool.verbs, SendRequest::send(&[]).to(vector).inline(b"x").unsignalled());

@@ -1,12 +1,12 @@
 //! Every operation of each transport.
 
 use crate::link::{End, Link};
-use crate::mlx5_verbs::mlx5_model::command;
-use crate::mlx5_verbs::{
+use devices::mlx5::layout::commands::OBJECT;
+use driver_model::mlx5_model::command;
+use driver_model::mlx5_verbs::{
     AddressVector, Connection, Cq, LID, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs,
     opcode, pattern, transport,
 };
-use devices::mlx5::layout::commands::OBJECT;
 
 #[test]
 fn a_send_moves_every_byte_of_every_size() {

@@ -1,8 +1,10 @@
 //! Registration by work request.
 
 use crate::link::Link;
-use crate::mlx5_verbs::mlx5_model::PAGE;
-use crate::mlx5_verbs::{Cq, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, access, syndrome, transport};
+use driver_model::mlx5_model::PAGE;
+use driver_model::mlx5_verbs::{
+    Cq, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, access, syndrome, transport,
+};
 
 const UMR: u8 = 0x25;
 const INLINE: u8 = 1 << 7;

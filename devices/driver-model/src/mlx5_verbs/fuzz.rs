@@ -4,12 +4,12 @@
 //! objects, time. The program owns some queues and some registered memory. Whatever it does, the device reads and writes
 //! nothing else, and the work of one register access or event is bounded.
 
-use super::mlx5_model::mock_port::{Transaction, TransactionKind};
-use super::mlx5_model::{PAGE, command};
 use super::{
     AddressVector, Connection, Cq, LID, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs,
 };
 use super::{access, transport};
+use crate::mlx5_model::{PAGE, command};
+use crate::mock_port::{Transaction, TransactionKind};
 use devices::mlx5::layout::commands::OBJECT;
 use devices::mlx5::peer::protocol::{self as peer, order};
 use std::ops::Range;

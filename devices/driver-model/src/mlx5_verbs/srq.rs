@@ -1,7 +1,7 @@
 //! Shared receive queues: the two kinds, and the linked list of free entries that both use.
 
-use super::mlx5_model::{command, set};
 use super::{Buffer, Sge, Verbs};
+use crate::mlx5_model::{command, set};
 use devices::mlx5::layout::commands::{CONTEXT, OBJECT, PAGES, rmp};
 use devices::mlx5::layout::contexts::{rmpc, wq, xrc_srqc};
 

@@ -2,14 +2,10 @@
 //!
 //! Offsets of registers and of the rings' fields are written down here once more, so that a mistake in the device's own
 //! is noticed.
-#![allow(dead_code, reason = "each test program uses a part of the model")]
 
-#[path = "../mock_port/mod.rs"]
-mod mock_port;
-
+pub use crate::mock_port::{MockPort, PAGE, RAM_BASE};
 use devices::pci::PciDevice;
 use devices::virtio::{DeviceType, VirtioPci};
-pub use mock_port::{MockPort, PAGE, RAM_BASE};
 
 pub const VERSION_1: u64 = 1 << 32;
 pub const ACCESS_PLATFORM: u64 = 1 << 33;

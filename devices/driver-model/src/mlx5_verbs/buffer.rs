@@ -1,7 +1,7 @@
 //! Memory of a queue: contiguous for the program, scattered for the device.
 
 use super::Verbs;
-use super::mlx5_model::PAGE;
+use crate::mlx5_model::PAGE;
 
 /// How the memory of queues is cut into pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

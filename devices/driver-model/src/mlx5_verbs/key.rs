@@ -1,7 +1,7 @@
 //! Memory keys.
 
 use super::Verbs;
-use super::mlx5_model::{PAGE, command, set};
+use crate::mlx5_model::{PAGE, command, set};
 use devices::mlx5::layout::commands::{CONTEXT, OBJECT, PAGES, mkey};
 use devices::mlx5::layout::contexts::mkc;
 

@@ -1,6 +1,4 @@
 //! Memory, interrupts and a disk around one device: the port of its function without a machine.
-#![allow(dead_code, reason = "each test program uses a part of it")]
-
 use devices::bus::Nanos;
 use devices::dma::{AtomicOp, DmaAttrs, DmaError};
 use devices::pci::Port;

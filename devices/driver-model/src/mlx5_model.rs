@@ -2,17 +2,12 @@
 //!
 //! Offsets of the command queue's entries, mailboxes and event queue entries are written down here once more, so that
 //! a mistake in the device's own is noticed.
-#![allow(dead_code, reason = "each test program uses a part of the model")]
-
-#[path = "../mock_port/mod.rs"]
-pub mod mock_port;
-
+pub use crate::mock_port::{MockPort, PAGE, RAM_BASE, RAM_SIZE};
 use devices::mlx5::field::Field;
 use devices::mlx5::layout::commands::{CONTEXT, EQ_NUMBER, PAGES, create_eq, header};
 use devices::mlx5::layout::contexts::eqc;
 use devices::mlx5::{Mlx5, Mlx5Config};
 use devices::pci::PciDevice;
-pub use mock_port::{MockPort, PAGE, RAM_BASE, RAM_SIZE};
 use std::collections::BTreeMap;
 
 /// An event queue as the driver sees it.

@@ -1,8 +1,8 @@
 //! Queue pairs: life, states, posting.
 
-use super::mlx5_model::{PAGE, command, get, set};
 use super::srq::scatter_list;
 use super::{Buffer, LID, SendRequest, Sge, Verbs};
+use crate::mlx5_model::{PAGE, command, get, set};
 use devices::mlx5::layout::commands::{OBJECT, PAGES, qp};
 use devices::mlx5::layout::contexts::{ads, qpc};
 

@@ -1,7 +1,7 @@
 //! Completion queues and what is read from them.
 
-use super::mlx5_model::{PAGE, be32, command, set};
 use super::{Buffer, Verbs};
+use crate::mlx5_model::{PAGE, be32, command, set};
 use devices::mlx5::layout::commands::{CONTEXT, OBJECT, PAGES};
 use devices::mlx5::layout::contexts::cqc;
 

@@ -3,11 +3,6 @@
 //!
 //! Positions in work requests, completions and events are written down here from the interface's description (Linux
 //! `include/linux/mlx5/{qp.h,cq.h,device.h}`, 6.12), not taken from the device's code, so that each checks the other.
-#![allow(dead_code, unused_imports, reason = "each test program uses a part of the model")]
-
-#[path = "../mlx5_model/mod.rs"]
-pub mod mlx5_model;
-
 mod buffer;
 mod cq;
 pub mod fuzz;
@@ -20,13 +15,13 @@ pub use buffer::{Buffer, PageLayout};
 pub use cq::{Cq, Cqe, opcode, syndrome};
 pub use key::{Klm, access};
 pub use pair::{Connection, Pair, PairSpec, ReceiveQueue, qp_state, transport};
-pub use request::{AddressVector, SendRequest, Sge};
+pub use request::{AddressVector, SendRequest, Sge, op};
 pub use srq::{Srq, SrqKind};
 
+use crate::mlx5_model::{Driver, EqParam, PAGE, be32, command};
 use devices::mlx5::Mlx5Config;
 use devices::mlx5::field::Field;
 use devices::mlx5::layout::commands::{CONTEXT, OBJECT};
-use mlx5_model::{Driver, EqParam, PAGE, be32, command};
 
 /// The LID of the function's port.
 pub const LID: u16 = 1;

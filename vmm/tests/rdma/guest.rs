@@ -1,12 +1,13 @@
 //! A boot in which a list of programs runs, one after the other, each judged by what it printed and how it ended.
 
-use crate::common;
-use libtest_mimic::{Completion, Failed, Trial};
+use crate::common::{images, kernel_log, rdma};
+use guest_images::Image;
+use libtest_mimic::{Failed, Trial};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-/// Host seconds that a run may take on a slow, busy machine.
-const PATIENCE: &str = "1500";
+/// Programs that poll want a vCPU each.
+pub const OPTIONS: [&str; 4] = ["--device", "mlx5", "--cpus", "2"];
 /// Seconds of the guest's time after which a program hangs.
 const GUEST_PATIENCE: u32 = 300;
 /// Begins the lines that part the programs' outputs.
@@ -37,89 +38,71 @@ pub struct Boot {
     image: &'static str,
     name: &'static str,
     programs: Vec<Program>,
-    outcome: OnceLock<Result<BTreeMap<String, Section>, Trouble>>,
+    /// What the kernel may complain of, because the programs give it reason to.
+    provoked: &'static [&'static str],
+    outcome: OnceLock<Result<Outcome, String>>,
 }
 
-/// Why a boot says nothing of its programs.
-#[derive(Debug, Clone)]
-enum Trouble {
-    Unavailable(String),
-    Broken(String),
+#[derive(Debug)]
+struct Outcome {
+    sections: BTreeMap<String, Section>,
+    /// Lines of the kernel's log that nothing allows.
+    unexpected: Vec<String>,
 }
 
 impl Boot {
-    pub fn new(image: &'static str, name: &'static str, programs: Vec<Program>) -> Self {
-        Self { image, name, programs, outcome: OnceLock::new() }
+    pub fn new(
+        image: &'static str,
+        name: &'static str,
+        programs: Vec<Program>,
+        provoked: &'static [&'static str],
+    ) -> Self {
+        Self { image, name, programs, provoked, outcome: OnceLock::new() }
     }
 
-    /// The boot itself, and that the kernel has nothing to say about it afterwards.
+    /// The boot itself, and that the kernel has nothing to complain of.
     pub fn trial(boot: &Arc<Self>) -> Trial {
-        let boot = Arc::clone(boot);
-        Trial::ignorable_test(format!("{}::{}", boot.image, boot.name), move || match boot.outcome() {
-            Ok(_) => Ok(Completion::Completed),
-            Err(trouble) => trouble.into_completion(),
+        let name = format!("{}::{}", boot.image, boot.name);
+        Self::trial_of(boot, name, |outcome| match outcome.unexpected.as_slice() {
+            [] => Ok(()),
+            lines => Err(lines.join("\n").into()),
         })
     }
 
     /// One test a program.
     pub fn program_trials(boot: &Arc<Self>) -> Vec<Trial> {
         let trial = |program: &Program| {
-            let (boot, program) = (Arc::clone(boot), program.clone());
-            Trial::ignorable_test(format!("{}::{}", boot.image, program.name), move || match boot.outcome() {
-                Ok(sections) => judge(&program, sections).map(|()| Completion::Completed),
-                Err(trouble) => trouble.into_completion(),
-            })
+            let program = program.clone();
+            let name = format!("{}::{}", boot.image, program.name);
+            Self::trial_of(boot, name, move |outcome| judge(&program, &outcome.sections))
         };
         boot.programs.iter().map(trial).collect()
     }
 
-    fn outcome(&self) -> Result<&BTreeMap<String, Section>, Trouble> {
-        self.outcome.get_or_init(|| self.run()).as_ref().map_err(Trouble::clone)
+    fn trial_of(
+        boot: &Arc<Self>,
+        name: String,
+        test: impl FnOnce(&Outcome) -> Result<(), Failed> + Send + 'static,
+    ) -> Trial {
+        let boot = Arc::clone(boot);
+        images::trial(
+            name,
+            boot.image,
+            |_| {},
+            move |image| match boot.outcome.get_or_init(|| boot.run(image)) {
+                Ok(outcome) => test(outcome),
+                Err(reason) => Err(reason.into()),
+            },
+        )
     }
 
-    fn run(&self) -> Result<BTreeMap<String, Section>, Trouble> {
-        ensure(self.image)?;
-        let ran = common::run(&arguments(self.image, &[], &script(&self.programs)));
-        if ran.status != 0 {
-            let text = format!("exit status {}\n{}\n{}", ran.status, ran.stdout, ran.stderr);
-            return Err(Trouble::Broken(text));
-        }
-        Ok(sections(&ran.stdout))
+    fn run(&self, image: &Image) -> Result<Outcome, String> {
+        let outcome = rdma::in_guest(image, "", &OPTIONS, &script(&self.programs))
+            .map_err(|failed| failed.message().unwrap_or_default().to_owned())?;
+        let mut unexpected = kernel_log::judge(&outcome.log, &outcome.release).unexpected;
+        unexpected.retain(|line| !self.provoked.iter().any(|text| line.contains(text)));
+        Ok(Outcome { sections: sections(&outcome.output), unexpected })
     }
-}
-
-impl Trouble {
-    fn into_completion(self) -> Result<Completion, Failed> {
-        match self {
-            Self::Unavailable(reason) => Ok(Completion::ignored_with(reason)),
-            Self::Broken(reason) => Err(reason.into()),
-        }
-    }
-}
-
-fn ensure(image: &str) -> Result<(), Trouble> {
-    let built = guest_images::Store::open(None)
-        .and_then(|store| store.ensure(image, guest_images::progress::for_stderr().as_ref()));
-    match built {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_unavailable() => Err(Trouble::Unavailable(error.to_string())),
-        Err(error) => Err(Trouble::Broken(error.to_string())),
-    }
-}
-
-/// A test that needs an image, which is built first.
-pub fn with_image(
-    name: String,
-    image: &'static str,
-    test: impl FnOnce() -> Result<(), Failed> + Send + 'static,
-) -> Trial {
-    common::images::trial(name, image, |_| {}, |_| test())
-}
-
-/// Arguments that run a shell script in a guest with the function. Programs that poll want a vCPU each.
-pub fn arguments<'a>(image: &'a str, options: &[&'a str], script: &'a str) -> Vec<&'a str> {
-    let run = ["run", "--kernel", image, "--device", "mlx5", "--cpus", "2", "--timeout", PATIENCE];
-    [&run[..], options, &["--", "sh", "-c", script]].concat()
 }
 
 /// Runs the programs, which want the loopback interface, each followed by lines with its status and dma-debug's count.

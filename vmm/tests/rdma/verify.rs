@@ -1,7 +1,15 @@
 //! `verbs-verify`: every byte, completion and error, on both sides.
 
-use crate::guest::{Program, Section};
-use libtest_mimic::Failed;
+use crate::common::{images, rdma};
+use crate::guest::{OPTIONS, Program, Section};
+use libtest_mimic::{Failed, Trial};
+
+/// What the kernel says of completion queues that overflow and of more queue pairs than there are.
+pub const PROVOKED: &[&str] = &[
+    "CQ error on CQN",
+    "CREATE_QP(0x500) op_mod(0x0) failed, status limits exceeded",
+    "Create QP type 2 failed",
+];
 
 /// Everything, also with the large completion queue entries and without what the provider library does by default.
 pub fn all() -> Vec<Program> {
@@ -43,6 +51,25 @@ fn judge(section: &Section) -> Result<(), Failed> {
         Some((Ok(1..), "0 failed")) if !output.contains("FAILED") => Ok(()),
         _ => Err(output.into()),
     }
+}
+
+/// Where user space's queues are bounced nothing moves, and the program says so: it does not pass whatever happens.
+pub fn trial_of_a_guest_that_cannot() -> Trial {
+    images::trial(
+        "verbs-verify_fails_where_queues_are_bounced".into(),
+        "linux-6.12-debug",
+        |_| {},
+        |image| {
+            let script = "verbs-verify --timeout 50 --size 100 rc.send ud.send-imm";
+            let outcome = rdma::in_guest(image, "swiotlb=force", &OPTIONS, script)?;
+            let lines = outcome.output.lines().filter(|line| line.contains("no completion within 50 ms"));
+            // rc.send, -imm, -inline and -srq and ud.send-imm, by polling and by events.
+            if outcome.status != 1 || lines.count() != 5 {
+                return Err(outcome.to_string().into());
+            }
+            Ok(())
+        },
+    )
 }
 
 pub fn the_judge_tells_good_from_bad() {

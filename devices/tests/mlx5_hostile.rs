@@ -7,7 +7,7 @@ use devices::mlx5::layout::contexts::{cqc, eqc, mkc, qpc};
 use devices::mlx5::{Mlx5, Mlx5Config, PortType};
 use devices::pci::PciDevice;
 use driver_model::mlx5_model::{
-    Driver, EqParam, PAGE, RAM_BASE, RAM_SIZE, SLOTS, command, fill_pages, get, set,
+    Driver, EqParam, PAGE, RAM_BASE, RAM_SIZE, SLOTS, be32, command, fill_pages, get, set,
 };
 
 const BAD_OPERATION: u8 = 0x02;
@@ -276,7 +276,7 @@ fn all_slots_may_be_rung_together() {
     assert_eq!(driver.port.interrupts, [2], "the queue was armed once");
     let mut slots = 0;
     while let Some(event) = driver.next_event(1) {
-        slots |= driver_model::mlx5_model::be32(&event[32..]);
+        slots |= be32(&event[32..]);
     }
     assert_eq!(slots, u32::MAX);
     let pds: Vec<u64> = (0..SLOTS).map(|slot| OBJECT.get(&driver.collect(slot, 16).out)).collect();

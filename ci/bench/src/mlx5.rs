@@ -171,7 +171,7 @@ pub(crate) fn ping_pong(staleline: &Path, rounds: u32) -> Result<Vec<Figure>> {
         for round in 1..=rounds {
             eprintln!("pingpong, {}: round {round} of {rounds}", kind.title);
             let options = format!("{} -s 4096 -n {}", kind.options, kind.iterations);
-            // The server is listening before the client begins; what the client says goes to the terminal of a failure.
+            // The server listens before the client begins. Both say much, with times of the guest's own clock.
             let script = format!(
                 "ip link set lo up; ibv_rc_pingpong {options} >/dev/null & sleep 1; echo workload begins
                 ibv_rc_pingpong {options} localhost >/dev/null && echo workload ends 0; wait"

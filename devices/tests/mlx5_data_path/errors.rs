@@ -1,9 +1,9 @@
 //! Requests that fail: the syndrome at each end, the states that follow, and what is flushed.
 
-use crate::link::{End, Link};
+use crate::link::{AREA, End, Link};
 use driver_model::mlx5_verbs::{
-    AddressVector, Cq, Cqe, LID, Pair, PairSpec, SendRequest, Sge, Verbs, access, opcode, qp_state, syndrome,
-    transport,
+    AddressVector, Connection, Cq, Cqe, LID, Pair, PairSpec, SendRequest, Sge, Verbs, access, opcode,
+    qp_state, syndrome, transport,
 };
 
 const ERROR: u64 = qp_state::ERROR;
@@ -174,7 +174,7 @@ fn what_cannot_be_a_request_is_a_local_operation_error() {
 #[test]
 fn what_follows_an_error_is_flushed() {
     let mut link = Link::new(transport::RC);
-    let bad = link.a.sge(crate::link::AREA, 8);
+    let bad = link.a.sge(AREA, 8);
     let good = link.a.sge(0, 8);
     let receive = link.a.pair.receive(&mut link.verbs, &[good]);
     let requests = [
@@ -236,14 +236,14 @@ fn a_pair_in_error_flushes_what_is_posted_later() {
 #[test]
 fn a_pair_works_again_after_a_reset() {
     let mut link = Link::new(transport::RC);
-    let bad = link.a.sge(crate::link::AREA, 8);
+    let bad = link.a.sge(AREA, 8);
     link.fail(SendRequest::send(&[bad]), syndrome::LOCAL_PROTECTION);
     link.a.pair.reset(&mut link.verbs);
     link.b.pair.reset(&mut link.verbs);
     assert_eq!(link.states(), (qp_state::RESET, qp_state::RESET));
     let (to_a, to_b) = (link.a.pair.qpn, link.b.pair.qpn);
-    link.a.pair.connect(&mut link.verbs, driver_model::mlx5_verbs::Connection::to(to_b));
-    link.b.pair.connect(&mut link.verbs, driver_model::mlx5_verbs::Connection::to(to_a));
+    link.a.pair.connect(&mut link.verbs, Connection::to(to_b));
+    link.b.pair.connect(&mut link.verbs, Connection::to(to_a));
     link.receive(0, 100);
     link.succeed(SendRequest::send(&[]).inline(b"again"));
     assert_eq!(link.b.cq.one(&mut link.verbs).bytes, 5);
@@ -257,7 +257,7 @@ fn an_unreliable_pair_stops_sending_but_receives_on() {
         let to_b = AddressVector { q_key: 0x1111_1111, qpn: link.b.pair.qpn, lid: LID, extended: true };
         let to_a = AddressVector { qpn: link.a.pair.qpn, ..to_b };
         let route = |request: SendRequest, to| if kind == transport::UD { request.to(to) } else { request };
-        let bad = link.a.sge(crate::link::AREA, 8);
+        let bad = link.a.sge(AREA, 8);
         link.fail(route(SendRequest::send(&[bad]), to_b), syndrome::LOCAL_PROTECTION);
         assert_eq!(link.states(), (qp_state::SEND_QUEUE_ERROR, READY));
         link.fail(route(SendRequest::send(&[]), to_b), syndrome::FLUSHED);

@@ -1,6 +1,6 @@
 //! Asynchronous events about queue pairs.
 
-use crate::link::{End, Link};
+use crate::link::{AREA, End, Link};
 use driver_model::mlx5_verbs::{
     ASYNC_VECTOR, AsyncEvent, Connection, SendRequest, Verbs, event, syndrome, transport,
 };
@@ -48,7 +48,7 @@ fn a_responder_learns_why_it_has_failed() {
 #[test]
 fn errors_that_a_completion_reports_raise_no_event() {
     let mut link = Link::new(transport::RC);
-    let bad = link.a.sge(crate::link::AREA, 8);
+    let bad = link.a.sge(AREA, 8);
     link.fail(SendRequest::send(&[bad]), syndrome::LOCAL_PROTECTION);
     assert_eq!(link.verbs.async_events(), []);
 }

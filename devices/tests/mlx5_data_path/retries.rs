@@ -2,7 +2,7 @@
 
 use crate::link::{End, Link};
 use driver_model::mlx5_verbs::{
-    Connection, Cqe, SendRequest, Verbs, opcode, pattern, qp_state, syndrome, transport,
+    Connection, Cq, Cqe, Pair, PairSpec, SendRequest, Verbs, opcode, pattern, qp_state, syndrome, transport,
 };
 
 #[test]
@@ -140,10 +140,10 @@ fn a_destination_that_does_not_answer_ends_the_connection() {
         to(of_others.pair.qpn),
         Connection { lid: 0x77, ..to(unconnected.pair.qpn) },
     ];
-    let mut cq = driver_model::mlx5_verbs::Cq::new(&mut verbs, 4);
+    let mut cq = Cq::new(&mut verbs, 4);
     for (number, connection) in connections.into_iter().enumerate() {
-        let spec = driver_model::mlx5_verbs::PairSpec::new(transport::RC, cq.cqn);
-        let mut pair = driver_model::mlx5_verbs::Pair::new(&mut verbs, spec);
+        let spec = PairSpec::new(transport::RC, cq.cqn);
+        let mut pair = Pair::new(&mut verbs, spec);
         pair.connect(&mut verbs, connection);
         let index = pair.send(&mut verbs, SendRequest::send(&[]));
         let cqe = cq.one(&mut verbs);

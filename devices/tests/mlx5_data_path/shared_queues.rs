@@ -1,8 +1,10 @@
 //! Shared receive queues.
 
+use devices::mlx5::layout::commands::OBJECT;
+use driver_model::mlx5_model::command;
 use driver_model::mlx5_verbs::{
-    AsyncEvent, Connection, Cq, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs, event,
-    opcode, syndrome, transport,
+    AddressVector, AsyncEvent, Connection, Cq, Cqe, LID, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq,
+    SrqKind, Verbs, event, opcode, syndrome, transport,
 };
 
 struct Pool {
@@ -32,7 +34,7 @@ impl Pool {
     }
 
     /// Sends one byte through a pair and takes the completion of its receive.
-    fn send(&mut self, pair: usize, byte: u8) -> driver_model::mlx5_verbs::Cqe {
+    fn send(&mut self, pair: usize, byte: u8) -> Cqe {
         self.pairs[pair].send(&mut self.verbs, SendRequest::send(&[]).inline(&[byte]).unsignalled());
         self.cq.one(&mut self.verbs)
     }
@@ -136,8 +138,8 @@ fn an_error_in_a_shared_receive_belongs_to_the_pair_that_took_it() {
 #[test]
 fn a_pool_in_use_cannot_be_destroyed() {
     let mut pool = pool(1);
-    let mut input = driver_model::mlx5_model::command(0x90e, 0, 16);
-    devices::mlx5::layout::commands::OBJECT.set(&mut input, pool.srq.srqn.into());
+    let mut input = command(0x90e, 0, 16);
+    OBJECT.set(&mut input, pool.srq.srqn.into());
     pool.verbs.driver.fail(&input, 16, 0x09);
     pool.pairs.remove(0).destroy(&mut pool.verbs);
     pool.srq.destroy(&mut pool.verbs);
@@ -153,12 +155,7 @@ fn a_datagram_pair_may_use_a_pool() {
     let mut pair = Pair::new(&mut pool.verbs, spec);
     pair.connect(&mut pool.verbs, Connection::to(0));
     let index = pool.post(0);
-    let vector = driver_model::mlx5_verbs::AddressVector {
-        q_key: 0x1111_1111,
-        qpn: pair.qpn,
-        lid: driver_model::mlx5_verbs::LID,
-        extended: true,
-    };
+    let vector = AddressVector { q_key: 0x1111_1111, qpn: pair.qpn, lid: LID, extended: true };
     pair.send(&mut pool.verbs, SendRequest::send(&[]).to(vector).inline(b"x").unsignalled());
     let cqe = pool.cq.one(&mut pool.verbs);
     assert_eq!((cqe.bytes, cqe.wqe_counter), (41, index));

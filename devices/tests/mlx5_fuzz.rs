@@ -262,6 +262,15 @@ fn hostile_programs_stay_in_their_bounds() {
 }
 
 #[test]
+fn a_long_siege_does_not_make_the_device_grow() {
+    let size = |input: &[u8]| format!("{:?}", fuzz::run(input).driver.device).len();
+    let mut random = Random(5);
+    let input: Vec<u8> = (0..200_000).map(|_| random.next() as u8).collect();
+    let (first, last) = (size(&input[..2000]), size(&input));
+    assert!(last < first + first / 2, "{first} characters describe the device at first, {last} in the end");
+}
+
+#[test]
 fn seeds_of_the_fuzzer_are_harmless() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds");
     let mut played = 0;

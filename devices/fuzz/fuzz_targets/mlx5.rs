@@ -7,4 +7,6 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| driver_model::mlx5_verbs::fuzz::run(data));
+fuzz_target!(|data: &[u8]| {
+    driver_model::mlx5_verbs::fuzz::run(data);
+});

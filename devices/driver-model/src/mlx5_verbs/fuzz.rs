@@ -8,16 +8,15 @@ use super::{
     AddressVector, Connection, Cq, LID, Pair, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs,
 };
 use super::{access, transport};
-use crate::mlx5_model::{PAGE, command};
+use crate::mlx5_model::{Driver, PAGE, command};
 use crate::mock_port::{Transaction, TransactionKind};
+use devices::mlx5::Mlx5Config;
 use devices::mlx5::layout::commands::OBJECT;
 use devices::mlx5::peer::protocol::{self as peer, order};
 use std::ops::Range;
 
 /// Memory transactions of one register access or event.
 const MAX_TRANSACTIONS: usize = 100_000;
-/// Actions of one input.
-const MAX_ACTIONS: usize = 200;
 const AREA: u64 = 64 << 10;
 
 /// An input that is being read; zeros follow its end.
@@ -59,22 +58,20 @@ struct World {
     may_write: Vec<Range<u64>>,
 }
 
-/// Plays an input.
+/// Plays an input; returns the device and its driver as they are in the end.
 ///
 /// # Panics
 /// If the device does what it must not.
-pub fn run(input: &[u8]) {
+pub fn run(input: &[u8]) -> Verbs {
     let mut source = Source(input);
-    let mut world = World::new();
-    for _ in 0..MAX_ACTIONS {
-        if source.0.is_empty() {
-            break;
-        }
+    let mut world = World::new(Driver::new(Mlx5Config::default()));
+    while !source.0.is_empty() {
         world.act(&mut source);
         world.check();
     }
     world.pass_time(64);
     world.others_work();
+    world.verbs
 }
 
 /// The pair that is connected to the remote peer; the others are connected to themselves.
@@ -86,8 +83,9 @@ fn connection(number: usize, qpn: u32) -> Connection {
 }
 
 impl World {
-    fn new() -> Self {
-        let mut verbs = Verbs::open();
+    /// A program on a device in the state after power-on.
+    fn new(driver: Driver) -> Self {
+        let mut verbs = Verbs::attach(driver);
         let cqs: Vec<Cq> = [2, 7].map(|log_size| Cq::new(&mut verbs, log_size)).into();
         let srq = Srq::new(&mut verbs, SrqKind::Pool, 4, 6);
         let at = verbs.memory(AREA);
@@ -336,15 +334,23 @@ impl World {
         let _ = self.verbs.driver.execute(&input, 4112);
     }
 
-    /// Connects a pair anew, if it exists still.
+    /// Connects a pair anew; if it does not exist any more, the driver is unbound and bound again.
     fn revive(&mut self, number: usize) {
+        const RESET_QP: u16 = 0x50a;
+        const TEARDOWN_HCA: u16 = 0x103;
+        const DISABLE_HCA: u16 = 0x105;
         let pair = &mut self.pairs[number];
-        let mut input = command(0x50a, 0, 16);
+        let mut input = command(RESET_QP, 0, 16);
         OBJECT.set(&mut input, pair.qpn.into());
         if self.verbs.driver.execute(&input, 16).status() == 0 {
             pair.reset(&mut self.verbs);
             let to = connection(number, pair.qpn);
             pair.connect(&mut self.verbs, to);
+        } else {
+            let driver = &mut self.verbs.driver;
+            driver.succeed(&command(TEARDOWN_HCA, 0, 16), 16);
+            driver.succeed(&command(DISABLE_HCA, 0, 16), 16);
+            *self = Self::new(Driver::attach(driver.device.clone()));
         }
     }
 

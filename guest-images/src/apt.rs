@@ -69,9 +69,10 @@ impl<'a> Apt<'a> {
         })
     }
 
+    /// `apt-get download` passes over what lies in the folder that it runs in, so that is not the user's.
     fn command(&self, program: &str) -> Command {
         let mut command = self.runner.command(program);
-        command.env("APT_CONFIG", self.folder.join("apt.conf"));
+        command.env("APT_CONFIG", self.folder.join("apt.conf")).current_dir(&self.folder);
         command
     }
 

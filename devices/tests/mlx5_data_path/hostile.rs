@@ -8,8 +8,8 @@ use driver_model::mlx5_verbs::{
     pattern, qp_state, syndrome, transport,
 };
 
-/// Memory transactions that one event or register write may cause: a turn of the device, generously.
-const MAX_TRANSACTIONS: usize = 200_000;
+/// Memory transactions that one event or register write may cause: a turn of the device that moves 256 KiB, byte by byte.
+const MAX_TRANSACTIONS: usize = 300_000;
 
 /// Lets the device come to rest, counting what each event moves.
 fn settle_in_turns(verbs: &mut Verbs) {
@@ -180,6 +180,23 @@ fn towers_of_keyed_lists_are_bounded() {
     link.a.pair.send(&mut link.verbs, SendRequest::write(0, key, &[element]));
     settle_in_turns(&mut link.verbs);
     assert!(link.a.cq.poll(&mut link.verbs).is_some());
+}
+
+#[test]
+fn keys_of_single_bytes_are_slow_and_no_worse() {
+    let mut link = Link::new(transport::RC);
+    let count = 60_000u64;
+    // Every byte of the message is a transaction of its own, in the reverse order.
+    let list: Vec<_> = (0..count).rev().map(|byte| (1, link.b.key, link.b.at + byte)).collect();
+    let key = link.verbs.keyed_key(0, &list, access::ALL);
+    let mut data = link.fill(1, count as usize);
+    let element = link.a.sge(0, count as u32);
+    let requests = vec![SendRequest::write(0, key, &[element]); 10];
+    link.a.pair.post(&mut link.verbs, &requests);
+    settle_in_turns(&mut link.verbs);
+    assert_eq!(link.a.cq.drain(&mut link.verbs).iter().filter(|cqe| !cqe.is_error()).count(), 10);
+    data.reverse();
+    assert!(link.at_b(0, count as usize) == data);
 }
 
 #[test]

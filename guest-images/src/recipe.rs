@@ -39,6 +39,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("peer-walk/ring.c", include_str!("../programs/peer-walk/ring.c")),
     ("rdma-peer.h", include_str!("../programs/rdma-peer.h")),
     ("regtwice.c", include_str!("../programs/regtwice.c")),
+    ("verbs-verify/checks.c", include_str!("../programs/verbs-verify/checks.c")),
     ("verbs-verify/completion.c", include_str!("../programs/verbs-verify/completion.c")),
     ("verbs-verify/events.c", include_str!("../programs/verbs-verify/events.c")),
     ("verbs-verify/extensions.c", include_str!("../programs/verbs-verify/extensions.c")),

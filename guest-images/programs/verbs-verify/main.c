@@ -32,7 +32,7 @@ static const char usage[] =
 struct options options = { .seed = 1, .patience = 2000 };
 
 static const struct test *const groups[] = {
-	transfer_tests, mixed_tests, fault_tests, loss_tests, event_tests, object_tests,
+	check_tests, transfer_tests, mixed_tests, fault_tests, loss_tests, event_tests, object_tests,
 	extension_tests,
 };
 

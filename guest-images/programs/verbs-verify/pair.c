@@ -20,14 +20,15 @@
 
 void device_open(struct device *device)
 {
-	int count;
-	struct ibv_device **list = made(ibv_get_device_list(&count));
+	int count = 0;
+	struct ibv_device **list = ibv_get_device_list(&count);
 	int chosen = 0;
 
+	check(list && count > 0, "there is no RDMA device: errno %d", list ? 0 : errno);
 	if (options.device)
 		while (chosen < count && strcmp(ibv_get_device_name(list[chosen]), options.device))
 			chosen++;
-	check(chosen < count, "there is no RDMA device %s", options.device ? options.device : "");
+	check(chosen < count, "there is no RDMA device %s", options.device);
 	device->context = made(ibv_open_device(list[chosen]));
 	ibv_free_device_list(list);
 	must(ibv_query_device(device->context, &device->attr));

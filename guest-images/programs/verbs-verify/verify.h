@@ -300,6 +300,7 @@ struct test {
 	const void *detail;
 };
 
+extern const struct test check_tests[];
 extern const struct test transfer_tests[];
 extern const struct test mixed_tests[];
 extern const struct test fault_tests[];

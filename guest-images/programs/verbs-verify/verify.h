@@ -193,7 +193,7 @@ void pair_create(struct pair *pair, struct device *device, const struct plan *pl
 void pair_connect(struct pair *pair);
 void pair_destroy(struct pair *pair);
 
-/* The queue pair of the other end to which the sender of `end` is connected, and the reverse. */
+/* Single transitions; `other` is the number of the queue pair that it is connected to. */
 void qp_to_init(const struct pair *pair, struct ibv_qp *qp);
 void qp_to_rtr(const struct pair *pair, struct ibv_qp *qp, uint32_t other);
 void qp_to_rts(const struct pair *pair, struct ibv_qp *qp);

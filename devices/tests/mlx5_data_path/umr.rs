@@ -241,6 +241,31 @@ fn a_keyed_list_can_be_registered_too() {
 }
 
 #[test]
+fn changes_of_a_long_keyed_list_are_spread_over_turns() {
+    const OCTWORDS: u16 = 1 << 14;
+    const CHANGES: usize = 30;
+    let mut link = Link::new(transport::RC);
+    let key = link.verbs.free_key(true, OCTWORDS.into());
+    let octwords = OCTWORDS.into();
+    let wanted = Wanted { keyed: true, octwords, ..wanted(&link, key as u8, 0, 30) };
+    let pointer = link.a.sge(0, 16 * u32::from(OCTWORDS));
+    link.succeed(register(key, wanted, FAIL_IF_NOT_FREE, &pointer.encode(), OCTWORDS));
+    let nothing = || {
+        let body = [control(0, 0, 0), wanted.segment()].concat();
+        SendRequest::new(UMR).word(key).segments(&body)
+    };
+    let requests: Vec<_> = (0..CHANGES).map(|_| nothing()).collect();
+    link.a.pair.post(&mut link.verbs, &requests);
+    let mut turns = 0;
+    while link.verbs.driver.deliver_event() {
+        turns += 1;
+    }
+    let done = link.a.cq.drain(&mut link.verbs);
+    assert_eq!(done.iter().filter(|cqe| !cqe.is_error()).count(), CHANGES);
+    assert!(turns >= CHANGES / 2, "{turns} turns");
+}
+
+#[test]
 fn registrations_cannot_outgrow_the_key_or_hit_what_is_not_theirs() {
     for number in 0..6 {
         let mut link = Link::new(transport::RC);

@@ -160,6 +160,8 @@ impl Hca {
             mkey.set_translations(first, &entries).map_err(|failure| bind(failure.reason))?;
         }
         mkey.set_context(context).map_err(|failure| bind(failure.reason))?;
+        // The lengths of a keyed list have been added up anew, however little of it is new.
+        budget.spend_bytes(8 * mkey.ends.len() as u64);
         self.mkeys.renew(key >> 8);
         Ok(())
     }

@@ -221,7 +221,9 @@ impl Hca {
             Posted::Failed => HEALTH_EQ_IN_ERROR,
         };
         if !was_in_error {
-            log::warn!("mlx5: event queue {eqn} is in error (health syndrome {syndrome:#x})");
+            self.note_queue_failure(format_args!(
+                "event queue {eqn} is in error (health syndrome {syndrome:#x})"
+            ));
             self.health_syndrome = syndrome;
         }
     }

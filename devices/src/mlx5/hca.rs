@@ -18,6 +18,7 @@ use super::table::ObjectTable;
 use super::uar;
 use super::vport;
 use std::collections::BTreeSet;
+use std::fmt;
 
 /// How far the driver has brought the device up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +33,8 @@ pub enum Phase {
 
 /// Unknown opcodes that are remembered, so that each is logged once.
 const MAX_NOTED_OPCODES: usize = 64;
+/// Failures of queues that are logged as warnings.
+const MAX_NOTED_FAILURES: u32 = 16;
 
 /// Numbers of queue pairs below this are reserved for special queue pairs.
 const FIRST_QPN: u32 = 16;
@@ -95,6 +98,7 @@ pub struct Hca {
     /// Where bytes stay between two transactions; it holds nothing between two calls.
     pub buffer: Vec<u8>,
     noted_opcodes: BTreeSet<u16>,
+    noted_failures: u32,
 }
 
 impl Hca {
@@ -122,13 +126,15 @@ impl Hca {
             schedule: Schedule::default(),
             buffer: Vec::new(),
             noted_opcodes: BTreeSet::new(),
+            noted_failures: 0,
         }
     }
 
     /// Drops all objects and settings, and stays in `phase`. What has been logged stays known.
     pub fn restart(&mut self, phase: Phase) {
         let noted_opcodes = std::mem::take(&mut self.noted_opcodes);
-        *self = Self { phase, noted_opcodes, ..Self::new(self.config) };
+        let noted_failures = self.noted_failures;
+        *self = Self { phase, noted_opcodes, noted_failures, ..Self::new(self.config) };
     }
 
     /// How many objects of each kind exist.
@@ -144,6 +150,14 @@ impl Hca {
             qps: self.qps.len(),
             srqs: self.srqs.len(),
         }
+    }
+
+    /// Logs the failure of a queue: loudly as long as there are few, since a guest can have queues fail without end.
+    pub fn note_queue_failure(&mut self, failure: fmt::Arguments<'_>) {
+        let level =
+            if self.noted_failures < MAX_NOTED_FAILURES { log::Level::Warn } else { log::Level::Debug };
+        self.noted_failures = self.noted_failures.saturating_add(1);
+        log::log!(level, "mlx5: {failure}");
     }
 
     /// Logs an unknown opcode the first time it is seen.

@@ -138,7 +138,9 @@ impl Hca {
             }
             Posted::Failed { syndrome, first } => {
                 if first {
-                    log::warn!("mlx5: completion queue {cqn} has failed (syndrome {syndrome})");
+                    self.note_queue_failure(format_args!(
+                        "completion queue {cqn} has failed (syndrome {syndrome})"
+                    ));
                     self.report(Event::completion_queue_error(cqn, syndrome), port);
                 }
                 self.fail_catastrophically(completion.qpn, port);

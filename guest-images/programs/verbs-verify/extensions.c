@@ -226,11 +226,11 @@ static void run_multicast(const struct test *test)
 }
 
 const struct test extension_tests[] = {
-	{ .name = "window/bound-again", .run = run_window, .variant = REBOUND },
-	{ .name = "window/invalidated", .run = run_window, .variant = INVALIDATED },
-	{ .name = "window/invalidated-by-peer", .run = run_window, .variant = INVALIDATED_BY_PEER },
-	{ .name = "window/deallocated", .run = run_window, .variant = DEALLOCATED },
-	{ .name = "window/overrun", .run = run_window, .variant = OVERRUN },
+	{ .name = "window.bound-again", .run = run_window, .variant = REBOUND },
+	{ .name = "window.invalidated", .run = run_window, .variant = INVALIDATED },
+	{ .name = "window.invalidated-by-peer", .run = run_window, .variant = INVALIDATED_BY_PEER },
+	{ .name = "window.deallocated", .run = run_window, .variant = DEALLOCATED },
+	{ .name = "window.overrun", .run = run_window, .variant = OVERRUN },
 	{ .name = "multicast", .run = run_multicast },
 	{ .name = NULL },
 };

@@ -19,7 +19,7 @@ pub fn all() -> Vec<Program> {
         verify("", "--transport ud"),
         verify("", "--transport xrc"),
         verify("", "--errors"),
-        verify("", "check. event. object."),
+        verify("", "check. event. object. window. multicast"),
         verify("", "--seed 2 rc.mixed uc.mixed ud.mixed xrc.mixed"),
         verify("MLX5_CQE_SIZE=128", "--polling rc. ud.mixed fault."),
         verify("MLX5_SCATTER_TO_CQE=0", "--polling rc.mixed ud.mixed xrc.mixed"),
@@ -33,7 +33,7 @@ pub fn few() -> Vec<Program> {
         verify("", "--polling --size 1 --size 4097 --size 1048576 rc. uc. ud. xrc."),
         verify("", "--events rc.mixed ud.mixed"),
         verify("", "--errors"),
-        verify("", "check. event. object.query object.busy object.destroy object.reg"),
+        verify("", "check. event. object.query object.busy object.destroy object.reg window. multicast"),
     ]
 }
 

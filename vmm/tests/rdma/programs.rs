@@ -129,16 +129,18 @@ fn asyncwatch() -> Program {
     Program { name: "ibv_asyncwatch".into(), script: script.into(), judge }
 }
 
-/// A server in the background, and a client once it listens; their outputs, server's first, and their statuses.
+/// A server in the background, and a client once it listens; their outputs, server's first, and their statuses. The
+/// driver must not have logged a command that the device refused.
 fn pair(program: &str, arguments: &str) -> String {
     format!(
-        "{program} {arguments} > /tmp/server 2>&1 & server=$!
+        "dmesg -c > /dev/null
+         {program} {arguments} > /tmp/server 2>&1 & server=$!
          while ! grep -q \"{LISTENER}\" /proc/net/tcp && kill -0 $server 2> /dev/null; do sleep 0.01; done
          {program} {arguments} 127.0.0.1 > /tmp/client 2>&1; client=$?
          test $client = 0 || kill $server 2> /dev/null
          wait $server; server=$?
          cat /tmp/server; echo; cat /tmp/client
-         test $server = 0 && test $client = 0"
+         test $server = 0 && test $client = 0 && ! dmesg | grep \"failed, status\""
     )
 }
 

@@ -233,6 +233,24 @@ fn a_cyclic_mailbox_chain_ends_at_once() {
 }
 
 #[test]
+fn an_input_may_hold_a_key_of_four_gibibytes_and_no_more() {
+    const LONGEST: u32 = 272 + 8 * (1 << 20);
+    const BLOCK_NUMBER: u8 = 0x03;
+    const INPUT_LENGTH: u8 = 0x07;
+    for (len, delivery) in [(LONGEST, BLOCK_NUMBER), (LONGEST + 1, INPUT_LENGTH)] {
+        let mut driver = ready();
+        driver.post(0, &command(0x200, 0, 528), 16);
+        driver.port.bytes_mut(RAM_BASE + 4, 4).copy_from_slice(&len.to_be_bytes());
+        // A chain that closes on itself tells whether it is walked at all.
+        let pointer = driver.port.bytes(RAM_BASE + 8, 8).to_vec();
+        let first = u64::from_be_bytes(pointer.try_into().unwrap());
+        driver.port.bytes_mut(first + 560, 8).copy_from_slice(&first.to_be_bytes());
+        driver.ring(1);
+        assert_eq!(driver.collect(0, 16).delivery, delivery, "{len} bytes");
+    }
+}
+
+#[test]
 fn a_command_queue_that_is_nowhere_does_nothing() {
     for address in [0, RAM_BASE + RAM_SIZE, !0xfff] {
         let mut driver = ready();

@@ -28,8 +28,8 @@ const BLOCK_ALIGN: u64 = 512;
 const TRANSPORT_PCI: u8 = 7;
 const OWNED_BY_HARDWARE: u8 = 1;
 
-/// Longest input: a memory key of 2^18 pages.
-const MAX_INPUT: usize = 272 + 8 * (1 << 18);
+/// Longest input: a memory key of 2^20 pages, which is 4 GiB in small ones.
+const MAX_INPUT: usize = 272 + 8 * (1 << 20);
 const MIN_INPUT: usize = 16;
 const MAX_OUTPUT: usize = 64 << 10;
 const MIN_OUTPUT: usize = 8;

@@ -1,7 +1,6 @@
 //! How a queue pair fails, and how what it still holds is given back.
 
-use super::completion::{Completion, Outcome, Source, Syndrome};
-use super::receive::Receive;
+use super::completion::Syndrome;
 use super::responder::Landing;
 use super::schedule::{Budget, Progress, Task};
 use crate::bus::Nanos;
@@ -53,7 +52,7 @@ impl Hca {
         if let Some(receive) = receive {
             qp.next_look = FIRST_LOOK;
             budget.spend_request();
-            self.flush_receive(qpn, &receive, port);
+            self.complete(receive.cqn, &receive.failed(qpn, Syndrome::Flushed), port);
             return Progress::More;
         }
         if qp.srq.is_some() && !std::mem::replace(&mut qp.last_reported, true) {
@@ -66,18 +65,5 @@ impl Hca {
         let look = qp.next_look;
         qp.next_look = look.saturating_mul(2).min(LAST_LOOK);
         Progress::Until(port.now().saturating_add(look))
-    }
-
-    fn flush_receive(&mut self, qpn: u32, receive: &Receive, port: &mut dyn Port) {
-        let completion = Completion {
-            outcome: Outcome::ResponderError(Syndrome::Flushed),
-            qpn,
-            user_index: receive.user_index,
-            counter: receive.counter,
-            byte_count: 0,
-            source: Source::default(),
-            solicited: false,
-        };
-        self.complete(receive.cqn, &completion, port);
     }
 }

@@ -1,5 +1,6 @@
 //! Receive requests: taken off a queue pair's own receive queue or a shared one when a message arrives.
 
+use super::completion::{Completion, Outcome, Source, Syndrome};
 use super::schedule::Progress;
 use super::wqe::Segment;
 use crate::mlx5::eq::{Event, EventType};
@@ -29,6 +30,19 @@ impl Receive {
     /// Bytes that it has room for.
     pub fn room(&self) -> u64 {
         self.segments.iter().map(|segment| u64::from(segment.len)).sum()
+    }
+
+    /// What is reported when queue pair `qpn` cannot use it.
+    pub fn failed(&self, qpn: u32, syndrome: Syndrome) -> Completion {
+        Completion {
+            outcome: Outcome::ResponderError(syndrome),
+            qpn,
+            user_index: self.user_index,
+            counter: self.counter,
+            byte_count: 0,
+            source: Source::default(),
+            solicited: false,
+        }
     }
 }
 

@@ -288,17 +288,8 @@ impl Hca {
 
     /// A receive request that does not fit its message, or names memory that it must not.
     fn fail_receive(&mut self, qpn: u32, receive: &Receive, syndrome: Syndrome, port: &mut dyn Port) -> Nak {
-        let completion = Completion {
-            outcome: Outcome::ResponderError(syndrome),
-            qpn,
-            user_index: receive.user_index,
-            counter: receive.counter,
-            byte_count: 0,
-            source: Source::default(),
-            solicited: false,
-        };
         self.fail_queue_pair(qpn);
-        self.complete(receive.cqn, &completion, port);
+        self.complete(receive.cqn, &receive.failed(qpn, syndrome), port);
         if syndrome == Syndrome::LocalLength { Nak::InvalidRequest } else { Nak::RemoteOperation }
     }
 }

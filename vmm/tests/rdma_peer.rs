@@ -11,8 +11,10 @@ const PATIENCE: &str = "600";
 /// The bounced case: every mapping of user memory is a copy.
 const BOUNCED: &[&str] = &["--cmdline", "console=ttyS0 loglevel=8 panic=-1 swiotlb=force"];
 
-/// Runs a script in a guest with `device`.
+/// Runs a script in a guest with `device`. The image is built before, so that nothing is told of that.
 fn guest(image: &str, device: &str, options: &[&str], script: &str) -> Ran {
+    let store = guest_images::Store::open(None).expect("an image cache");
+    store.ensure(image, guest_images::progress::for_stderr().as_ref()).expect("the image");
     let mut arguments = vec!["run", "--kernel", image, "--device", device, "--timeout", PATIENCE];
     arguments.extend(options);
     arguments.extend(["--", "sh", "-c", script]);

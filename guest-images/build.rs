@@ -1,5 +1,5 @@
 //! Compiles the guest's init with the host's C compiler. It is freestanding, so no guest library is needed and
-//! `command_archive` works for any initramfs, without an image cache.
+//! `work_archive` works for any initramfs, without an image cache.
 
 use std::path::PathBuf;
 use std::process::Command;

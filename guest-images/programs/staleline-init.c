@@ -1,8 +1,9 @@
 /*
  * PID 1 of every guest (rdinit=/staleline/init): mounts the kernel's file systems, loads the modules named in
- * /staleline/modules, brings the loopback interface up, then runs either the command in /staleline/command
- * (NUL-terminated arguments), its output framed on /dev/ttyS1 as channel.h says, or an interactive shell on
- * the console. Whatever happens it ends by powering the machine off: PID 1 never exits, which would panic.
+ * /staleline/modules, brings the loopback interface up and says that it is ready. With a file /staleline/work it
+ * then waits for a command on the channel (channel.h, on /dev/ttyS1), so that everything up to here is the same
+ * whatever is to be run, and runs it with its output framed on the channel; without that file it runs an
+ * interactive shell on the console. Whatever happens it ends by powering the machine off: PID 1 never exits, which would panic.
  */
 #include <asm/ioctls.h>
 #include <asm/termbits.h>
@@ -253,6 +254,76 @@ static void say_ready(void)
 	send_frame(CHANNEL_READY, "", 0);
 }
 
+/* Reads `size` bytes of the channel; false if it ends or fails. */
+static int receive(void *data, size_t size)
+{
+	char *at = data;
+
+	while (size) {
+		long done = sys(__NR_read, channel, at, size);
+
+		if (done == -EINTR)
+			continue;
+		if (done <= 0)
+			return 0;
+		at += done;
+		size -= (size_t)done;
+	}
+	return 1;
+}
+
+/* Waits for a frame, skipping what is not part of one; returns its type and fills in `length`, or returns 0. */
+static uint8_t receive_header(size_t *length)
+{
+	uint8_t header[5];
+
+	do {
+		if (!receive(header, 1))
+			return 0;
+	} while (header[0] != CHANNEL_MAGIC);
+	if (!receive(header + 1, sizeof(header) - 1))
+		return 0;
+	*length = header[2] | (size_t)header[3] << 8;
+	if (header[4] != (uint8_t)(0xff ^ header[1] ^ header[2] ^ header[3]) || *length > CHANNEL_MAX_PAYLOAD)
+		return 0;
+	return header[1];
+}
+
+/* Waits for the command on the channel; returns how many arguments it has, 0 if nothing can be run. */
+static int take_work(char **argv)
+{
+	static char text[MAX_LIST];
+	size_t used = 0, length;
+	int arguments = 0;
+	uint8_t type;
+
+	while ((type = receive_header(&length)) == CHANNEL_ARGUMENTS) {
+		if (length > sizeof(text) - 1 - used) {
+			report("the command is too long", NULL, 0, 1);
+			return 0;
+		}
+		if (!receive(text + used, length))
+			break;
+		used += length;
+	}
+	if (type != CHANNEL_RUN) {
+		report("no sound request on the channel", NULL, 0, 1);
+		return 0;
+	}
+	for (size_t at = 0; at < used; at++) {
+		if (arguments == MAX_ARGUMENTS) {
+			report("the command has too many arguments", NULL, 0, 1);
+			return 0;
+		}
+		argv[arguments++] = text + at;
+		while (at < used && text[at])
+			at++;
+	}
+	if (arguments == 0)
+		report("the command is empty", NULL, 0, 1);
+	return arguments;
+}
+
 /* execve along PATH; returns the error that a shell would report. */
 static long execute(char *const *argv)
 {
@@ -412,9 +483,7 @@ static void run_shell(void)
 
 __attribute__((used, noreturn)) static void start(void)
 {
-	static char command[MAX_LIST];
 	static char *argv[MAX_ARGUMENTS + 1];
-	int arguments = 0;
 
 	use_as_console("/dev/console");
 	mount_all();
@@ -424,20 +493,15 @@ __attribute__((used, noreturn)) static void start(void)
 	load_modules();
 	raise_loopback();
 
-	long size = read_file("/staleline/command", command, sizeof(command));
-	for (long at = 0; at < size && arguments < MAX_ARGUMENTS; at++) {
-		argv[arguments++] = command + at;
-		while (at < size && command[at])
-			at++;
-	}
-	if (arguments == 0) {
+	if (sys(__NR_access, "/staleline/work", 0) < 0) {
 		say_ready();
 		run_shell();
 	} else if (channel < 0) {
-		report("no /dev/ttyS1 (second serial port): cannot deliver the output of", argv[0], 0, 1);
+		report("no /dev/ttyS1 (second serial port): cannot be told what to run", NULL, 0, 0);
 	} else {
 		say_ready();
-		run_command(argv);
+		if (take_work(argv))
+			run_command(argv);
 	}
 	power_off();
 }

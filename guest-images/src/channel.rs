@@ -1,14 +1,19 @@
-//! Decoder of the channel on the guest's second serial port: what a command printed and how it ended.
+//! The channel on the guest's second serial port: what the guest is to run; what that printed and how it ended.
 //! The format is described in `programs/channel.h`.
 
 const MAGIC: u8 = 0xa7;
 const HEADER: usize = 5;
 const MAX_PAYLOAD: usize = 4096;
+/// Bytes of arguments in one frame of a request: with its header less than a terminal holds (4095 bytes).
+const MAX_REQUEST: usize = 4000;
+
+const ARGUMENTS: u8 = 7;
+const RUN: u8 = 8;
 
 /// What the guest's init reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// User space is up; the command or shell starts now.
+    /// User space is up: the guest waits for its work, or starts the shell.
     Ready,
     Stdout(Vec<u8>),
     Stderr(Vec<u8>),
@@ -70,6 +75,26 @@ impl Decoder {
     }
 }
 
+/// The frames that have the guest run a command, in order. Each is to be sent when the guest has taken the one before: its
+/// terminal holds no more than one. Arguments cannot contain NUL: what follows one is dropped.
+pub fn request(argv: &[String]) -> Vec<Vec<u8>> {
+    let mut arguments = Vec::new();
+    for argument in argv {
+        arguments.extend(argument.bytes().take_while(|byte| *byte != 0));
+        arguments.push(0);
+    }
+    let parts = arguments.chunks(MAX_REQUEST).map(|part| frame(ARGUMENTS, part));
+    parts.chain([frame(RUN, b"")]).collect()
+}
+
+/// `payload` has at most [`MAX_PAYLOAD`] bytes.
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let [low, high] = (payload.len() as u16).to_le_bytes();
+    let mut bytes = vec![MAGIC, kind, low, high, 0xff ^ kind ^ low ^ high];
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
 fn header(bytes: &[u8]) -> Header {
     match *bytes {
         [] => Header::Incomplete,
@@ -109,13 +134,6 @@ fn event(kind: u8, payload: &[u8]) -> Option<Event> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
-        let [low, high] = (payload.len() as u16).to_le_bytes();
-        let mut bytes = vec![MAGIC, kind, low, high, 0xff ^ kind ^ low ^ high];
-        bytes.extend_from_slice(payload);
-        bytes
-    }
 
     fn decode(bytes: &[u8], portion: usize) -> (Vec<Event>, u64) {
         let mut decoder = Decoder::new();
@@ -189,6 +207,18 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_terminated_arguments_in_parts() {
+        assert_eq!(request(&[]), [frame(RUN, b"")]);
+        let short = request(&["echo".into(), String::new(), "a b".into(), "c\0d".into()]);
+        assert_eq!(short, [frame(ARGUMENTS, b"echo\0\0a b\0c\0"), frame(RUN, b"")]);
+        let long = request(&["x".repeat(2 * MAX_REQUEST)]);
+        assert_eq!(long.len(), 4);
+        assert!(long.iter().all(|frame| frame.len() < 4096), "more than a terminal holds");
+        let arguments: Vec<u8> = long.iter().flat_map(|frame| frame[HEADER..].to_vec()).collect();
+        assert_eq!(arguments, [vec![b'x'; 2 * MAX_REQUEST], vec![0]].concat());
+    }
+
+    #[test]
     fn the_c_header_has_the_same_numbers() {
         let text = include_str!("../programs/channel.h");
         for (name, value) in [
@@ -200,6 +230,8 @@ mod tests {
             ("EXIT", "4"),
             ("SIGNAL", "5"),
             ("ERROR", "6"),
+            ("ARGUMENTS", "7"),
+            ("RUN", "8"),
         ] {
             assert!(text.contains(&format!("#define CHANNEL_{name} {value}\n")), "{name}");
         }

@@ -1,4 +1,4 @@
-//! Archives to append to any initramfs: our init with one command's arguments, and files of the host.
+//! Archives to append to any initramfs: our init, and files of the host.
 
 use crate::cpio::Archive;
 use crate::error::{Result, at};
@@ -14,22 +14,14 @@ pub fn init_binary() -> &'static [u8] {
     INIT
 }
 
-/// An uncompressed newc archive to append to an initramfs: `/staleline/init` and, unless `argv` is empty,
-/// `/staleline/command`. Boot with `rdinit=/staleline/init`.
+/// An uncompressed newc archive to append to an initramfs: `/staleline/init`, and `/staleline/work`, which has it wait for
+/// a command ([`crate::channel::request`]) instead of starting a shell. Boot with `rdinit=/staleline/init`.
 ///
-/// The init runs the command with its output framed on `/dev/ttyS1` ([`crate::channel`]), or without a command an
-/// interactive shell on the console. Arguments cannot contain NUL: what follows one is dropped.
-pub fn command_archive(argv: &[String]) -> Vec<u8> {
+/// The command is not part of it: a guest boots alike whatever it is to run.
+pub fn work_archive() -> Vec<u8> {
     let mut archive = Archive::default();
     archive.file("staleline/init", 0o755, INIT);
-    if !argv.is_empty() {
-        let mut command = Vec::new();
-        for argument in argv {
-            command.extend(argument.bytes().take_while(|byte| *byte != 0));
-            command.push(0);
-        }
-        archive.file("staleline/command", 0o644, &command);
-    }
+    archive.file("staleline/work", 0o644, b"");
     archive.finish()
 }
 
@@ -93,21 +85,18 @@ mod tests {
     }
 
     #[test]
-    fn the_archive_holds_init_and_terminated_arguments() {
-        let archive = command_archive(&["echo".into(), String::new(), "a b".into()]);
+    fn the_work_archive_holds_init_and_its_mark() {
+        let archive = work_archive();
         // The name as an entry's, right after the header's last field.
-        let entry = b"00000000staleline/command\0";
-        let after = find(&archive, entry).unwrap();
-        assert!(find(after, b"echo\0\0a b\0").is_some());
+        assert!(find(&archive, b"00000000staleline/work\0").is_some());
         assert!(find(&archive, INIT).is_some());
-        assert!(find(&command_archive(&[]), entry).is_none());
     }
 
     #[test]
     fn init_is_a_static_x86_64_program() {
         assert_eq!(&INIT[..4], b"\x7fELF");
         assert_eq!(INIT[18], 62, "EM_X86_64");
-        assert!(find(INIT, b"/staleline/command\0").is_some());
+        assert!(find(INIT, b"/staleline/work\0").is_some());
         assert!(find(INIT, b"ld-linux").is_none());
     }
 

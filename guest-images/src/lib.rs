@@ -1,8 +1,8 @@
 //! Guest images: kernels, initramfs and guest programs, built from recipes (data) into a cache outside the checkout.
 //!
 //! [`Store`] is the entry: it lists recipes, answers where a built image lies and builds an absent one, without root,
-//! from the Debian mirror that the machine's own apt configuration names. [`command_archive`] is the small archive that
-//! the VMM appends to any initramfs to run one command, and [`channel`] decodes what that command sends back.
+//! from the Debian mirror that the machine's own apt configuration names. [`work_archive`] is the small archive that
+//! the VMM appends to any initramfs to have it run a command, which goes there by the [`channel`] as does what it prints.
 
 mod apt;
 pub mod bare_metal;
@@ -28,7 +28,7 @@ mod sources_list;
 mod store;
 mod tools;
 
-pub use command::{append_archive, command_archive, file_archive, files_archive, init_binary};
+pub use command::{append_archive, file_archive, files_archive, init_binary, work_archive};
 pub use error::{Error, Result};
 pub use host::Host;
 pub use image::{Image, Manifest, PackageVersion};

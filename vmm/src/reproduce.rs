@@ -6,7 +6,7 @@ use crate::host::{Host, HostOptions};
 use crate::machine::MachineConfig;
 use crate::quantity::parse_size;
 use crate::repro::{Ended, Evidence, Reproduction};
-use crate::session::{Cause, Output, Session, SessionConfig};
+use crate::session::{Cause, Output, Session, SessionConfig, Work};
 use anyhow::{Context, Result, anyhow, bail};
 use guest_images::Store;
 use guest_images::progress::Progress;
@@ -49,11 +49,11 @@ pub fn run(
         kernel: variation.kernel.clone().unwrap_or(image.kernel),
         initrd: vec![
             InitrdPart::File(variation.initrd.clone().unwrap_or(image.initrd)),
-            InitrdPart::Bytes(guest_images::command_archive(&guest.command)),
+            InitrdPart::Bytes(guest_images::work_archive()),
         ],
         command_line: Some(command_line),
         deadline: None,
-        command: true,
+        work: Some(Work { argv: guest.command.clone() }),
     };
     let (mut transcript, mut stdout) = (Bounded::default(), Bounded::default());
     let mut stderr = std::io::stderr();

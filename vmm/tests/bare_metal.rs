@@ -279,7 +279,7 @@ fn a_second_processor_starts() {
         initrd: Vec::new(),
         command_line: Some(String::new()),
         deadline: Some(1_000_000_000),
-        command: false,
+        work: None,
     };
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut output = Output::new(Vec::new(), &mut stdout, &mut stderr);

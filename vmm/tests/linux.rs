@@ -141,6 +141,27 @@ fn commands_have_their_output_and_status() {
     assert_eq!(ran.stderr, "err\n");
 }
 
+/// More than the guest's terminal holds at once, and bytes that a terminal would act on.
+#[test]
+fn a_long_command_arrives_whole() {
+    let text = format!("{}\r\n\x03\x04\x11\x13\x7f\u{e9}\u{a7}", "0123456789".repeat(6000));
+    let arguments = ["run", "--kernel", "linux-6.12-debug", "--timeout", PATIENCE];
+    let ran = run(&[&arguments[..], &["--", "printf", "%s|", &text, "", "end"]].concat());
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(ran.stdout == format!("{text}||end|"), "{} bytes of output", ran.stdout.len());
+}
+
+#[test]
+fn a_command_that_is_too_long_is_refused() {
+    let (_folder, status) = new_file();
+    let half = "x".repeat(70_000);
+    let arguments = ["run", "--kernel", "linux-6.12-debug", "--timeout", PATIENCE, "--status", path(&status)];
+    let ran = run(&[&arguments[..], &["--", "echo", &half, &half]].concat());
+    assert_eq!(ran.status, 125, "{ran:?}");
+    assert_eq!(status_member(&status, "cause"), "command-failed");
+    assert!(ran.stderr.contains("the command is too long"), "{ran:?}");
+}
+
 #[test]
 fn commands_that_cannot_run_or_are_killed_have_the_shell_s_status() {
     let status = |command: &[&str]| {

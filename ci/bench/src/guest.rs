@@ -1,8 +1,8 @@
-//! What all machines boot: Debian's 6.1 cloud kernel with our init and the benchmark's program.
+//! What all machines boot: Debian's 6.1 cloud kernel and the benchmark's program.
 
 use anyhow::{Context, Result, ensure};
 use guest_images::progress::for_stderr;
-use guest_images::{Image, Store, append_archive, command_archive, file_archive};
+use guest_images::{Image, Store, append_archive, file_archive};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +13,8 @@ const IMAGE: &str = "debian-cloud-6.1";
 pub(crate) const MEMORY: u32 = 512;
 /// Where the program lies in the guest.
 const PROGRAM: &str = "bench/workload";
+/// Where the guest's PID 1 lies: no peer could tell staleline's what to run.
+const INIT: &str = "bench/init";
 /// The workload that is the boot itself.
 const BOOT: &str = "boot";
 
@@ -37,11 +39,10 @@ impl Guest {
         let program = compile(folder.path())?;
         let mut archive = fs::read(&image.initrd)?;
         append_archive(&mut archive, &file_archive(PROGRAM, 0o755, &program));
-        let argv = [format!("/{PROGRAM}"), workload.to_owned()];
-        append_archive(&mut archive, &command_archive(&argv));
+        append_archive(&mut archive, &file_archive(INIT, 0o755, init(workload).as_bytes()));
         let initrd = folder.path().join("initrd");
         fs::write(&initrd, archive)?;
-        let cmdline = format!("{} rdinit=/staleline/init", image.cmdline);
+        let cmdline = format!("{} rdinit=/{INIT}", image.cmdline);
         Ok(Self { image, initrd, cmdline, folder, boot: workload == BOOT })
     }
 
@@ -60,6 +61,20 @@ impl Guest {
         let text = fs::read_to_string(self.status()).ok()?;
         serde_json::from_str::<serde_json::Value>(&text).ok()?["instructions"].as_f64()
     }
+}
+
+/// PID 1: runs the workload and switches the machine off.
+fn init(workload: &str) -> String {
+    format!(
+        "#!/bin/sh
+        mount -t proc proc /proc
+        mount -t sysfs sysfs /sys
+        mount -t devtmpfs devtmpfs /dev
+        mount -t tmpfs tmpfs /tmp
+        /{PROGRAM} {workload}
+        exec poweroff -f
+        "
+    )
 }
 
 fn compile(folder: &Path) -> Result<Vec<u8>> {

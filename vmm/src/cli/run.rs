@@ -8,7 +8,7 @@ use crate::engine::{EngineKind, Kick, Paravirtual};
 use crate::host::{Host, HostOptions, LastResort};
 use crate::machine::{CPUS_MAX, DeviceSpec, MachineConfig};
 use crate::quantity::{parse_seconds, parse_size};
-use crate::session::{Cause, Output, Session, SessionConfig};
+use crate::session::{Cause, Output, Session, SessionConfig, Work};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use guest_images::{Image, Store};
@@ -309,7 +309,7 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
         initrd.push(InitrdPart::Bytes(guest_images::files_archive(&arguments.files)?));
     }
     if has_command {
-        initrd.push(InitrdPart::Bytes(guest_images::command_archive(&arguments.command)));
+        initrd.push(InitrdPart::Bytes(guest_images::work_archive()));
     }
     if has_command || guest.ours {
         let line = command_line.unwrap_or_else(|| cmdline::DEFAULT.into());
@@ -328,7 +328,7 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
         initrd,
         command_line,
         deadline: arguments.deadline.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)),
-        command: has_command,
+        work: has_command.then(|| Work { argv: arguments.command.clone() }),
     };
     let mut console_file = arguments.console.as_deref().map(create).transpose()?;
     let (mut console, mut stdout, mut stderr) = (io::stdout(), io::stdout(), io::stderr());

@@ -103,6 +103,9 @@ pub trait Engine: std::fmt::Debug {
     fn owns_interrupt_controllers(&self) -> bool;
     /// Moves virtual time on to `to` while all vCPUs are idle.
     fn skip_to(&mut self, to: Nanos);
+    /// Drops translations and decoded code: what happens from here on depends on the machine's and the vCPUs' state alone,
+    /// not on how they got there.
+    fn drop_caches(&mut self, machine: &SharedMachine);
     /// What makes [`Engine::run`] come back soon, from another thread.
     fn kick(&self) -> Kick;
     /// How far the machine has come.

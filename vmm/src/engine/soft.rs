@@ -5,7 +5,7 @@ use crate::boot::{CpuState, firmware};
 use crate::machine::{Machine, SharedMachine};
 use devices::bus::Nanos;
 use x86_cpu::flags::bits;
-use x86_cpu::{Activity, CodeCache, Segment, Vcpu, seg};
+use x86_cpu::{Activity, CodeCache, CodePages, Segment, Vcpu, World, seg};
 
 /// Instructions that a vCPU runs before the next one has its turn. Short, since kernels wait for one another without PAUSE
 /// as well.
@@ -197,6 +197,12 @@ impl Engine for SoftEngine {
     fn skip_to(&mut self, to: Nanos) {
         self.skipped += to.saturating_sub(self.now);
         self.now = self.now.max(to);
+    }
+
+    fn drop_caches(&mut self, machine: &SharedMachine) {
+        self.code = CodeCache::default();
+        *machine.lock().code_pages() = CodePages::default();
+        self.vcpus.iter_mut().for_each(Vcpu::drop_caches);
     }
 
     fn kick(&self) -> Kick {

@@ -12,7 +12,9 @@ use crate::engine::{Engine, EngineError, EngineKind, Exit, Kick};
 use crate::host::{Host, HostEvent};
 use crate::machine::{Machine, MachineConfig, MachineError, Port, SharedMachine};
 use devices::bus::{Nanos, PowerRequest};
-use output::Heard;
+use devices::serial::INPUT_LIMIT;
+use guest_images::channel;
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,8 +29,20 @@ pub struct SessionConfig {
     pub command_line: Option<String>,
     /// End of the run in virtual time.
     pub deadline: Option<Nanos>,
-    /// The guest runs a command and says over the channel how it ended.
-    pub command: bool,
+    /// What the guest is told to run at its ready mark; `None`: nothing, it knows itself what to do.
+    pub work: Option<Work>,
+}
+
+/// What a guest runs: a program with its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Work {
+    pub argv: Vec<String>,
+}
+
+impl Work {
+    fn request(&self) -> VecDeque<Vec<u8>> {
+        channel::request(&self.argv).into()
+    }
 }
 
 /// A run cannot start, or its engine cannot go on.
@@ -51,13 +65,25 @@ const INTERACTIVE_PAUSE: Duration = Duration::from_millis(2);
 /// Longest wait for the outside world at a time.
 const LONG_WAIT: Duration = Duration::from_secs(3600);
 
+/// Where a run is with regard to the guest's ready mark: the moment at which it has said on the channel that it is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Ahead,
+    Heard,
+    Passed,
+}
+
 /// A guest ready to run.
 #[derive(Debug)]
 pub struct Session {
     machine: SharedMachine,
     engine: Box<dyn Engine>,
     deadline: Nanos,
-    command: bool,
+    /// The guest is to run a command and to say how it ended.
+    has_work: bool,
+    /// What of the request has not been sent yet.
+    request: VecDeque<Vec<u8>>,
+    mark: Mark,
     /// End of the grace after a panic.
     panic_end: Option<Nanos>,
     /// Host input that has entered: at which count of instructions, and how many bytes.
@@ -75,7 +101,7 @@ impl Session {
     pub fn new(config: &SessionConfig, kick: Kick) -> Result<Self, SessionError> {
         // The kernel is read before RAM is mapped and dropped before the guest runs.
         let kernel = Kernel::open(&config.kernel)?;
-        if config.command && kernel.is_multiboot() {
+        if config.work.is_some() && kernel.is_multiboot() {
             return Err(SessionError::NoCommand(config.kernel.clone()));
         }
         let mut machine = Machine::new(&config.machine)?;
@@ -95,7 +121,9 @@ impl Session {
             machine: SharedMachine::new(machine),
             engine,
             deadline: config.deadline.unwrap_or(Nanos::MAX),
-            command: config.command,
+            has_work: config.work.is_some(),
+            request: config.work.as_ref().map(Work::request).unwrap_or_default(),
+            mark: Mark::Ahead,
             panic_end: None,
             inputs: Vec::new(),
         })
@@ -112,6 +140,9 @@ impl Session {
             let ended = self.listen(output);
             let ended =
                 ended.or_else(|| host.and_then(|host| host.inbox().event()).map(Self::stopped_by_host));
+            if self.mark == Mark::Heard {
+                self.pass_ready_mark();
+            }
             let ended = ended.or_else(|| self.handle(exit, host));
             let Some(cause) = ended else { continue };
             // A panicking guest ends by reset, power-off or a loop: what counts is the panic.
@@ -135,16 +166,38 @@ impl Session {
         }
         let sent = self.machine.lock().serial_output(Port::Channel);
         if let Some(bytes) = sent {
-            ended = ended.or(match output.channel(&bytes) {
-                Heard::Nothing => None,
-                Heard::End(cause) if self.command => Some(cause),
-                Heard::End(cause) => {
-                    log::debug!("on the channel: {cause:?}");
-                    None
-                }
-            });
+            let heard = output.channel(&bytes);
+            if heard.ready && self.mark == Mark::Ahead {
+                self.mark = Mark::Heard;
+            }
+            match heard.end {
+                Some(cause) if self.has_work => ended = ended.or(Some(cause)),
+                Some(cause) => log::debug!("on the channel: {cause:?}"),
+                None => {}
+            }
         }
         ended
+    }
+
+    /// Every run drops what its engine has cached here, so that one that begins here goes on as one that has come here.
+    fn pass_ready_mark(&mut self) {
+        self.mark = Mark::Passed;
+        self.engine.drop_caches(&self.machine);
+        log::debug!("ready at {:?}", self.engine.progress());
+    }
+
+    /// Sends the next part of the request once the guest has taken the one before; returns whether there was any.
+    fn send_request(&mut self) -> bool {
+        if self.mark != Mark::Passed || self.request.is_empty() {
+            return false;
+        }
+        let mut machine = self.machine.lock();
+        if machine.serial_room(Port::Channel) < INPUT_LIMIT {
+            return false;
+        }
+        let frame = self.request.pop_front().unwrap_or_default();
+        machine.serial_input(Port::Channel, &frame);
+        true
     }
 
     /// The cause that an event on the host's side amounts to.
@@ -167,11 +220,13 @@ impl Session {
             Exit::Power(PowerRequest::DebugExit(value)) => Some(Cause::DebugExit(value)),
             Exit::Dead => Some(Cause::Halted),
             Exit::Output | Exit::Kicked => {
+                self.send_request();
                 self.feed(host);
                 None
             }
             Exit::Idle(next) => {
-                if !self.feed(host) {
+                let sent = self.send_request();
+                if !self.feed(host) && !sent {
                     return self.idle(next, host);
                 }
                 None

@@ -22,9 +22,12 @@ impl std::fmt::Debug for Output<'_> {
 }
 
 /// What was heard on the channel.
-pub(super) enum Heard {
-    Nothing,
-    End(Cause),
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// The guest is up.
+    pub ready: bool,
+    /// Why the run is over, if it is.
+    pub end: Option<Cause>,
 }
 
 impl<'a> Output<'a> {
@@ -56,22 +59,25 @@ impl<'a> Output<'a> {
 
     /// Takes bytes of the second serial port.
     pub(super) fn channel(&mut self, bytes: &[u8]) -> Heard {
-        let mut events = Vec::new();
+        let (mut heard, mut events) = (Heard::default(), Vec::new());
         self.decoder.push(bytes, &mut events);
         for event in events {
-            let ended = match event {
-                Event::Ready => None,
+            heard.end = match event {
+                Event::Ready => {
+                    heard.ready = true;
+                    None
+                }
                 Event::Stdout(bytes) => deliver(self.stdout, &bytes, "the command's output"),
                 Event::Stderr(bytes) => deliver(self.stderr, &bytes, "the command's error output"),
                 Event::Exit(status) => Some(Cause::Exited(status)),
                 Event::Signal(signal) => Some(Cause::Signalled(signal)),
                 Event::Error(reason) => Some(Cause::CommandFailed(reason)),
             };
-            if let Some(cause) = ended {
-                return Heard::End(cause);
+            if heard.end.is_some() {
+                break;
             }
         }
-        Heard::Nothing
+        heard
     }
 }
 
@@ -107,9 +113,11 @@ mod tests {
         let mut output = Output::new(vec![&mut console, &mut copy], &mut out, &mut err);
         assert_eq!(output.console(b"booting\n"), None);
         let frames = [0xa7, 2, 2, 0, 0xff ^ 2 ^ 2, b'h', b'i', 0xa7, 3, 1, 0, 0xff ^ 3 ^ 1, b'e'];
-        assert!(matches!(output.channel(&frames), Heard::Nothing));
+        let heard = output.channel(&frames);
+        assert_eq!((heard.ready, heard.end), (false, None));
+        assert!(output.channel(&[0xa7, 1, 0, 0, 0xfe]).ready);
         let exit = [0xa7, 4, 4, 0, 0xff, 42, 0, 0, 0];
-        assert!(matches!(output.channel(&exit), Heard::End(Cause::Exited(42))));
+        assert_eq!(output.channel(&exit).end, Some(Cause::Exited(42)));
         assert_eq!(
             (console, copy, out, err),
             (b"booting\n".to_vec(), b"booting\n".to_vec(), b"hi".to_vec(), b"e".to_vec())

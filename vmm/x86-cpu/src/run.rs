@@ -162,6 +162,13 @@ impl Vcpu {
         }
     }
 
+    /// Forgets translations. To be called together with dropping the [`CodeCache`] and [`CodePages`] of the machine.
+    pub fn drop_caches(&mut self) {
+        self.tlb = crate::memory::tlb::Tlb::default();
+        self.update_mode();
+        self.epoch = 0;
+    }
+
     /// Starts a new translation context: block links and lookups of the old one no longer count.
     pub(crate) fn new_epoch<W: World>(&mut self, world: &mut W) {
         self.epoch = world.code_pages().next_epoch();

@@ -115,6 +115,9 @@ impl Engine for KvmEngine {
     /// Time goes on by itself: an idle guest waits in the kernel.
     fn skip_to(&mut self, _: Nanos) {}
 
+    /// The processor's own caches are none of the guest's business.
+    fn drop_caches(&mut self, _: &SharedMachine) {}
+
     fn kick(&self) -> Kick {
         self.kick.clone()
     }

@@ -5,7 +5,7 @@ use crate::error::{Error, Result, at};
 use crate::host::Host;
 use crate::image::{Image, Manifest, PackageVersion, USERSPACE};
 use crate::initramfs;
-use crate::kernel::{self, KernelFiles, remove};
+use crate::kernel::{self, KernelFiles, Tree, remove};
 use crate::lock::Lock;
 use crate::progress::{Plan, Progress};
 use crate::recipe::{Estimate, KernelRecipe, Recipe, SourceKernel};
@@ -41,6 +41,7 @@ struct Fetched {
 }
 
 impl Build<'_> {
+    /// Builds the image.
     pub fn run(&self) -> Result<Image> {
         let (estimate, stages) = match &self.recipe.kernel {
             KernelRecipe::Source(source) if KernelFiles::open(&self.compiled(source)?).is_some() => {
@@ -49,18 +50,46 @@ impl Build<'_> {
             KernelRecipe::Source(_) => (self.recipe.estimate, 5),
             KernelRecipe::Package(_) => (self.recipe.estimate, 3),
         };
+        let what = format!("image {}", self.recipe.name);
+        self.logged(&what, estimate, stages, |releases| self.stages(releases))
+    }
+
+    /// Builds the image's initramfs alone, as the file `to`. Only for images whose kernel has no modules to load.
+    pub fn initramfs(&self, to: &Path) -> Result<()> {
+        let what = format!("the initramfs of image {}", self.recipe.name);
+        self.logged(&what, INITRAMFS_ONLY, 2, |releases| {
+            let packages = {
+                let _lock = self.lock_packages()?;
+                self.next_stage("packages");
+                self.fetch_userspace(releases)?
+            };
+            let work = self.layout.work(&self.recipe.name);
+            fs::create_dir_all(&work).map_err(at(&work))?;
+            let partial = work.join("initrd.cpio");
+            let (initrd, unpacked) = self.pack(releases, &packages, &work, &[])?;
+            // What an interrupted build of the whole image has left there stays.
+            remove(&unpacked)?;
+            fs::write(&partial, initrd).map_err(at(&partial))?;
+            fs::rename(&partial, to).map_err(at(to))
+        })
+    }
+
+    /// Does a build's work with its plan told, its log, and its errors in the log.
+    fn logged<T>(
+        &self,
+        what: &str,
+        estimate: Estimate,
+        stages: u32,
+        work: impl FnOnce(&Releases) -> Result<T>,
+    ) -> Result<T> {
         let mirrors = self.check_host(&estimate)?;
         let log = self.layout.log(&self.recipe.name);
-        self.progress.plan(&Plan {
-            image: self.recipe.name.clone(),
-            minutes: estimate.minutes,
-            disk_mib: estimate.disk_mib,
-            download_mib: estimate.download_mib,
-            log: log.clone(),
-            stages,
-        });
+        let plan = Plan { what: what.to_owned(), cost: Some(estimate), log: log.clone(), stages };
+        self.progress.plan(&plan);
         let runner = Runner::new(self.host, self.lock, log)?;
-        let result = self.stages(&runner, &mirrors).map_err(|error| self.locate_full_disk(error));
+        let releases =
+            Releases { runner: &runner, layout: self.layout, mirrors: &mirrors, progress: self.progress };
+        let result = work(&releases).map_err(|error| self.locate_full_disk(error));
         self.progress.end();
         if let Err(error) = &result {
             runner.note(&error.to_string());
@@ -126,25 +155,20 @@ impl Build<'_> {
         }
     }
 
-    fn stages(&self, runner: &Runner, mirrors: &Mirrors) -> Result<Image> {
+    fn stages(&self, releases: &Releases) -> Result<Image> {
+        let runner = releases.runner;
         let work = self.layout.work(&self.recipe.name);
         fs::create_dir_all(&work).map_err(at(&work))?;
-        let releases = Releases { runner, layout: self.layout, mirrors, progress: self.progress };
-        let fetched = self.fetch(&releases)?;
+        let fetched = self.fetch(releases)?;
         let partial = self.layout.partial(&self.recipe.name);
         remove(&partial)?;
         fs::create_dir_all(&partial).map_err(at(&partial))?;
 
-        let kernel = self.kernel(&releases, &fetched, &work, &partial)?;
-        self.next_stage("initramfs");
-        let packages = work.join("userspace");
-        remove(&packages)?;
-        releases.unpack(&fetched.userspace, &packages)?;
-        let userspace = self.recipe.userspace()?;
-        let initrd = initramfs::build(runner, &userspace, &packages, &work, &kernel.modules)?;
+        let kernel = self.kernel(releases, &fetched, &work, &partial)?;
+        let (initrd, packages) = self.pack(releases, &fetched.userspace, &work, &kernel.modules)?;
         let file = partial.join("initrd.cpio");
         fs::write(&file, initrd).map_err(at(&file))?;
-        if userspace.whole {
+        if self.recipe.userspace()?.whole {
             let kept = partial.join(USERSPACE);
             fs::rename(&packages, &kept).map_err(at(&kept))?;
         }
@@ -159,17 +183,41 @@ impl Build<'_> {
         })
     }
 
-    /// Package lists, downloads and host tools; one process at a time, because all images share them.
-    fn fetch(&self, releases: &Releases) -> Result<Fetched> {
-        let _lock = Lock::wait(&self.layout.lock("packages"), "the package cache", self.progress)?;
-        self.next_stage("packages");
-        let kernel = self.fetch_kernel(releases)?;
+    /// The initramfs, and the folder in which its packages are unpacked.
+    fn pack(
+        &self,
+        releases: &Releases,
+        userspace: &[Package],
+        work: &Path,
+        modules: &[(String, Vec<u8>)],
+    ) -> Result<(Vec<u8>, PathBuf)> {
+        self.next_stage("initramfs");
+        let packages = work.join("userspace");
+        remove(&packages)?;
+        releases.unpack(userspace, &packages)?;
         let userspace = self.recipe.userspace()?;
-        let userspace = releases.first(&userspace.suites, |apt| {
+        Ok((initramfs::build(releases.runner, &userspace, &packages, work, modules)?, packages))
+    }
+
+    /// Package lists, downloads and host tools belong to one process at a time, because all images share them.
+    fn lock_packages(&self) -> Result<Lock> {
+        Lock::wait(&self.layout.lock("packages"), "the package cache", self.progress)
+    }
+
+    fn fetch_userspace(&self, releases: &Releases) -> Result<Vec<Package>> {
+        let userspace = self.recipe.userspace()?;
+        releases.first(&userspace.suites, |apt| {
             let packages = apt.resolve(&userspace.packages)?;
             releases.fetch(apt, &packages)?;
             Ok(packages)
-        })?;
+        })
+    }
+
+    fn fetch(&self, releases: &Releases) -> Result<Fetched> {
+        let _lock = self.lock_packages()?;
+        self.next_stage("packages");
+        let kernel = self.fetch_kernel(releases)?;
+        let userspace = self.fetch_userspace(releases)?;
         let tools = match (kernel.first(), &self.recipe.kernel) {
             (None, _) => Tools::default(),
             (Some(_), KernelRecipe::Source(source)) => tools::provide(releases, &source.tools)?,
@@ -256,9 +304,18 @@ impl Build<'_> {
         let source = kernel::unpack_source(runner, tools, recipe, package, &downloads, work, self.progress)?;
         kernel::check_source(recipe, package, &source)?;
         self.next_stage("kernel configuration");
-        kernel::configure(runner, tools, recipe, &source)?;
+        let tree = Tree::in_place(&source);
+        let lost = kernel::configure(runner, tools, recipe, tree)?;
+        if !lost.is_empty() {
+            return Err(Error::Build {
+                stage: "configuring the kernel".into(),
+                reason: format!("the kernel does not accept {}", lost.join(", ")),
+                log: runner.log_path.clone(),
+                tail: String::new(),
+            });
+        }
         self.next_stage("compiling the kernel");
-        kernel::compile(runner, tools, recipe, &source, self.progress)?;
+        kernel::compile(runner, tools, recipe, tree, self.progress)?;
         kernel::install_compiled(runner, tools, package, &source, folder)
     }
 

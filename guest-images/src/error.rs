@@ -40,6 +40,17 @@ pub enum Error {
     #[error("{}: no out-of-tree module: kbuild wants a Makefile or Kbuild there that sets obj-m", .folder.display())]
     NoModule { folder: PathBuf },
 
+    #[error("{}: not a Linux source tree that can be built for x86: {reason}", .folder.display())]
+    NoKernelTree { folder: PathBuf, reason: String },
+
+    #[error(
+        "{}: built in place ({left} is there), and kbuild then refuses to build elsewhere; `make mrproper` there, or take a clean copy: git -C {} worktree add FOLDER", .folder.display(), .folder.display()
+    )]
+    TreeBuiltInPlace { folder: PathBuf, left: &'static str },
+
+    #[error("image {image} is not compiled from source, so it has no configuration for a kernel tree; these are: {}", .known.join(", "))]
+    NotFromSource { image: String, known: Vec<String> },
+
     #[error("disk full: {} has {} MiB free{}", .folder.display(), .free_mib, match .needed_mib { Some(needed) => format!(", the build needs about {needed} MiB"), None => String::new() })]
     DiskFull { folder: PathBuf, free_mib: u64, needed_mib: Option<u64> },
 

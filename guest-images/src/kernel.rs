@@ -44,7 +44,7 @@ impl KernelFiles {
     }
 
     /// Makes the compiled kernel in `partial` available as `folder`.
-    fn publish(&self, partial: &Path, folder: &Path) -> Result<()> {
+    pub fn publish(&self, partial: &Path, folder: &Path) -> Result<()> {
         let file = partial.join(DESCRIPTION);
         let text = serde_json::to_vec(self)
             .map_err(|error| Error::Io { path: file.clone(), source: error.into() })?;
@@ -62,6 +62,20 @@ impl KernelFiles {
             }
         }
         Ok(())
+    }
+}
+
+/// A kernel tree that is compiled: the same folder for both, or objects elsewhere (kbuild's `O=`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tree<'a> {
+    pub source: &'a Path,
+    /// Where what is compiled goes. Notes on the build are written beside it.
+    pub objects: &'a Path,
+}
+
+impl<'a> Tree<'a> {
+    pub fn in_place(source: &'a Path) -> Self {
+        Self { source, objects: source }
     }
 }
 
@@ -147,19 +161,30 @@ fn exclude_architectures(keep: &str) -> Vec<String> {
 
 /// Fails with [`Error::CannotRaise`] if the source cannot show what the image is for.
 pub(crate) fn check_source(recipe: &SourceKernel, package: &Package, source: &Path) -> Result<()> {
+    match failed_check(recipe, source)? {
+        None => Ok(()),
+        Some(check) => Err(Error::CannotRaise {
+            package: package.name.clone(),
+            version: package.version.clone(),
+            file: check.file.clone(),
+            reason: check.reason.clone(),
+        }),
+    }
+}
+
+/// The first of the recipe's checks that the source does not pass.
+pub(crate) fn failed_check<'a>(recipe: &'a SourceKernel, source: &Path) -> Result<Option<&'a SourceCheck>> {
     for check in &recipe.check {
         let file = source.join(&check.file);
-        let text = fs::read_to_string(&file).map_err(at(&file))?;
+        let text = match fs::read_to_string(&file) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            text => text.map_err(at(&file))?,
+        };
         if !holds(check, &text) {
-            return Err(Error::CannotRaise {
-                package: package.name.clone(),
-                version: package.version.clone(),
-                file: check.file.clone(),
-                reason: check.reason.clone(),
-            });
+            return Ok(Some(check));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn holds(check: &SourceCheck, text: &str) -> bool {
@@ -167,28 +192,23 @@ fn holds(check: &SourceCheck, text: &str) -> bool {
         && check.lacks.as_ref().is_none_or(|unwanted| !text.contains(unwanted))
 }
 
-/// Configures the tree: `allnoconfig` with the recipe's options, all of which must survive Kconfig's dependencies.
-pub(crate) fn configure(runner: &Runner, tools: &Tools, recipe: &SourceKernel, source: &Path) -> Result<()> {
-    let stage = "configuring the kernel";
+/// Configures the tree: `allnoconfig` with the recipe's options. Returns those that do not survive Kconfig's dependencies.
+pub(crate) fn configure(
+    runner: &Runner,
+    tools: &Tools,
+    recipe: &SourceKernel,
+    tree: Tree,
+) -> Result<Vec<String>> {
     let wanted = &recipe.config()?;
-    let fragment = source.with_file_name("fragment.config");
+    let fragment = tree.objects.with_file_name("fragment.config");
     fs::write(&fragment, wanted).map_err(at(&fragment))?;
-    let mut command = make(runner, tools, source);
+    let mut command = make(runner, tools, tree);
     command.env("KCONFIG_ALLCONFIG", &fragment).arg("allnoconfig");
-    runner.run(stage, &mut command, |_| {})?;
+    runner.run("configuring the kernel", &mut command, |_| {})?;
 
-    let file = source.join(".config");
+    let file = tree.objects.join(".config");
     let config = fs::read_to_string(&file).map_err(at(&file))?;
-    let lost = lost_options(wanted, &config);
-    if lost.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Build {
-        stage: stage.into(),
-        reason: format!("the kernel does not accept {}", lost.join(", ")),
-        log: runner.log_path.clone(),
-        tail: String::new(),
-    })
+    Ok(lost_options(wanted, &config))
 }
 
 /// Lines of `wanted` that `config` does not have.
@@ -201,10 +221,13 @@ fn lost_options(wanted: &str, config: &str) -> Vec<String> {
 }
 
 /// `make` in a kernel tree.
-pub(crate) fn make(runner: &Runner, tools: &Tools, source: &Path) -> std::process::Command {
+pub(crate) fn make(runner: &Runner, tools: &Tools, tree: Tree) -> std::process::Command {
     let mut command = runner.command("make");
     tools.apply(&mut command);
-    command.arg("-C").arg(source).arg("ARCH=x86_64");
+    command.arg("-C").arg(tree.source).arg("ARCH=x86_64");
+    if tree.objects != tree.source {
+        command.arg(format!("O={}", tree.objects.display()));
+    }
     // The kernel's banner would otherwise carry this machine's name and the time of day.
     command.env("KBUILD_BUILD_USER", "staleline").env("KBUILD_BUILD_HOST", "staleline");
     command.env("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 2026").env("KBUILD_BUILD_VERSION", "1");
@@ -221,13 +244,13 @@ pub(crate) fn compile(
     runner: &Runner,
     tools: &Tools,
     recipe: &SourceKernel,
-    source: &Path,
+    tree: Tree,
     progress: &dyn Progress,
 ) -> Result<()> {
-    let counter = source.with_file_name("steps");
+    let counter = tree.objects.with_file_name("steps");
     let mut steps: u64 = fs::read_to_string(&counter).ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     let jobs = std::thread::available_parallelism().map_or(2, usize::from);
-    let mut command = make(runner, tools, source);
+    let mut command = make(runner, tools, tree);
     command.arg(format!("-j{jobs}")).args(["bzImage", "modules"]);
     runner.run("compiling the kernel", &mut command, |line| {
         if is_build_step(line) {
@@ -255,29 +278,40 @@ pub(crate) fn install_compiled(
     folder: &Path,
 ) -> Result<()> {
     let partial = source.with_file_name("kernel");
-    let image = &partial;
-    remove(&partial)?;
-    fs::create_dir_all(&partial).map_err(at(&partial))?;
-    let mut kernel = KernelFiles { package: package.into(), ..KernelFiles::default() };
+    let mut kernel = copy_compiled(runner, tools, source, &partial)?;
+    kernel.package = package.into();
+    module_tree::keep(runner, source, &partial.join(module_tree::FOLDER))?;
+    kernel.publish(&partial, folder)
+}
+
+/// Copies the compiled kernel out of the tree of `objects` into the folder `to`, which is made afresh.
+pub(crate) fn copy_compiled(
+    runner: &Runner,
+    tools: &Tools,
+    objects: &Path,
+    to: &Path,
+) -> Result<KernelFiles> {
+    remove(to)?;
+    fs::create_dir_all(to).map_err(at(to))?;
+    let mut kernel = KernelFiles::default();
     let mut strip = runner.command("strip");
     tools.apply(&mut strip);
-    strip.arg("--strip-all").arg("-o").arg(image.join("kernel")).arg(source.join("vmlinux"));
+    strip.arg("--strip-all").arg("-o").arg(to.join("kernel")).arg(objects.join("vmlinux"));
     runner.run("installing the kernel", &mut strip, |_| {})?;
     kernel.add("kernel", "kernel");
-    for (role, from, to) in [
+    for (role, from, name) in [
         ("vmlinux", "vmlinux", "vmlinux"),
         ("bzimage", "arch/x86/boot/bzImage", "bzImage"),
         ("system_map", "System.map", "System.map"),
         ("config", ".config", "config"),
     ] {
-        let from = source.join(from);
-        fs::copy(&from, image.join(to)).map_err(at(&from))?;
-        kernel.add(role, to);
+        let from = objects.join(from);
+        fs::copy(&from, to.join(name)).map_err(at(&from))?;
+        kernel.add(role, name);
     }
-    let release = source.join("include/config/kernel.release");
+    let release = objects.join("include/config/kernel.release");
     kernel.release = fs::read_to_string(&release).map_err(at(&release))?.trim().to_owned();
-    module_tree::keep(runner, source, &partial.join(module_tree::FOLDER))?;
-    kernel.publish(&partial, folder)
+    Ok(kernel)
 }
 
 /// Takes the kernel and the wanted modules out of its unpacked packages.

@@ -16,6 +16,7 @@ mod host;
 mod image;
 mod initramfs;
 mod kernel;
+mod kernel_source;
 mod lock;
 mod module_build;
 mod module_tree;
@@ -32,6 +33,7 @@ pub use command::{append_archive, file_archive, files_archive, init_binary, work
 pub use error::{Error, Result};
 pub use host::Host;
 pub use image::{Image, Manifest, PackageVersion};
+pub use kernel_source::{KernelTree, TreeKernel};
 pub use recipe::{HostTool, Recipe, host_tools};
 pub use sources_list::{Mirrors, Source};
 pub use store::Store;

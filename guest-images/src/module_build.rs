@@ -3,7 +3,7 @@
 use crate::error::{Error, Result, at};
 use crate::host::Host;
 use crate::image::Image;
-use crate::kernel::{make, remove};
+use crate::kernel::{Tree, make, remove};
 use crate::lock::Lock;
 use crate::module_tree;
 use crate::progress::Progress;
@@ -65,7 +65,7 @@ impl ModuleBuild<'_> {
         copy.args(["-rL", "--"]).arg(source.join(".")).arg(&work);
         runner.run(stage, &mut copy, |_| {})?;
 
-        let mut command = make(&runner, &tools, &tree);
+        let mut command = make(&runner, &tools, Tree::in_place(&tree));
         command.arg(format!("M={}", work.display())).arg("modules");
         runner.run(stage, &mut command, |_| {})?;
         fs::create_dir_all(to).map_err(at(to))?;

@@ -1,19 +1,19 @@
 //! How a build tells what it does: an observer, and the two that the command line uses.
 
+use crate::recipe::Estimate;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Told before the first build of an image starts.
+/// Told before a build starts.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub image: String,
-    /// On two cores.
-    pub minutes: u32,
-    pub disk_mib: u64,
-    pub download_mib: u64,
+    /// What is built, for people: "image linux-6.12-debug".
+    pub what: String,
+    /// `None` if most of it is there and only what has changed is compiled.
+    pub cost: Option<Estimate>,
     pub log: PathBuf,
     pub stages: u32,
 }
@@ -48,14 +48,13 @@ pub fn for_stderr() -> Box<dyn Progress> {
 }
 
 fn plan_text(plan: &Plan) -> String {
-    format!(
-        "building image {}: about {} min on two cores, {} MiB to download, {} MiB of disk; log: {}",
-        plan.image,
-        plan.minutes,
-        plan.download_mib,
-        plan.disk_mib,
-        plan.log.display()
-    )
+    let cost = match &plan.cost {
+        Some(Estimate { minutes, disk_mib, download_mib }) => format!(
+            "about {minutes} min on two cores, {download_mib} MiB to download, {disk_mib} MiB of disk"
+        ),
+        None => "what has changed".to_owned(),
+    };
+    format!("building {}: {cost}; log: {}", plan.what, plan.log.display())
 }
 
 /// One line a stage, with the time that the previous one took.

@@ -304,7 +304,7 @@ impl SourceKernel {
 }
 
 /// Each part is preceded by its length, so that text cannot move between parts unnoticed.
-fn hash_parts(parts: &[&str]) -> String {
+pub(crate) fn hash_parts(parts: &[&str]) -> String {
     let mut hasher = Sha256::new();
     for part in parts {
         hasher.update((part.len() as u64).to_le_bytes());

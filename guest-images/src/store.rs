@@ -1,15 +1,18 @@
 //! The image cache: which images there are, where they lie, and building the absent ones.
 
 use crate::builder::Build;
+use crate::deb_version;
 use crate::error::{Error, Result, at};
 use crate::host::Host;
 use crate::image::Image;
 use crate::kernel::remove;
+use crate::kernel_source::{KernelTree, TreeBuild, TreeKernel, trees_of};
 use crate::lock::Lock;
 use crate::module_build::ModuleBuild;
 use crate::progress::Progress;
-use crate::recipe::{self, Recipe};
+use crate::recipe::{self, KernelRecipe, Recipe, SourceKernel};
 use std::cell::Cell;
+use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +32,18 @@ impl Layout {
     pub fn kernel(&self, name: &str, hash: &str) -> PathBuf {
         let short = hash.get(..16).unwrap_or(hash);
         self.root.join("kernels").join(format!("{name}-{short}"))
+    }
+
+    /// Objects and kernels of a user's tree, named by the hash of its path and configuration.
+    pub fn tree_kernels(&self, name: &str, hash: &str) -> PathBuf {
+        let short = hash.get(..16).unwrap_or(hash);
+        self.root.join("sources").join(format!("{name}-{short}"))
+    }
+
+    /// An initramfs without its image's kernel.
+    pub fn initramfs(&self, name: &str, hash: &str) -> PathBuf {
+        let short = hash.get(..16).unwrap_or(hash);
+        self.root.join("initramfs").join(format!("{name}-{short}"))
     }
 
     fn images(&self) -> PathBuf {
@@ -85,9 +100,19 @@ impl Layout {
     }
 
     fn create(&self) -> Result<()> {
-        for folder in
-            ["images", "kernels", "work", "logs", "locks", "downloads", "apt", "unavailable", "trees"]
-        {
+        for folder in [
+            "images",
+            "kernels",
+            "sources",
+            "initramfs",
+            "work",
+            "logs",
+            "locks",
+            "downloads",
+            "apt",
+            "unavailable",
+            "trees",
+        ] {
             let folder = self.root.join(folder);
             fs::create_dir_all(&folder).map_err(at(&folder))?;
         }
@@ -161,16 +186,7 @@ impl Store {
         if let Some(image) = self.path(name)? {
             return Ok(image);
         }
-        let build = Build {
-            host: &self.host,
-            layout: &self.layout,
-            recipe,
-            hash: &hash,
-            lock: &lock,
-            progress,
-            stage: Cell::new(0),
-        };
-        let result = build.run();
+        let result = self.build(recipe, &hash, &lock, progress).run();
         let record = self.layout.unavailable(name, &hash);
         match &result {
             Err(error) if error.is_unavailable() => {
@@ -179,6 +195,76 @@ impl Store {
             _ => remove(&record)?,
         }
         result
+    }
+
+    fn build<'a>(
+        &'a self,
+        recipe: &'a Recipe,
+        hash: &'a str,
+        lock: &'a Lock,
+        progress: &'a dyn Progress,
+    ) -> Build<'a> {
+        let (host, layout, stage) = (&self.host, &self.layout, Cell::new(0));
+        Build { host, layout, recipe, hash, lock, progress, stage }
+    }
+
+    /// The recipe to build a user's kernel tree with when none is named: of those that compile their kernel the one for the
+    /// latest version that is not above the tree's.
+    pub fn recipe_for(&self, tree: &KernelTree) -> Result<&Recipe> {
+        let mut compiled: Vec<(&Recipe, &str)> =
+            self.compiled().map(|(recipe, source)| (recipe, source.version.at_least.as_str())).collect();
+        compiled.sort_by(|one, other| deb_version::compare(one.1, other.1));
+        let not_above = |version: &str| deb_version::compare(version, tree.version()) != Ordering::Greater;
+        let best = compiled.iter().rfind(|(_, version)| not_above(version)).or(compiled.first());
+        best.map(|(recipe, _)| *recipe).ok_or(Error::UnknownImage { name: String::new(), known: Vec::new() })
+    }
+
+    /// Builds the kernel of a user's tree with the configuration of the image `name`: out of tree, and only what has changed
+    /// since the last time. Processes that build for the same image wait for one another.
+    pub fn build_tree(&self, name: &str, tree: &KernelTree, progress: &dyn Progress) -> Result<TreeKernel> {
+        let (recipe, source) = self.compiled_recipe(name)?;
+        self.layout.create()?;
+        TreeBuild { host: &self.host, layout: &self.layout, recipe, source, tree, progress }.run()
+    }
+
+    /// The initramfs of the image `name`, which must be one that compiles its kernel; it is built now if it is absent, without
+    /// the kernel.
+    pub fn initramfs(&self, name: &str, progress: &dyn Progress) -> Result<PathBuf> {
+        let (recipe, _) = self.compiled_recipe(name)?;
+        let hash = recipe.hash()?;
+        let alone = self.layout.initramfs(name, &hash);
+        let find = || -> Result<Option<PathBuf>> {
+            let whole = self.path(name)?.map(|image| image.initrd);
+            Ok(whole.or_else(|| alone.is_file().then(|| alone.clone())))
+        };
+        if let Some(file) = find()? {
+            return Ok(file);
+        }
+        self.layout.create()?;
+        let lock = Lock::wait(&self.layout.lock(name), &format!("image {name}"), progress)?;
+        if let Some(file) = find()? {
+            return Ok(file);
+        }
+        self.build(recipe, &hash, &lock, progress).initramfs(&alone)?;
+        Ok(alone)
+    }
+
+    /// The recipes that compile their kernel.
+    fn compiled(&self) -> impl Iterator<Item = (&Recipe, &SourceKernel)> {
+        self.recipes.iter().filter_map(|recipe| match &recipe.kernel {
+            KernelRecipe::Source(source) => Some((recipe, source)),
+            KernelRecipe::Package(_) => None,
+        })
+    }
+
+    fn compiled_recipe(&self, name: &str) -> Result<(&Recipe, &SourceKernel)> {
+        let recipe = self.recipe(name)?;
+        self.compiled().find(|(compiled, _)| compiled.name == recipe.name).ok_or_else(|| {
+            Error::NotFromSource {
+                image: name.to_owned(),
+                known: self.compiled().map(|(recipe, _)| recipe.name.clone()).collect(),
+            }
+        })
     }
 
     /// The tree to build out-of-tree modules against for the image's kernel (`make -C TREE M=FOLDER modules`); the image is
@@ -238,10 +324,12 @@ impl Store {
         for name in &names {
             locks.push(Lock::try_take(&self.layout.lock(name), name)?);
             locks.push(Lock::try_take(&self.layout.lock(&modules_of(name)), name)?);
+            locks.push(Lock::try_take(&self.layout.lock(&trees_of(name)), name)?);
         }
         for name in &names {
             let prefix = format!("{name}-");
-            let folders = ["images", "kernels", "unavailable"].map(|folder| self.layout.root.join(folder));
+            let parents = ["images", "kernels", "sources", "initramfs", "unavailable"];
+            let folders = parents.map(|folder| self.layout.root.join(folder));
             for entry in folders.iter().flat_map(fs::read_dir).flatten().flatten() {
                 let file = entry.file_name();
                 let hash = file.to_str().and_then(|file| file.strip_prefix(&prefix));
@@ -260,6 +348,7 @@ impl Store {
                 layout.trees(name),
                 layout.work(&modules),
                 layout.log(&modules),
+                layout.log(&trees_of(name)),
             ] {
                 remove(&path)?;
             }

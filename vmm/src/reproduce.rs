@@ -5,13 +5,13 @@ use crate::engine::{EngineKind, Kick};
 use crate::host::{Host, HostOptions};
 use crate::machine::MachineConfig;
 use crate::quantity::parse_size;
-use crate::repro::{Ended, Evidence, Reproduction};
+use crate::repro::{Ended, Evidence, Origin, Reproduction};
 use crate::session::{Cause, Output, Session, SessionConfig, Work};
 use anyhow::{Context, Result, anyhow, bail};
-use guest_images::Store;
 use guest_images::progress::Progress;
+use guest_images::{KernelTree, Store};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What a user may change about a reproduction.
@@ -20,10 +20,77 @@ pub struct Variation {
     pub seed: u64,
     /// A kernel instead of the image's.
     pub kernel: Option<PathBuf>,
+    /// A source tree to build the kernel from, with the image's configuration. Counts before `kernel`.
+    pub kernel_source: Option<PathBuf>,
     /// An initial RAM file system instead of the image's.
     pub initrd: Option<PathBuf>,
     /// Limit on the run's time on the host.
     pub timeout: Option<Duration>,
+}
+
+/// What is booted, and what is known of it.
+struct Boot {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    command_line: String,
+    /// As `uname -r` prints it; empty if unknown.
+    release: String,
+    origin: Origin,
+    cannot_raise: Option<String>,
+}
+
+impl Variation {
+    /// Builds what is absent of the image `name`, or of the kernel that takes its place.
+    fn prepare(&self, name: &str, store: &Store, progress: &dyn Progress) -> Result<Boot> {
+        if let Some(folder) = &self.kernel_source {
+            let tree = KernelTree::open(folder).context("--kernel-source")?;
+            let initrd = match &self.initrd {
+                Some(file) => file.clone(),
+                None => store.initramfs(name, progress)?,
+            };
+            let built = store.build_tree(name, &tree, progress)?;
+            return Ok(Boot {
+                kernel: built.kernel,
+                initrd,
+                command_line: store.recipe(name)?.cmdline.clone(),
+                release: built.release,
+                origin: match built.commit {
+                    Some(commit) => Origin::Commit(commit),
+                    None => Origin::Tree(tree.folder().display().to_string()),
+                },
+                cannot_raise: built.cannot_raise,
+            });
+        }
+        let image = store.ensure(name, progress)?;
+        let (kernel, release, origin) = match &self.kernel {
+            Some(kernel) => (kernel.clone(), String::new(), Origin::File),
+            None => (image.kernel, image.manifest.kernel_release, Origin::Image(image.hash)),
+        };
+        let initrd = self.initrd.clone().unwrap_or(image.initrd);
+        Ok(Boot { kernel, initrd, command_line: image.cmdline, release, origin, cannot_raise: None })
+    }
+
+    /// The options of `staleline repro` that say the same, without the seed's.
+    fn options(&self) -> Vec<String> {
+        let given = [
+            ("--kernel-source", &self.kernel_source),
+            ("--kernel", &self.kernel),
+            ("--initrd", &self.initrd),
+        ];
+        given
+            .into_iter()
+            .filter_map(|(option, path)| Some(format!("{option} {}", quoted(path.as_ref()?))))
+            .collect()
+    }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    if text.chars().all(|c| c.is_alphanumeric() || "/._-+=:,@%".contains(c)) && !text.is_empty() {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Runs the guest of `reproduction`. The console also goes to `console`, as it comes.
@@ -40,17 +107,14 @@ pub fn run(
     let guest = &reproduction.guest;
     let memory = parse_size(&guest.memory).map_err(|reason| anyhow!("memory {}: {reason}", guest.memory))?;
     let devices = guest.devices.iter().map(|device| device.parse()).collect::<Result<_, _>>()?;
-    let image = store.ensure(&guest.image, progress)?;
-    let mut command_line = cmdline::append(&image.cmdline, &guest.cmdline.join(" "));
+    let boot = variation.prepare(&guest.image, store, progress)?;
+    let mut command_line = cmdline::append(&boot.command_line, &guest.cmdline.join(" "));
     command_line = cmdline::append(&command_line, cmdline::OUR_INIT);
     let config = SessionConfig {
         machine: MachineConfig { memory, cpus: guest.cpus, seed: variation.seed, devices },
         engine: EngineKind::Soft,
-        kernel: variation.kernel.clone().unwrap_or(image.kernel),
-        initrd: vec![
-            InitrdPart::File(variation.initrd.clone().unwrap_or(image.initrd)),
-            InitrdPart::Bytes(guest_images::work_archive()),
-        ],
+        kernel: boot.kernel,
+        initrd: vec![InitrdPart::File(boot.initrd), InitrdPart::Bytes(guest_images::work_archive())],
         command_line: Some(command_line),
         deadline: None,
         work: Some(Work { argv: guest.command.clone() }),
@@ -76,13 +140,14 @@ pub fn run(
         Cause::OutputLost(reason) => bail!("{reason}"),
         other => Ended::Stopped(other.detail().unwrap_or_else(|| other.name().to_owned())),
     };
-    let own_kernel = variation.kernel.is_none();
     Ok(Evidence {
         console: transcript.0,
         stdout: stdout.0,
         ended,
-        kernel_release: if own_kernel { image.manifest.kernel_release } else { String::new() },
-        image_hash: if own_kernel { image.hash } else { String::new() },
+        kernel_release: boot.release,
+        origin: boot.origin,
+        cannot_raise: boot.cannot_raise,
+        options: variation.options(),
         seed: variation.seed,
         engine: "soft".into(),
     })

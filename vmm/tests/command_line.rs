@@ -44,7 +44,6 @@ fn options_of_later_versions_say_not_yet() {
         &["--iommu", "bounce"],
         &["--confidential", "sev"],
         &["--dma", "noncoherent"],
-        &["--kernel-source", "/"],
         &["--save", "x"],
         &["--restore", "x"],
         &["--ledger", "on"],

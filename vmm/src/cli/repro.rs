@@ -24,6 +24,11 @@ pub(super) struct ReproArguments {
     /// Try this kernel instead of the image's.
     #[arg(long, value_name = "FILE", requires = "name")]
     kernel: Option<PathBuf>,
+    /// Try a kernel built from this source tree, with the configuration of the reproduction's image. It is compiled out of tree,
+    /// and only what has changed since the last time. A tree that cannot be compiled is neither present nor absent: exit
+    /// status 125, which `git bisect run` skips.
+    #[arg(long, value_name = "DIR", requires = "name", conflicts_with = "kernel")]
+    kernel_source: Option<PathBuf>,
     /// Use this initial RAM file system instead of the image's.
     #[arg(long, value_name = "FILE", requires = "name")]
     initrd: Option<PathBuf>,
@@ -50,6 +55,7 @@ pub(super) fn run(arguments: &ReproArguments) -> Result<u8> {
     let variation = Variation {
         seed: arguments.seed,
         kernel: arguments.kernel.clone(),
+        kernel_source: arguments.kernel_source.clone(),
         initrd: arguments.initrd.clone(),
         timeout: Some(arguments.timeout),
     };

@@ -11,7 +11,7 @@ use crate::quantity::{parse_seconds, parse_size};
 use crate::session::{Cause, Output, Session, SessionConfig, Work};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use guest_images::{Image, Store};
+use guest_images::{Image, KernelTree, Store};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -124,14 +124,15 @@ pub(super) struct RunArguments {
     /// What the machine's DMA is.
     #[arg(long, value_enum, default_value = "coherent")]
     dma: Dma,
-    /// Source tree for file and line in reports.
+    /// Build the kernel from this Linux source tree: with the configuration of the image that `--kernel` names, by default of
+    /// the debug image nearest to the tree's version, out of tree, and only what has changed since the last time.
     #[arg(long, value_name = "DIR")]
     kernel_source: Option<PathBuf>,
     /// Save the machine at the ready mark.
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
     /// Go on from a saved machine.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "initrd", "cmdline", "save"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "kernel_source", "initrd", "cmdline", "save"])]
     restore: Option<PathBuf>,
     /// Follow the guest's DMA API calls.
     #[arg(long, value_enum, default_value = "auto")]
@@ -197,7 +198,6 @@ impl RunArguments {
         refuse("--confidential", self.confidential.is_some())?;
         refuse("--dma noncoherent", self.dma == Dma::Noncoherent)?;
         refuse("--dma lying", self.dma == Dma::Lying)?;
-        refuse("--kernel-source", self.kernel_source.is_some())?;
         refuse("--save", self.save.is_some())?;
         refuse("--restore", self.restore.is_some())?;
         refuse("--ledger on", self.ledger == LedgerMode::On)?;
@@ -253,8 +253,35 @@ struct Guest {
     ours: bool,
 }
 
+/// Builds the user's kernel tree, and the initramfs of the image whose configuration it gets.
+fn build_tree(arguments: &RunArguments, folder: &Path) -> Result<Guest> {
+    let tree = KernelTree::open(folder).context("--kernel-source")?;
+    let store = Store::open(None)?;
+    let progress = guest_images::progress::for_stderr();
+    let recipe = match &arguments.kernel {
+        Some(name) => store.recipe(name).context("--kernel-source: --kernel names the configuration")?,
+        None => store.recipe_for(&tree)?,
+    };
+    let own_initrd = arguments.initrd.is_empty();
+    let initrd = match own_initrd {
+        true => vec![store.initramfs(&recipe.name, progress.as_ref())?],
+        false => arguments.initrd.clone(),
+    };
+    let built = store.build_tree(&recipe.name, &tree, progress.as_ref())?;
+    Ok(Guest {
+        kernel: built.kernel,
+        initrd,
+        command_line: arguments.cmdline.clone().or(Some(recipe.cmdline.clone())),
+        name: format!("{} {}", tree.folder().display(), built.hash),
+        ours: own_initrd,
+    })
+}
+
 /// Finds what to boot; builds the image first if that is needed.
 fn find_guest(arguments: &RunArguments) -> Result<Guest> {
+    if let Some(folder) = &arguments.kernel_source {
+        return build_tree(arguments, folder);
+    }
     let wanted = arguments.kernel.as_deref().unwrap_or(DEFAULT_IMAGE);
     // A name is an image's unless it is spelt as a path.
     let store = Store::open(None);

@@ -17,6 +17,19 @@ pub enum Ended {
     Stopped(String),
 }
 
+/// Where the kernel comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// An image with this content hash.
+    Image(String),
+    /// A commit of the user's source tree.
+    Commit(String),
+    /// The user's source tree as it is, without a commit that would name it; its path.
+    Tree(String),
+    /// A file of the user's.
+    File,
+}
+
 /// What a run left: all that [`super::check`] and [`super::render`] look at.
 #[derive(Clone, Debug)]
 pub struct Evidence {
@@ -27,8 +40,11 @@ pub struct Evidence {
     pub ended: Ended,
     /// As `uname -r` prints it; empty to take it from the console.
     pub kernel_release: String,
-    /// Content hash of the image; empty if the kernel was brought by the user.
-    pub image_hash: String,
+    pub origin: Origin,
+    /// Why the kernel could not have shown the bug, if its source tells.
+    pub cannot_raise: Option<String>,
+    /// Options beside the seed that `staleline repro` was given, for the line that says how to see it again.
+    pub options: Vec<String>,
     /// The machine's seed.
     pub seed: u64,
     /// The engine's name, as `--engine` takes it.

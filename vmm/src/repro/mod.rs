@@ -17,7 +17,7 @@ mod warning;
 
 pub use catalogue::{CatalogueError, Expectation, Guest, Reproduction, find, list, render_list};
 pub use check::{Check, Expect, Outcome, UnknownExpect, Verdict, check};
-pub use evidence::{Ended, Evidence};
+pub use evidence::{Ended, Evidence, Origin};
 pub use report::render;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::catalogue::{ExpectedRegistration, Note, Reproduction};
 use super::check::{Check, Findings, NO_WARNING, Outcome, Verdict};
 use super::console::{lines, message};
 use super::differences::differences;
-use super::evidence::Evidence;
+use super::evidence::{Evidence, Origin};
 use super::trace::Frame;
 use super::warning::Warning;
 
@@ -46,11 +46,18 @@ pub fn render(reproduction: &Reproduction, evidence: &Evidence, verdict: &Verdic
         if verdict.outcome == Outcome::Absent {
             let notes = reproduction.note.iter().filter(|note| holds(note, kernel));
             report.extend(notes.flat_map(|note| wrap("note: ", note.text.split(' '), " ")));
+            let source = evidence.cannot_raise.iter();
+            report.extend(source.flat_map(|reason| wrap("by its source: ", reason.split(' '), " ")));
         }
         report.extend(tail("last lines of the program:", &evidence.stdout));
         report.extend(tail("last lines of the console:", &evidence.console));
     }
-    report.push(format!("again: staleline repro {} --seed {}", reproduction.name, evidence.seed));
+    let mut again = format!("again: staleline repro {} --seed {}", reproduction.name, evidence.seed);
+    for option in &evidence.options {
+        again.push(' ');
+        again.push_str(option);
+    }
+    report.push(again);
     let mut text = report.join("\n");
     text.push('\n');
     text
@@ -64,13 +71,18 @@ fn heading(reproduction: &Reproduction, evidence: &Evidence, verdict: &Verdict, 
         Outcome::CannotTell(_) => "CANNOT TELL",
     };
     let kernel = if kernel.is_empty() { "unknown" } else { kernel };
-    let image = match evidence.image_hash.get(..HASH_DIGITS) {
-        Some(start) => format!("image {start}.. "),
-        None if evidence.image_hash.is_empty() => String::new(),
-        None => format!("image {} ", evidence.image_hash),
+    let short = |kind: &str, hash: &str| match hash.get(..HASH_DIGITS) {
+        Some(start) => format!("{kind} {start}.. "),
+        None => format!("{kind} {hash} "),
+    };
+    let origin = match &evidence.origin {
+        Origin::Image(hash) => short("image", hash),
+        Origin::Commit(hash) => short("commit", hash),
+        Origin::Tree(path) => format!("tree {path} "),
+        Origin::File => String::new(),
     };
     format!(
-        "{word} {}  Linux {kernel} {image}{} seed {}, swiotlb {}",
+        "{word} {}  Linux {kernel} {origin}{} seed {}, swiotlb {}",
         reproduction.name, evidence.engine, evidence.seed, verdict.findings.machine.swiotlb
     )
 }

@@ -26,7 +26,9 @@ fn evidence(console: impl AsRef<[u8]>, stdout: impl AsRef<[u8]>) -> Evidence {
         stdout: stdout.as_ref().to_vec(),
         ended: Ended::Exited(0),
         kernel_release: "6.12.117-staleline".into(),
-        image_hash: "ca85b6f41ea35ced60bc39ac4229ccfe".into(),
+        origin: Origin::Image("ca85b6f41ea35ced60bc39ac4229ccfe".into()),
+        cannot_raise: None,
+        options: Vec::new(),
         seed: 1,
         engine: "soft".into(),
     }
@@ -283,4 +285,24 @@ proptest! {
         let report = render(&reproduction, &own, &check(&reproduction, &own));
         prop_assert!(report.ends_with("--seed 1\n"));
     }
+}
+
+#[test]
+fn a_report_on_a_kernel_of_the_users_names_its_source() {
+    let own = Evidence {
+        origin: Origin::Commit("0123456789abcdef0123".into()),
+        cannot_raise: Some("it never warns (kernel/dma/debug.c)".into()),
+        options: vec!["--kernel-source /home/u/linux".into()],
+        ..evidence(ONCE, ONCE_STDOUT)
+    };
+    let report = render(&reproduction(), &own, &check(&reproduction(), &own));
+    assert!(report.contains(" commit 0123456789ab.. soft seed 1"), "{report}");
+    assert!(report.contains("\nby its source: it never warns (kernel/dma/debug.c)\n"), "{report}");
+    assert!(
+        report.ends_with("again: staleline repro mlx5-eexist --seed 1 --kernel-source /home/u/linux\n"),
+        "{report}"
+    );
+    let tree = Evidence { origin: Origin::Tree("/home/u/linux".into()), ..own };
+    let report = render(&reproduction(), &tree, &check(&reproduction(), &tree));
+    assert!(report.contains(" tree /home/u/linux soft seed 1"), "{report}");
 }

@@ -6,6 +6,7 @@
 compile_error!("staleline runs on Linux on x86-64 hosts only");
 
 pub mod boot;
+mod bounded;
 pub mod cli;
 pub mod clock;
 pub mod doctor;
@@ -17,3 +18,4 @@ pub mod quantity;
 pub mod repro;
 pub mod reproduce;
 pub mod session;
+pub mod suite;

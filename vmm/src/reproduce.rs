@@ -1,6 +1,7 @@
 //! Runs a reproduction: builds its image if need be, boots it, and collects what [`crate::repro`] judges.
 
 use crate::boot::{InitrdPart, cmdline};
+use crate::bounded::Bounded;
 use crate::engine::{EngineKind, Kick};
 use crate::host::{Host, HostOptions};
 use crate::machine::MachineConfig;
@@ -141,8 +142,8 @@ pub fn run(
         other => Ended::Stopped(other.detail().unwrap_or_else(|| other.name().to_owned())),
     };
     Ok(Evidence {
-        console: transcript.0,
-        stdout: stdout.0,
+        console: transcript.bytes,
+        stdout: stdout.bytes,
         ended,
         kernel_release: boot.release,
         origin: boot.origin,
@@ -151,23 +152,4 @@ pub fn run(
         seed: variation.seed,
         engine: "soft".into(),
     })
-}
-
-/// Keeps what is written, up to a limit: a guest cannot make it grow for ever.
-#[derive(Debug, Default)]
-struct Bounded(Vec<u8>);
-
-impl Bounded {
-    const LIMIT: usize = 16 << 20;
-}
-
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let room = Self::LIMIT.saturating_sub(self.0.len());
-        self.0.extend(bytes.iter().take(room));
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

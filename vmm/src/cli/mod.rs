@@ -6,6 +6,7 @@ mod replay;
 mod repro;
 mod run;
 mod status;
+mod suite;
 
 use crate::doctor;
 use crate::session::STATUS_ERROR;
@@ -36,24 +37,17 @@ enum Command {
     /// Exit status: 0 as expected, 1 the opposite, 125 everything else, so that `git bisect run staleline repro NAME
     /// --expect absent` finds the commit that brought it in.
     Repro(repro::ReproArguments),
-    /// Run regression scenarios.
-    Suite(SuiteArguments),
+    /// Run regression scenarios, side by side, and report.
+    ///
+    /// Exit status: 0 if all hold; 1 if one does not; 125 if none failed but one could not be tested (an error in its file, an
+    /// image that cannot be had, Ctrl-C).
+    Suite(Box<suite::SuiteArguments>),
     /// Guest images: list, build, find, remove.
     Images(images::ImagesArguments),
     /// Run the cache model alone over a text trace; prints JSON. Exit status 1 if an `expect` does not hold.
     Replay(replay::ReplayArguments),
     /// Say what this host can do: engines, tools, disk, mirror, cache.
     Doctor(DoctorArguments),
-}
-
-#[derive(Debug, clap::Args)]
-struct SuiteArguments {
-    /// Scenarios: files, or folders of them.
-    #[arg(value_name = "FILE|DIR", required = true)]
-    scenarios: Vec<std::path::PathBuf>,
-    /// Format of the results.
-    #[arg(long, value_parser = ["ktap", "junit", "json"], default_value = "ktap")]
-    format: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -100,7 +94,7 @@ pub fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Repro(arguments) => repro::run(&arguments),
-        Command::Suite(_) => later::refuse("suite", true).map(|()| STATUS_ERROR),
+        Command::Suite(arguments) => suite::run(&arguments),
         Command::Images(arguments) => images::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Doctor(arguments) => examine_host(&arguments),

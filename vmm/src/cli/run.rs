@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The image that runs when none is named.
-const DEFAULT_IMAGE: &str = "debian-cloud-6.1";
+pub(super) const DEFAULT_IMAGE: &str = "debian-cloud-6.1";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Arch {
@@ -187,8 +187,13 @@ fn parse_file(text: &str) -> Result<(PathBuf, String), String> {
 }
 
 impl RunArguments {
+    /// Seed of the machine.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Refuses what this version cannot do.
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         refuse("--arch riscv64", self.arch == Arch::Riscv64)?;
         if !(1..=CPUS_MAX).contains(&self.cpus) {
             bail!("--cpus {}: a machine has 1 to {CPUS_MAX} vCPUs", self.cpus);
@@ -326,7 +331,15 @@ pub(super) fn run(arguments: &RunArguments) -> Result<u8> {
     result
 }
 
-fn run_guest(arguments: &RunArguments) -> Result<u8> {
+/// A run, ready to begin.
+pub(super) struct Prepared {
+    pub config: SessionConfig,
+    /// The image's name and hash, or the kernel's path.
+    pub image: String,
+}
+
+/// Finds or builds what is to run.
+pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
     arguments.check()?;
     let guest = find_guest(arguments)?;
     let has_command = !arguments.command.is_empty();
@@ -357,6 +370,12 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
         deadline: arguments.deadline.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)),
         work: has_command.then(|| Work { argv: arguments.command.clone() }),
     };
+    Ok(Prepared { config, image: guest.name })
+}
+
+fn run_guest(arguments: &RunArguments) -> Result<u8> {
+    let Prepared { config, image } = prepare(arguments)?;
+    let has_command = config.command;
     let mut console_file = arguments.console.as_deref().map(create).transpose()?;
     let (mut console, mut stdout, mut stderr) = (io::stdout(), io::stdout(), io::stderr());
     let mut sinks: Vec<&mut dyn Write> = Vec::new();
@@ -367,7 +386,7 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     }
     let mut output = Output::new(sinks, &mut stdout, &mut stderr);
     let kick = Kick::default();
-    let last_resort = last_resort(arguments.status.clone(), guest.name.clone(), arguments.seed);
+    let last_resort = last_resort(arguments.status.clone(), image.clone(), arguments.seed);
     let options = HostOptions { stdin: !has_command, timeout: arguments.timeout, last_resort };
     // The host's side comes first: a limit holds for loading as well.
     let host = Host::start(options, kick.clone()).context("cannot watch the host's side")?;
@@ -375,7 +394,7 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     drop(host);
     explain(&outcome.cause, has_command);
     if let Some(path) = &arguments.status {
-        Status::of(&outcome, config.engine.name(), guest.name, arguments.seed).write(path)?;
+        Status::of(&outcome, config.engine.name(), image, arguments.seed).write(path)?;
     }
     Ok(outcome.cause.exit_status(has_command))
 }

@@ -125,6 +125,12 @@ impl Report {
     }
 }
 
+/// Bytes of memory that this process may still use, if the host says so.
+#[must_use]
+pub fn available_memory() -> Option<u64> {
+    resources::available_mib(&Host::this_machine()).map(|mib| mib << 20)
+}
+
 /// Looks at everything. Takes at most a few seconds and writes nothing.
 #[must_use]
 pub fn examine(options: &Options) -> Report {

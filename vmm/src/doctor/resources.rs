@@ -39,7 +39,7 @@ fn guest_ram() -> Item {
 }
 
 /// What this process may still use: the machine's available memory, or less if its control group says so.
-fn available_mib(host: &Host) -> Option<u64> {
+pub(super) fn available_mib(host: &Host) -> Option<u64> {
     let number = |file: &str| -> Option<u64> {
         std::fs::read_to_string(host.root.join(file)).ok()?.trim().parse().ok()
     };

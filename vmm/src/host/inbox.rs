@@ -52,6 +52,11 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A copy of what is raised whenever something has come.
+    pub(super) fn kick(&self) -> Kick {
+        self.kick.clone()
+    }
+
     fn notify(&self) {
         self.arrived.notify_all();
         self.kick.raise();
@@ -79,7 +84,7 @@ impl Inbox {
     }
 
     /// Has the run ended. The first event counts.
-    pub(super) fn post(&self, event: HostEvent) {
+    pub fn post(&self, event: HostEvent) {
         self.state().event.get_or_insert(event);
         self.notify();
     }

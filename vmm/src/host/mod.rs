@@ -128,10 +128,28 @@ impl Host {
         Ok(Self { inbox, stop, thread: Some(thread), _terminal: terminal, interactive })
     }
 
+    /// A side on which nobody watches anything: the run hears only what is posted to the inbox. For one of several runs of
+    /// a process, whose signals another `Host` watches.
+    ///
+    /// # Errors
+    /// If the host gives no descriptors.
+    pub fn remote(kick: Kick) -> io::Result<Self> {
+        let inbox = Arc::new(Inbox::new(kick)?);
+        inbox.close_input();
+        let stop = EventFd::new(EFD_NONBLOCK)?;
+        Ok(Self { inbox, stop, thread: None, _terminal: None, interactive: false })
+    }
+
     /// What has come in, and what takes more of it.
     #[must_use]
     pub fn inbox(&self) -> &Inbox {
         &self.inbox
+    }
+
+    /// What has the run look at the inbox.
+    #[must_use]
+    pub fn kick(&self) -> Kick {
+        self.inbox.kick()
     }
 
     /// Standard input is a terminal: somebody is typing.

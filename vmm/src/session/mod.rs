@@ -4,7 +4,7 @@ mod outcome;
 mod output;
 mod panic_watch;
 
-pub use outcome::{Cause, Outcome, STATUS_ERROR, STATUS_GUEST, STATUS_TIME};
+pub use outcome::{CAUSES, Cause, Outcome, STATUS_ERROR, STATUS_GUEST, STATUS_TIME};
 pub use output::Output;
 
 use crate::boot::{self, Boot, BootError, InitrdPart, Kernel};

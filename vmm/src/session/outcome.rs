@@ -33,6 +33,24 @@ pub enum Cause {
     OutputLost(String),
 }
 
+/// Every name that [`Cause::name`] gives.
+pub const CAUSES: &[&str] = &[
+    "exited",
+    "signalled",
+    "command-failed",
+    "power-off",
+    "reset",
+    "debug-exit",
+    "panic",
+    "triple-fault",
+    "halted",
+    "timeout",
+    "deadline",
+    "interrupted",
+    "left",
+    "output-lost",
+];
+
 /// Exit status: end of time.
 pub const STATUS_TIME: u8 = 124;
 /// Exit status: an error of this program, or "cannot test".

@@ -1,0 +1,160 @@
+//! What is kept of cases that do not hold, and the memory of how cases ended last.
+
+use super::judge::Evidence;
+use super::results::Verdict;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Reproduces the case: written before it runs.
+const COMMAND: &str = "command";
+/// How every case ended last.
+const OUTCOMES: &str = "outcomes.json";
+
+/// The artefacts' folder.
+#[derive(Debug)]
+pub struct Artefacts {
+    root: PathBuf,
+    /// Keep everything, also of cases that hold.
+    keep: bool,
+}
+
+/// The folder of a case.
+#[derive(Debug)]
+pub struct CaseFolder<'a> {
+    artefacts: &'a Artefacts,
+    pub path: PathBuf,
+}
+
+impl Artefacts {
+    #[must_use]
+    pub fn new(root: PathBuf, keep: bool) -> Self {
+        Self { root, keep }
+    }
+
+    /// Makes the folder of the case `id`, with `command` in it; what an earlier run has left there goes.
+    ///
+    /// # Errors
+    /// If it cannot be made, or holds something that no suite has put there.
+    pub fn begin(&self, id: &str, command: &str) -> io::Result<CaseFolder<'_>> {
+        let path = self.root.join(id);
+        if path.join(COMMAND).is_file() {
+            fs::remove_dir_all(&path)?;
+        } else if fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "not a folder of artefacts"));
+        }
+        fs::create_dir_all(&path)?;
+        // Options such as `--console FILE` can be given to the script.
+        let (program, options) = command.split_once(" run ").unwrap_or((command, ""));
+        fs::write(path.join(COMMAND), format!("#!/bin/sh\nexec {program} run \"$@\" {options}\n"))?;
+        Ok(CaseFolder { artefacts: self, path })
+    }
+
+    /// How cases ended last.
+    ///
+    /// # Errors
+    /// If no suite has left that, or it is not what a suite leaves.
+    pub fn outcomes(&self) -> io::Result<BTreeMap<String, Verdict>> {
+        Ok(serde_json::from_str(&fs::read_to_string(self.root.join(OUTCOMES))?)?)
+    }
+
+    /// Remembers how cases ended; those that were not run this time stay as they were.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn remember(&self, ended: impl Iterator<Item = (String, Verdict)>) -> io::Result<()> {
+        let mut all = self.outcomes().unwrap_or_default();
+        all.extend(ended);
+        fs::create_dir_all(&self.root)?;
+        let partial = self.root.join(format!("{OUTCOMES}.{}", std::process::id()));
+        fs::write(&partial, serde_json::to_string_pretty(&all)? + "\n")?;
+        fs::rename(partial, self.root.join(OUTCOMES))
+    }
+}
+
+impl CaseFolder<'_> {
+    /// Writes what the run has left.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub fn write(&self, evidence: &Evidence) -> io::Result<()> {
+        fs::write(self.path.join("console"), &evidence.console)?;
+        fs::write(self.path.join("output"), &evidence.output)
+    }
+
+    /// Keeps the folder of a case with `problems`, removes that of one that holds; returns where it is, if it is.
+    ///
+    /// # Errors
+    /// If a file cannot be written or removed.
+    pub fn end(self, problems: &[String]) -> io::Result<Option<PathBuf>> {
+        if problems.is_empty() && !self.artefacts.keep {
+            fs::remove_dir_all(&self.path)?;
+            // Folders above that are empty now.
+            let above = self.path.ancestors().skip(1).take_while(|folder| *folder != self.artefacts.root);
+            let _ = above.map(fs::remove_dir).take_while(Result::is_ok).count();
+            return Ok(None);
+        }
+        fs::write(
+            self.path.join("problems"),
+            problems.iter().map(|line| format!("{line}\n")).collect::<String>(),
+        )?;
+        Ok(Some(self.path))
+    }
+
+    /// A file in the folder.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+impl AsRef<Path> for CaseFolder<'_> {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_fails_is_kept_and_nothing_foreign_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let artefacts = Artefacts::new(root.path().join("a"), false);
+        let folder = artefacts.begin("s/c/seed-1", "staleline run --seed 1").unwrap();
+        let script = fs::read_to_string(folder.file(COMMAND)).unwrap();
+        assert_eq!(script, "#!/bin/sh\nexec staleline run \"$@\" --seed 1\n");
+        assert_eq!(folder.end(&[]).unwrap(), None);
+        assert!(!root.path().join("a/s").exists() && root.path().join("a").exists());
+
+        let kept = artefacts.begin("s/seed-2", "x").unwrap().end(&["bad".into()]).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(kept.join("problems")).unwrap(), "bad\n");
+        fs::write(kept.join("console"), "old").unwrap();
+        artefacts.begin("s/seed-2", "x").unwrap();
+        assert!(!kept.join("console").exists());
+
+        fs::create_dir_all(root.path().join("a/mine")).unwrap();
+        fs::write(root.path().join("a/mine/letter"), "dear").unwrap();
+        assert!(artefacts.begin("mine", "x").is_err());
+        assert!(root.path().join("a/mine/letter").exists());
+    }
+
+    #[test]
+    fn outcomes_are_remembered_one_by_one() {
+        let root = tempfile::tempdir().unwrap();
+        let artefacts = Artefacts::new(root.path().into(), false);
+        assert!(artefacts.outcomes().is_err());
+        let remember =
+            |id: &str, verdict| artefacts.remember([(id.to_owned(), verdict)].into_iter()).unwrap();
+        remember("a", Verdict::Failed);
+        remember("b", Verdict::Passed);
+        remember("a", Verdict::Passed);
+        let all = artefacts.outcomes().unwrap();
+        assert_eq!(
+            all.into_iter().collect::<Vec<_>>(),
+            [("a".into(), Verdict::Passed), ("b".into(), Verdict::Passed)]
+        );
+    }
+}

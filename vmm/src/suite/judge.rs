@@ -1,0 +1,201 @@
+//! Whether a run has come to what its scenario expects.
+
+use super::pattern::Pattern;
+use super::results::Check;
+use super::scenario::{Expectation, Step, StepExpectation};
+use super::steps::{self, Section, Told};
+use crate::session::Outcome;
+
+/// What a run has left.
+#[derive(Debug)]
+pub struct Evidence {
+    pub outcome: Outcome,
+    /// Exit status that `staleline run` has for it.
+    pub status: u8,
+    pub console: Vec<u8>,
+    /// What came over the channel.
+    pub output: Vec<u8>,
+    /// Console or output have more than is kept: nothing can be said about them.
+    pub overflowed: bool,
+}
+
+/// Judges the run as a whole, then each step.
+pub(super) fn judge(
+    run: &Expectation,
+    steps: &[(&Step, StepExpectation)],
+    evidence: &Evidence,
+) -> Vec<Check> {
+    let console = String::from_utf8_lossy(&evidence.console);
+    let told = steps::told(&String::from_utf8_lossy(&evidence.output));
+    let mut checks = vec![judge_run(run, steps, evidence, &console, &told)];
+    let ends = run.cause.as_deref().is_none_or(|cause| cause == "exited");
+    for (at, (step, expectation)) in steps.iter().enumerate() {
+        let problems = match told.steps.get(at) {
+            Some(section) => judge_step(expectation, section, ends),
+            None => vec!["it never began".into()],
+        };
+        checks.push(Check { name: step.name.clone(), problems });
+    }
+    checks
+}
+
+fn judge_run(
+    expected: &Expectation,
+    steps: &[(&Step, StepExpectation)],
+    evidence: &Evidence,
+    console: &str,
+    told: &Told,
+) -> Check {
+    let mut problems = Vec::new();
+    let cause = &evidence.outcome.cause;
+    let said = || match cause.detail() {
+        Some(detail) => format!("{} ({detail})", cause.name()),
+        None => cause.name().to_owned(),
+    };
+    if let Some(wanted) = expected.cause.as_ref().filter(|wanted| *wanted != cause.name()) {
+        problems.push(format!("the run ended by {}, not by {wanted}", said()));
+    }
+    if let Some(wanted) = expected.status.filter(|wanted| *wanted != evidence.status) {
+        problems.push(format!("exit status {} ({}), not {wanted}", evidence.status, said()));
+    }
+    if evidence.overflowed {
+        problems.push("console or output are longer than what is kept of them".into());
+    }
+    look(console, "the console", &expected.console, &expected.not_console, &mut problems);
+    let wants_log = !(expected.log.is_empty() && expected.not_log.is_empty()) || expected.dma_debug.is_some();
+    match &told.log {
+        Some(log) if wants_log => {
+            if !told.done {
+                problems.push("the kernel's log did not come whole".into());
+            }
+            look(log, "the kernel's log", &expected.log, &expected.not_log, &mut problems);
+            if let Some(wanted) = &expected.dma_debug {
+                let messages = steps::dma_debug_messages(log);
+                let same = messages.len() == wanted.len()
+                    && messages.iter().zip(wanted).all(|(message, wanted)| message.starts_with(wanted));
+                if !same {
+                    problems.push(format!("dma-debug warned of {messages:?}, not of {wanted:?}"));
+                }
+            }
+        }
+        None if wants_log => problems.push("the kernel's log was never had".into()),
+        _ => {}
+    }
+    if let Some(wanted) = expected.error_count {
+        compare_count(told.error_count, wanted, "dma-debug's error_count", &mut problems);
+    }
+    if told.steps.len() > steps.len() {
+        problems.push("more steps have begun than there are".into());
+    }
+    Check { name: "run".into(), problems }
+}
+
+fn judge_step(expected: &StepExpectation, section: &Section, ends: bool) -> Vec<String> {
+    let mut problems = Vec::new();
+    match section.status {
+        Some(status) => {
+            let wanted = expected.status.unwrap_or(0);
+            if status != wanted {
+                problems.push(format!("exit status {status}, not {wanted}"));
+            }
+        }
+        None if ends || expected.status.is_some() => problems.push("it never ended".into()),
+        None => {}
+    }
+    look(&section.output, "its output", &expected.output, &expected.not_output, &mut problems);
+    if let Some(wanted) = expected.error_count {
+        let growth = section.errors_after.zip(section.errors_before);
+        let growth = growth.map(|(after, before)| after.saturating_sub(before));
+        compare_count(growth, wanted, "the growth of dma-debug's error_count", &mut problems);
+    }
+    problems
+}
+
+fn compare_count(count: Option<u64>, wanted: u64, what: &str, problems: &mut Vec<String>) {
+    match count {
+        Some(count) if count == wanted => {}
+        Some(count) => problems.push(format!("{what} is {count}, not {wanted}")),
+        None => problems.push(format!("{what} was never had: has the kernel no dma-debug?")),
+    }
+}
+
+fn look(text: &str, what: &str, wanted: &[Pattern], unwanted: &[Pattern], problems: &mut Vec<String>) {
+    for pattern in wanted.iter().filter(|pattern| !pattern.is_in(text)) {
+        problems.push(format!("{what} has no {pattern}"));
+    }
+    for pattern in unwanted.iter().filter(|pattern| pattern.is_in(text)) {
+        problems.push(format!("{what} has {pattern}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Cause;
+
+    const SAID: &str = "\n@@staleline begin 0\nhello\n\n@@staleline end 1 2\n\n@@staleline log 2\n\
+        <4>[ 1.0] DMA-API: mlx5_core 0000:08:00.0: cacheline tracking EEXIST, x\n\n@@staleline done\n";
+
+    fn evidence(cause: Cause, output: &str) -> Evidence {
+        let status = cause.exit_status(true);
+        let outcome = Outcome { cause, instructions: Some(1), virtual_nanos: 1, inputs: Vec::new() };
+        Evidence {
+            outcome,
+            status,
+            console: b"[ 0.1] booting\r\n".to_vec(),
+            output: output.as_bytes().to_vec(),
+            overflowed: false,
+        }
+    }
+
+    /// The problems of the run and of its only step.
+    fn problems(run: &str, step: &str, evidence: &Evidence) -> (Vec<String>, Vec<String>) {
+        let run: Expectation = toml::from_str(run).unwrap();
+        let expected: StepExpectation = toml::from_str(step).unwrap();
+        let program: Step = toml::from_str("run = ['x']").unwrap();
+        let mut checks = judge(&run, &[(&program, expected)], evidence).into_iter();
+        (checks.next().unwrap().problems, checks.next().unwrap().problems)
+    }
+
+    #[test]
+    fn what_is_as_expected_has_no_problems() {
+        let run = "status = 0\ncause = 'exited'\nconsole = ['booting']\nnot-console = ['BUG']\nerror-count = 2\n\
+                   dma-debug = ['cacheline tracking EEXIST']\nlog = ['EEXIST']\nnot-log = ['Oops']";
+        let step = "status = 1\noutput = [{ regex = '^hello$' }]\nnot-output = ['bye']\nerror-count = 2";
+        let none = (Vec::new(), Vec::new());
+        assert_eq!(problems(run, step, &evidence(Cause::Exited(0), SAID)), none);
+    }
+
+    #[test]
+    fn each_difference_is_a_problem() {
+        let good = evidence(Cause::Exited(0), SAID);
+        for run in [
+            "status = 1",
+            "cause = 'panic'",
+            "console = ['absent']",
+            "not-console = ['booting']",
+            "log = ['absent']",
+            "not-log = ['EEXIST']",
+            "dma-debug = []",
+            "dma-debug = ['exceeded']",
+            "error-count = 1",
+        ] {
+            assert_eq!(problems(run, "status = 1", &good).0.len(), 1, "{run}");
+        }
+        for step in ["", "status = 0", "status = 1\noutput = ['x']", "status = 1\nnot-output = ['hello']"] {
+            assert_eq!(problems("", step, &good).1.len(), 1, "{step}");
+        }
+        assert_eq!(problems("", "status = 1\nerror-count = 0", &good).1.len(), 1);
+    }
+
+    #[test]
+    fn steps_that_do_not_end_fail_unless_the_run_is_to_end_otherwise() {
+        let cut = evidence(Cause::Panic("Kernel panic".into()), "\n@@staleline begin\nhel");
+        assert_eq!(problems("status = 0", "", &cut).1, ["it never ended"]);
+        assert_eq!(problems("cause = 'panic'", "output = ['hel']", &cut), (vec![], vec![]));
+        assert_eq!(problems("error-count = 0", "", &cut).0.len(), 1, "no count");
+        let silent = evidence(Cause::Deadline, "");
+        assert_eq!(problems("", "", &silent).1, ["it never began"]);
+        assert_eq!(problems("log = ['x']", "", &silent).0, ["the kernel's log was never had"]);
+    }
+}

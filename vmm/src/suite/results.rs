@@ -1,0 +1,175 @@
+//! What a suite has come to.
+
+use super::scenario::ScenarioError;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// One thing that was checked: the run as a whole, or a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    pub name: String,
+    /// What is not as expected; none if all is.
+    pub problems: Vec<String>,
+}
+
+/// How a case ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Passed,
+    Failed,
+    /// The limit on virtual or host time has come first.
+    TimedOut,
+    /// It could not be run.
+    Error,
+    /// The mirror does not have what it needs.
+    Unavailable,
+    /// The suite was interrupted before or while it ran.
+    NotRun,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ended {
+    pub cause: String,
+    pub status: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<u64>,
+    pub virtual_nanos: u64,
+}
+
+/// What a case has come to.
+#[derive(Debug, Clone, Serialize)]
+pub struct CaseResult {
+    /// `SCENARIO[/CELL]/seed-N`.
+    pub id: String,
+    pub seed: u64,
+    /// Axes and values.
+    pub cell: super::scenario::Condition,
+    pub verdict: Verdict,
+    /// Why there is no verdict on what was expected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    pub checks: Vec<Check>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+    /// The command line that does the same again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// What is kept of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub artefacts: Option<PathBuf>,
+}
+
+impl CaseResult {
+    /// Everything that is not as it should be, in lines.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let of_checks = self
+            .checks
+            .iter()
+            .flat_map(|check| check.problems.iter().map(|problem| format!("{}: {problem}", check.name)));
+        self.reason.iter().cloned().chain(of_checks).collect()
+    }
+
+    /// The virtual time that it took, in seconds.
+    #[must_use]
+    pub fn virtual_time(&self) -> std::time::Duration {
+        std::time::Duration::from_nanos(self.ended.as_ref().map_or(0, |ended| ended.virtual_nanos))
+    }
+}
+
+/// What a scenario has come to.
+#[derive(Debug, Clone, Serialize)]
+pub struct ScenarioResult {
+    pub name: String,
+    pub file: PathBuf,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub bug: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// Why it cannot be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    pub cases: Vec<CaseResult>,
+}
+
+impl ScenarioResult {
+    /// A scenario whose file cannot be used.
+    #[must_use]
+    pub fn broken(error: &ScenarioError) -> Self {
+        Self {
+            name: error.file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            file: error.file.clone(),
+            bug: String::new(),
+            source: String::new(),
+            error: Some(error.to_string()),
+            cases: Vec::new(),
+        }
+    }
+
+    /// Whether all of it holds.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.error.is_none() && self.cases.iter().all(|case| case.verdict == Verdict::Passed)
+    }
+}
+
+/// Counts of cases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Summary {
+    pub passed: usize,
+    /// Time limits among them.
+    pub failed: usize,
+    /// Cases that could not be run, and scenarios that cannot be used.
+    pub errors: usize,
+    pub unavailable: usize,
+    pub not_run: usize,
+}
+
+impl Summary {
+    /// Counts the cases of `results`.
+    #[must_use]
+    pub fn of(results: &[ScenarioResult]) -> Self {
+        let mut summary =
+            Self { errors: results.iter().filter(|one| one.error.is_some()).count(), ..Self::default() };
+        for case in results.iter().flat_map(|one| &one.cases) {
+            *summary.count(case.verdict) += 1;
+        }
+        summary
+    }
+
+    /// The number that `verdict` is counted in.
+    pub(super) fn count(&mut self, verdict: Verdict) -> &mut usize {
+        match verdict {
+            Verdict::Passed => &mut self.passed,
+            Verdict::Failed | Verdict::TimedOut => &mut self.failed,
+            Verdict::Error => &mut self.errors,
+            Verdict::Unavailable => &mut self.unavailable,
+            Verdict::NotRun => &mut self.not_run,
+        }
+    }
+
+    /// 0 if all hold, 1 if something does not, 125 if nothing failed but something could not be tested.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        if self.failed > 0 {
+            1
+        } else if self.errors + self.unavailable + self.not_run > 0 || self.passed == 0 {
+            crate::session::STATUS_ERROR
+        } else {
+            0
+        }
+    }
+}
+
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        let rest = [(self.errors, "errors"), (self.unavailable, "unavailable"), (self.not_run, "not run")];
+        rest.into_iter()
+            .filter(|(count, _)| *count > 0)
+            .try_for_each(|(count, what)| write!(f, ", {count} {what}"))
+    }
+}

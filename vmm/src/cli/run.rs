@@ -375,7 +375,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
 
 fn run_guest(arguments: &RunArguments) -> Result<u8> {
     let Prepared { config, image } = prepare(arguments)?;
-    let has_command = config.command;
+    let has_command = config.work.is_some();
     let mut console_file = arguments.console.as_deref().map(create).transpose()?;
     let (mut console, mut stdout, mut stderr) = (io::stdout(), io::stdout(), io::stderr());
     let mut sinks: Vec<&mut dyn Write> = Vec::new();

@@ -220,13 +220,17 @@ fn parse_run(arguments: &[String]) -> Result<RunArguments> {
     }
 }
 
+/// What has been built, or has failed to be; it is tried once.
+type Once<K, V> = Mutex<BTreeMap<K, Result<V, Trouble>>>;
+
 /// Runs guests as `staleline run` does.
 #[derive(Debug)]
 struct Guests {
     /// Where kernel modules are put; command lines of artefacts name them.
     module_folder: PathBuf,
-    images: Mutex<BTreeMap<String, Result<Image, Trouble>>>,
-    modules: Mutex<BTreeMap<(String, PathBuf), Result<Vec<PathBuf>, Trouble>>>,
+    images: Once<String, Image>,
+    /// By image and source.
+    modules: Once<(String, PathBuf), Vec<PathBuf>>,
 }
 
 fn trouble(error: &guest_images::Error) -> Trouble {
@@ -299,7 +303,7 @@ impl Launcher for Guests {
             };
             Status::of(&outcome, prepared.config.engine.name(), prepared.image, arguments.seed())
                 .write(status)?;
-            Ok((outcome, prepared.config.command))
+            Ok((outcome, prepared.config.work.is_some()))
         });
         let (outcome, command) = ran.map_err(|error| super::message(&error))?;
         Ok(Evidence {

@@ -5,7 +5,7 @@ use super::results::Verdict;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Reproduces the case: written before it runs.
 const COMMAND: &str = "command";
@@ -95,10 +95,10 @@ impl CaseFolder<'_> {
             let _ = above.map(fs::remove_dir).take_while(Result::is_ok).count();
             return Ok(None);
         }
-        fs::write(
-            self.path.join("problems"),
-            problems.iter().map(|line| format!("{line}\n")).collect::<String>(),
-        )?;
+        if !problems.is_empty() {
+            let text: String = problems.iter().map(|line| format!("{line}\n")).collect();
+            fs::write(self.path.join("problems"), text)?;
+        }
         Ok(Some(self.path))
     }
 
@@ -106,12 +106,6 @@ impl CaseFolder<'_> {
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
-    }
-}
-
-impl AsRef<Path> for CaseFolder<'_> {
-    fn as_ref(&self) -> &Path {
-        &self.path
     }
 }
 

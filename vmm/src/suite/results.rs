@@ -108,10 +108,19 @@ impl ScenarioResult {
         }
     }
 
-    /// Whether all of it holds.
+    /// Whether something in it does not hold or could not be run.
     #[must_use]
-    pub fn holds(&self) -> bool {
-        self.error.is_none() && self.cases.iter().all(|case| case.verdict == Verdict::Passed)
+    pub fn fails(&self) -> bool {
+        let fails =
+            |case: &CaseResult| matches!(case.verdict, Verdict::Failed | Verdict::TimedOut | Verdict::Error);
+        self.error.is_some() || self.cases.iter().any(fails)
+    }
+
+    /// Whether nothing in it has come to a verdict.
+    #[must_use]
+    pub fn is_skipped(&self) -> bool {
+        let skipped = |case: &CaseResult| matches!(case.verdict, Verdict::Unavailable | Verdict::NotRun);
+        self.error.is_none() && self.cases.iter().all(skipped)
     }
 }
 

@@ -23,7 +23,8 @@ pub(super) fn render(results: &[ScenarioResult]) -> String {
         for (number, case) in (1..).zip(&scenario.cases) {
             report.case(number, case);
         }
-        report.result(0, scenario.holds(), number, &scenario.name, "");
+        let directive = if scenario.is_skipped() { "SKIP" } else { "" };
+        report.result(0, !scenario.fails(), number, &scenario.name, directive);
     }
     report.0
 }

@@ -1,0 +1,214 @@
+//! `staleline suite` with tiny guests: what holds and what does not, reports, artefacts, bad input, interruption.
+
+mod common;
+
+use common::{Ran, bare_kernel, out, path, run, staleline};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// The port of the debug exit, and a value: exit status 7.
+const DEBUG_EXIT: (u16, u8) = (0xf4, 3);
+/// `1: jmp 1b`
+const SPIN: [u8; 2] = [0xeb, 0xfe];
+
+/// A folder of scenarios, with two kernels: one ends with status 7 after it has said "hi", one never ends.
+struct Suite {
+    folder: TempDir,
+}
+
+impl Suite {
+    fn new(scenarios: &[(&str, &str)]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let said = b"hi\n".iter().flat_map(|&byte| out(0x3f8, byte));
+        let code: Vec<u8> = said.chain(out(DEBUG_EXIT.0, DEBUG_EXIT.1)).chain(SPIN).collect();
+        fs::copy(bare_kernel(&code).path(), folder.path().join("exits")).unwrap();
+        fs::copy(bare_kernel(&SPIN).path(), folder.path().join("spins")).unwrap();
+        for (name, text) in scenarios {
+            let head = "bug = 'none'\nsource = 'this test'\n";
+            fs::write(folder.path().join(format!("{name}.toml")), format!("{head}{text}")).unwrap();
+        }
+        Self { folder }
+    }
+
+    fn artefacts(&self) -> PathBuf {
+        self.folder.path().join("artefacts")
+    }
+
+    fn arguments<'a>(&'a self, artefacts: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+        let mut arguments = vec!["suite", path(self.folder.path()), "--artefacts", path(artefacts)];
+        arguments.extend(more);
+        arguments
+    }
+
+    fn run(&self, more: &[&str]) -> Ran {
+        run(&self.arguments(&self.artefacts(), more))
+    }
+
+    /// Verdicts by case, and scenarios that cannot be used.
+    fn verdicts(&self, more: &[&str]) -> (i32, Vec<(String, String)>) {
+        let ran = self.run(&[&["--format", "json"], more].concat());
+        (ran.status, verdicts(&ran))
+    }
+}
+
+fn verdicts(ran: &Ran) -> Vec<(String, String)> {
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:?}"));
+    let mut all = Vec::new();
+    for scenario in report["scenarios"].as_array().unwrap() {
+        if let Some(error) = scenario["error"].as_str() {
+            all.push(("error".to_owned(), error.to_owned()));
+        }
+        for case in scenario["cases"].as_array().unwrap() {
+            all.push((case["id"].as_str().unwrap().to_owned(), case["verdict"].as_str().unwrap().to_owned()));
+        }
+    }
+    all
+}
+
+fn named<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {
+    pairs.map(|(id, verdict)| (id.to_owned(), verdict.to_owned())).into()
+}
+
+const HOLDS: &str =
+    "[guest]\nkernel = './exits'\n[[expect]]\nstatus = 7\ncause = 'debug-exit'\nconsole = ['hi']";
+
+#[test]
+fn what_fails_leaves_the_command_that_does_it_again() {
+    let fails = HOLDS.replace("status = 7", "status = 8").replace("'hi'", "'hi', 'bye'");
+    let suite = Suite::new(&[("holds", HOLDS), ("fails", &fails)]);
+    assert_eq!(
+        suite.verdicts(&["--jobs", "2"]),
+        (1, named([("fails/seed-1", "failed"), ("holds/seed-1", "passed")]))
+    );
+    assert!(!suite.artefacts().join("holds").exists());
+    let kept = suite.artefacts().join("fails/seed-1");
+    assert_eq!(fs::read(kept.join("console")).unwrap(), b"hi\n");
+    assert_eq!(common::status_member(&kept.join("status.json"), "guest_exit"), 7);
+    let problems = fs::read_to_string(kept.join("problems")).unwrap();
+    assert_eq!(problems, "run: exit status 7 (debug-exit), not 8\nrun: the console has no \"bye\"\n");
+
+    // The script runs whatever is called staleline.
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_staleline"));
+    let console = suite.folder.path().join("again");
+    let status = std::process::Command::new("/bin/sh")
+        .arg(kept.join("command"))
+        .args(["--console", path(&console)])
+        .env("PATH", program.parent().unwrap())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status();
+    // Without a command in the guest the console would be standard output.
+    assert_eq!(status.unwrap().code(), Some(7));
+    assert_eq!(fs::read(console).unwrap(), fs::read(kept.join("console")).unwrap());
+}
+
+#[test]
+fn what_did_not_hold_is_run_again() {
+    let suite = Suite::new(&[("holds", HOLDS), ("fails", &HOLDS.replace('7', "8"))]);
+    let refused = suite.run(&["--rerun-failed"]);
+    assert!(refused.status == 125 && refused.stderr.contains("no outcomes of an earlier run"), "{refused:?}");
+    assert_eq!(suite.verdicts(&[]).0, 1);
+    fs::write(suite.folder.path().join("fails.toml"), format!("bug = 'b'\nsource = 's'\n{HOLDS}")).unwrap();
+    assert_eq!(suite.verdicts(&["--rerun-failed"]), (0, named([("fails/seed-1", "passed")])));
+    let nothing = suite.run(&["--rerun-failed"]);
+    assert!(nothing.status == 125 && nothing.stderr.contains("all held"), "{nothing:?}");
+}
+
+#[test]
+fn cases_are_listed_filtered_and_given_seeds() {
+    let suite = Suite::new(&[("m", &format!("seeds = [3, 1]\n[matrix]\ncpus = [1, 2]\n{HOLDS}"))]);
+    let listed = suite.run(&["--list"]);
+    assert_eq!(listed.stdout, "m/cpus=1/seed-3\nm/cpus=1/seed-1\nm/cpus=2/seed-3\nm/cpus=2/seed-1\n");
+    let seeded = suite.run(&["--list", "--seeds", "1..1000"]);
+    assert_eq!(seeded.stdout.lines().count(), 2000);
+    assert_eq!(suite.verdicts(&["--filter", "cpus=2/.*-1$"]), (0, named([("m/cpus=2/seed-1", "passed")])));
+    assert_eq!(suite.run(&["--filter", "nowhere"]).status, 125);
+}
+
+#[test]
+fn bad_input_is_an_error_of_its_scenario_alone() {
+    let key = HOLDS.replace("status = 7", "status = 7\nbogus = 1");
+    let missing = HOLDS.replace("./exits", "./nothing");
+    let unknown = HOLDS.replace("./exits", "no-such-image");
+    let suite = Suite::new(&[
+        ("a-key", &key),
+        ("b-matrix", &format!("[matrix]\ncpus = []\n{HOLDS}")),
+        ("c-missing", &missing),
+        ("d-unknown", &unknown),
+        ("e-later", &HOLDS.replace("[[expect]]", "cache = 'sets=64'\n[[expect]]")),
+        ("f-holds", HOLDS),
+    ]);
+    let ran = suite.run(&["--format", "json"]);
+    assert_eq!(ran.status, 125, "{ran:?}");
+    let verdicts = verdicts(&ran);
+    assert!(verdicts[0].1.contains("a-key.toml:7:1: unknown field `bogus`"), "{verdicts:?}");
+    assert!(verdicts[1].1.contains("b-matrix.toml:4:8: axis 'cpus' has no values"), "{verdicts:?}");
+    let expected = [
+        ("c-missing/seed-1", "error"),
+        ("d-unknown/seed-1", "error"),
+        ("e-later/seed-1", "error"),
+        ("f-holds/seed-1", "passed"),
+    ];
+    assert_eq!(verdicts[2..], named(expected));
+    for reason in ["/nothing: No such file", "no image is called", "--cache sets=64: not yet"] {
+        assert!(ran.stdout.contains(reason), "{reason}: {}", ran.stdout);
+    }
+    for (paths, reason) in [("/nonexistent", "No such file"), (path(&suite.artefacts()), "no scenarios")] {
+        let ran = run(&["suite", paths]);
+        assert!(ran.status == 125 && ran.stderr.contains(reason), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_deadline_ends_a_case_not_the_suite() {
+    let spins = "deadline = 0.001\n[guest]\nkernel = './spins'\n[[expect]]\nstatus = 0";
+    let waited_for = "deadline = 0.001\n[guest]\nkernel = './spins'\n[[expect]]\ncause = 'deadline'";
+    let suite = Suite::new(&[("expected", waited_for), ("holds", HOLDS), ("spins", spins)]);
+    let expected = [("expected/seed-1", "passed"), ("holds/seed-1", "passed"), ("spins/seed-1", "timed-out")];
+    assert_eq!(suite.verdicts(&[]), (1, named(expected)));
+}
+
+#[test]
+fn an_interruption_leaves_partial_results() {
+    let spins = HOLDS.replace("./exits", "./spins").replace("[guest]", "deadline = 1e6\n[guest]");
+    let suite = Suite::new(&[("a", HOLDS), ("b", &spins), ("c", HOLDS)]);
+    let artefacts = suite.artefacts();
+    let child = staleline(&suite.arguments(&artefacts, &["--format", "json", "--jobs", "1"]))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The command is written before the case runs.
+    while !artefacts.join("b/seed-1/command").is_file() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let pid = libc::pid_t::try_from(child.id()).unwrap();
+    // SAFETY: sends a signal to a process of this test's own that has not been waited for.
+    assert_eq!(unsafe { libc::kill(pid, libc::SIGINT) }, 0);
+    let ran: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!(ran.status, 125, "{ran:?}");
+    let expected = [("a/seed-1", "passed"), ("b/seed-1", "not-run"), ("c/seed-1", "not-run")];
+    assert_eq!(verdicts(&ran), named(expected));
+}
+
+#[test]
+fn reports_are_written_to_files_and_do_not_depend_on_order() {
+    let seeds = format!("seeds = '1..6'\n{HOLDS}");
+    let suite = Suite::new(&[("s", &seeds)]);
+    let file = |name: &str| suite.folder.path().join(name);
+    let run = |jobs: &str, name: &str| {
+        let report = format!("junit={}", file(name).display());
+        let ran = suite.run(&["--jobs", jobs, "--report", &report]);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        (ran.stdout, fs::read_to_string(file(name)).unwrap())
+    };
+    let (one, four) = (run("1", "1.xml"), run("4", "4.xml"));
+    assert_eq!(one, four);
+    assert!(one.0.starts_with("KTAP version 1\n1..1\n  KTAP version 1\n"), "{}", one.0);
+    let document = roxmltree::Document::parse(&one.1).unwrap();
+    assert_eq!(document.root_element().attribute("tests"), Some("6"));
+    assert!(suite.run(&["--report", "xml=x"]).stderr.contains("'xml' is no format"));
+}

@@ -118,7 +118,7 @@ pub fn run(
         initrd: vec![InitrdPart::File(boot.initrd), InitrdPart::Bytes(guest_images::work_archive())],
         command_line: Some(command_line),
         deadline: None,
-        work: Some(Work { argv: guest.command.clone() }),
+        work: Some(Work { argv: guest.command.clone(), seed: None }),
     };
     let (mut transcript, mut stdout) = (Bounded::default(), Bounded::default());
     let mut stderr = std::io::stderr();
@@ -139,7 +139,7 @@ pub fn run(
         Cause::Timeout => Ended::TimedOut(limit),
         Cause::Interrupted(signal) => bail!("interrupted by signal {signal}"),
         Cause::OutputLost(reason) => bail!("{reason}"),
-        other => Ended::Stopped(other.detail().unwrap_or_else(|| other.name().to_owned())),
+        other => Ended::Stopped(other.description()),
     };
     Ok(Evidence {
         console: transcript.bytes,

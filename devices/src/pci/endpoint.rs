@@ -340,6 +340,11 @@ impl Endpoint {
         self.drive_pin(upstream.slot, host);
     }
 
+    /// Gives the device's chance a new seed.
+    pub fn reseed(&mut self, seed: u64) {
+        self.device.reseed(seed);
+    }
+
     /// Function-level or hot reset.
     pub fn reset(&mut self, slot: Slot, host: &mut dyn Host) {
         host.cancel_all(slot);

@@ -119,6 +119,8 @@ pub trait PciDevice: ClonePciDevice + fmt::Debug + Send {
     fn bar_write(&mut self, bar: u8, offset: u64, data: &[u8], port: &mut dyn Port) -> Access;
     /// A time asked for by [`Port::schedule`] has come.
     fn event(&mut self, _token: u32, _port: &mut dyn Port) {}
+    /// Chance has a new seed from here on.
+    fn reseed(&mut self, _seed: u64) {}
     /// Function-level or bus reset: back to the state after power-on. Pending events have been withdrawn.
     fn reset(&mut self);
 }

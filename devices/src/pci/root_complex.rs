@@ -124,6 +124,15 @@ impl RootComplex {
         Ok(())
     }
 
+    /// Gives the chance of each device a new seed, by its slot.
+    pub fn reseed(&mut self, seed: impl Fn(Slot) -> u64) {
+        for (slot, port) in (1..).zip(&mut self.ports) {
+            if let Some(endpoint) = &mut port.endpoint {
+                endpoint.reseed(seed(slot));
+            }
+        }
+    }
+
     /// System reset of everything, devices included. Firmware's programming is lost:
     /// call [`Self::assign_resources`] again.
     pub fn reset(&mut self, host: &mut dyn Host) {

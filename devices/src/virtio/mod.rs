@@ -97,6 +97,9 @@ pub trait DeviceType: fmt::Debug + Clone + Send + 'static {
     /// Forgets what was begun on `queue`.
     fn reset_queue(&mut self, _queue: u16) {}
 
+    /// Chance has a new seed from here on.
+    fn reseed(&mut self, _seed: u64) {}
+
     /// Back to the state after power-on, by the driver or the bus.
     fn reset(&mut self) {}
 }

@@ -45,6 +45,10 @@ impl DeviceType for Rng {
         Ok(Step::Done)
     }
 
+    fn reseed(&mut self, seed: u64) {
+        *self = Self::new(seed);
+    }
+
     fn reset(&mut self) {
         *self = Self::new(self.seed);
     }

@@ -491,6 +491,10 @@ impl<T: DeviceType> PciDevice for VirtioPci<T> {
         }
     }
 
+    fn reseed(&mut self, seed: u64) {
+        self.device.reseed(seed);
+    }
+
     fn event(&mut self, token: u32, port: &mut dyn Port) {
         if token == EVENT_DEVICE {
             if let Some((queue, _)) = self.device.next_event() {

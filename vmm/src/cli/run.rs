@@ -368,7 +368,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
         initrd,
         command_line,
         deadline: arguments.deadline.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)),
-        work: has_command.then(|| Work { argv: arguments.command.clone() }),
+        work: has_command.then(|| Work { argv: arguments.command.clone(), seed: None }),
     };
     Ok(Prepared { config, image: guest.name })
 }
@@ -428,7 +428,7 @@ fn explain(cause: &Cause, has_command: bool) {
         }
         Cause::Timeout => "the run took longer than --timeout".into(),
         Cause::Deadline => "virtual time has reached --deadline".into(),
-        cause => cause.detail().unwrap_or_else(|| cause.name().into()),
+        cause => cause.description(),
     };
     eprintln!("staleline: {text}");
 }

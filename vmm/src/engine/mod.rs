@@ -87,7 +87,7 @@ pub enum EngineError {
 ///
 /// [`Engine::create_vcpus`] comes first; the others only after it. State may be read and written only between calls of
 /// [`Engine::run`].
-pub trait Engine: std::fmt::Debug {
+pub trait Engine: std::fmt::Debug + Send {
     /// Creates `count` vCPUs: the first starts in state `boot`, the others wait for a start-up IPI.
     ///
     /// # Errors
@@ -106,6 +106,9 @@ pub trait Engine: std::fmt::Debug {
     /// Drops translations and decoded code: what happens from here on depends on the machine's and the vCPUs' state alone,
     /// not on how they got there.
     fn drop_caches(&mut self, machine: &SharedMachine);
+    /// An engine that goes on from the same state with a copy of the machine, and comes back when `kick` is raised. What
+    /// this one has cached is not copied: [`Engine::drop_caches`] comes before. `None` if its state cannot be copied.
+    fn fork(&self, kick: Kick) -> Option<Box<dyn Engine>>;
     /// What makes [`Engine::run`] come back soon, from another thread.
     fn kick(&self) -> Kick;
     /// How far the machine has come.

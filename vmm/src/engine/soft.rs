@@ -205,6 +205,20 @@ impl Engine for SoftEngine {
         self.vcpus.iter_mut().for_each(Vcpu::drop_caches);
     }
 
+    fn fork(&self, kick: Kick) -> Option<Box<dyn Engine>> {
+        Some(Box::new(Self {
+            vcpus: self.vcpus.clone(),
+            tsc_adjust: self.tsc_adjust.clone(),
+            code: CodeCache::default(),
+            kick,
+            now: self.now,
+            skipped: self.skipped,
+            turn: self.turn,
+            barren: self.barren,
+            turn_end: self.turn_end,
+        }))
+    }
+
     fn kick(&self) -> Kick {
         self.kick.clone()
     }

@@ -35,6 +35,15 @@ impl Attachments {
         self.slots.insert(slot, attachment);
     }
 
+    /// Whether a file is written to: then no other machine can have the same.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.slots.values().any(|attachment| match attachment {
+            Attachment::Disk(disk) => !disk.read_only,
+            Attachment::Output(_) => true,
+            Attachment::Console => false,
+        })
+    }
+
     /// What the device in `slot` stores its data in.
     pub(super) fn storage(&mut self, slot: Slot) -> Option<&mut dyn Storage> {
         match self.slots.get_mut(&slot) {
@@ -68,6 +77,7 @@ impl Attachments {
 pub(super) struct DiskFile {
     file: Arc<File>,
     size: u64,
+    read_only: bool,
 }
 
 impl DiskFile {
@@ -91,7 +101,7 @@ impl DiskFile {
         }
         // The end says how large it is for block devices, too.
         let size = file.seek(SeekFrom::End(0))?;
-        Ok(Self { file: Arc::new(file), size })
+        Ok(Self { file: Arc::new(file), size, read_only })
     }
 
     /// Bytes.

@@ -20,7 +20,7 @@ use attachment::Attachments;
 use board::{Board, PciHost, PlatformPort};
 use devices::bus::{AccessLog, Nanos, PowerRequest, RangeError};
 use devices::interrupt::Interrupts;
-use devices::pci::{AssignError, AttachError, ResourceWindows, RootComplex};
+use devices::pci::{AssignError, AttachError, ResourceWindows, RootComplex, Slot};
 use devices::random::Random;
 use ports::PortDevices;
 use x86_cpu::CodePages;
@@ -57,6 +57,11 @@ pub enum MachineError {
     Ports(#[from] RangeError),
     #[error("device {0}: all eight PCI slots are taken")]
     NoFreeSlot(String),
+}
+
+/// The seed of the device in `slot`: the slot makes the sequences of two random devices differ.
+fn device_seed(seed: u64, slot: Slot) -> u64 {
+    seed ^ u64::from(slot) << 56
 }
 
 /// A serial port.
@@ -99,8 +104,7 @@ impl Machine {
         for device in placed.into_iter().chain(floating) {
             let free = || pci.free_slot().ok_or_else(|| MachineError::NoFreeSlot(device.kind.clone()));
             let slot = device.fixed_slot().map_or_else(free, Ok)?;
-            // The slot makes the sequences of two random devices differ.
-            let built = device.build(config.seed ^ u64::from(slot) << 56)?;
+            let built = device.build(device_seed(config.seed, slot))?;
             pci.attach(slot, built.device)?;
             if let Some(attachment) = built.attachment {
                 attachments.insert(slot, attachment);
@@ -139,6 +143,31 @@ impl Machine {
             attachments: &mut self.attachments,
         };
         (&mut self.pci, host)
+    }
+
+    /// Whether [`Machine::fork`] can have a machine like this one.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn can_fork(&self) -> Result<(), &'static str> {
+        if self.attachments.is_exclusive() {
+            return Err("a device of it writes to a file of the host");
+        }
+        Ok(())
+    }
+
+    /// A copy that goes on by itself, with this machine's RAM as it is now, which must not change any more.
+    ///
+    /// # Errors
+    /// [`MachineError::Ram`] if the host cannot map the copy's RAM.
+    pub fn fork(&self) -> Result<Self, MachineError> {
+        Ok(Self { ram: self.ram.fork()?, ..self.clone() })
+    }
+
+    /// Seeds everything random in the machine anew.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random = Random::new(seed);
+        self.pci.reseed(|slot| device_seed(seed, slot));
     }
 
     /// Guest RAM.

@@ -29,6 +29,8 @@ pub enum RamError {
     Map(#[from] MmapRegionError),
     #[error("guest RAM cannot be laid out: {0}")]
     Layout(#[from] GuestRegionCollectionError),
+    #[error("RAM that is itself a copy cannot be copied")]
+    Copy,
 }
 
 /// Memory that the guest wants is not there.
@@ -44,6 +46,8 @@ pub struct NotRam {
 pub struct GuestRam {
     memory: GuestMemoryMmap,
     size: u64,
+    /// What it is mapped from; `None` if writes do not reach that.
+    file: Option<Arc<File>>,
     /// Host base and size of the region at 0, then of the one at [`HIGH_RAM`].
     low: Span,
     high: Span,
@@ -75,17 +79,39 @@ impl GuestRam {
         }
         let file = memfd::create(size).map_err(|source| RamError::Host { size, source })?;
         let file = Arc::new(file);
+        let memory = Self::map(&file, size, libc::MAP_SHARED)?;
+        Ok(Self::of(memory, size, Some(file)))
+    }
+
+    /// A copy of RAM as it is now. Pages are shared until the copy writes to them; this RAM must not be written any more,
+    /// since the copy would see that in some pages.
+    ///
+    /// # Errors
+    /// [`RamError::Copy`] if this is a copy, or what the host has against it.
+    pub fn fork(&self) -> Result<Self, RamError> {
+        let file = self.file.as_ref().ok_or(RamError::Copy)?;
+        let memory = Self::map(file, self.size, libc::MAP_PRIVATE)?;
+        Ok(Self::of(memory, self.size, None))
+    }
+
+    /// Maps the file behind RAM; `sharing` says whether writes reach it.
+    fn map(file: &Arc<File>, size: u64, sharing: i32) -> Result<GuestMemoryMmap, RamError> {
         let (low_size, high_size) = split_ram(size);
         let map = |offset: u64, length: u64, base: u64| -> Result<GuestRegionMmap, RamError> {
             let length = usize::try_from(length).map_err(|_| RamError::TooMuch(size))?;
-            let mapping = MmapRegion::from_file(FileOffset::from_arc(Arc::clone(&file), offset), length)?;
+            let offset = FileOffset::from_arc(Arc::clone(file), offset);
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let mapping = MmapRegion::build(Some(offset), length, access, sharing | libc::MAP_NORESERVE)?;
             GuestRegionMmap::new(mapping, GuestAddress(base)).ok_or(RamError::TooMuch(size))
         };
         let mut regions = vec![map(0, low_size, 0)?];
         if high_size != 0 {
             regions.push(map(low_size, high_size, HIGH_RAM)?);
         }
-        let memory = GuestMemoryMmap::from_regions(regions)?;
+        Ok(GuestMemoryMmap::from_regions(regions)?)
+    }
+
+    fn of(memory: GuestMemoryMmap, size: u64, file: Option<Arc<File>>) -> Self {
         let span = |base: u64| {
             let region = memory.find_region(GuestAddress(base));
             region.map_or(Span { host: NonNull::dangling(), size: 0 }, |region| Span {
@@ -94,7 +120,7 @@ impl GuestRam {
             })
         };
         let (low, high) = (span(0), span(HIGH_RAM));
-        Ok(Self { low, high, memory, size })
+        Self { low, high, memory, size, file }
     }
 
     /// Bytes of RAM.
@@ -218,6 +244,29 @@ mod tests {
             region.file_offset().unwrap().file().metadata().unwrap().blocks()
         };
         assert_eq!(blocks * 512, 3 * PAGE);
+    }
+
+    #[test]
+    fn copies_begin_alike_and_go_their_own_ways() {
+        let ram = GuestRam::new(5 * GIB).unwrap();
+        for address in [0, HIGH_RAM + PAGE] {
+            ram.write(address, b"template").unwrap();
+        }
+        let (first, second) = (ram.fork().unwrap(), ram.fork().unwrap());
+        first.write(HIGH_RAM + PAGE, b"first").unwrap();
+        second.write(0, b"second").unwrap();
+        let read = |ram: &GuestRam, address| {
+            let mut data = [0; 8];
+            ram.read(address, &mut data).unwrap();
+            data
+        };
+        assert_eq!([0, HIGH_RAM + PAGE].map(|at| read(&first, at)), [*b"template", *b"firstate"]);
+        assert_eq!([0, HIGH_RAM + PAGE].map(|at| read(&second, at)), [*b"secondte", *b"template"]);
+        assert_eq!([0, HIGH_RAM + PAGE].map(|at| read(&ram, at)), [*b"template"; 2]);
+        assert_eq!((first.size(), first.low_end(), first.high_size()), (5 * GIB, 3 * GIB, 2 * GIB));
+        assert!(matches!(first.fork(), Err(RamError::Copy)));
+        drop(ram);
+        assert_eq!(read(&first, 0), *b"template", "a copy outlives what it was made from");
     }
 
     #[test]

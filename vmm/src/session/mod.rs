@@ -3,9 +3,11 @@
 mod outcome;
 mod output;
 mod panic_watch;
+mod template;
 
 pub use outcome::{CAUSES, Cause, Outcome, STATUS_ERROR, STATUS_GUEST, STATUS_TIME};
 pub use output::Output;
+pub use template::Template;
 
 use crate::boot::{self, Boot, BootError, InitrdPart, Kernel};
 use crate::engine::{Engine, EngineError, EngineKind, Exit, Kick};
@@ -17,6 +19,7 @@ use guest_images::channel;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
+use template::{Start, Transcript};
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -33,10 +36,13 @@ pub struct SessionConfig {
     pub work: Option<Work>,
 }
 
-/// What a guest runs: a program with its arguments.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a guest runs from its ready mark on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Work {
+    /// The program with its arguments.
     pub argv: Vec<String>,
+    /// Seeds everything random in the machine anew at the mark; `None`: what the machine's seed has begun goes on.
+    pub seed: Option<u64>,
 }
 
 impl Work {
@@ -56,6 +62,12 @@ pub enum SessionError {
     NoCommand(PathBuf),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error("the guest did not come to its ready mark: {}", .0.description())]
+    NotReady(Cause),
+    #[error("the guest sent more than {0} bytes before its ready mark")]
+    Talkative(usize),
+    #[error("this machine cannot be forked: {0}")]
+    CannotFork(&'static str),
 }
 
 /// Virtual time after a panic message in which the guest may finish its report.
@@ -83,11 +95,17 @@ pub struct Session {
     has_work: bool,
     /// What of the request has not been sent yet.
     request: VecDeque<Vec<u8>>,
+    /// Of the machine's random sources from the ready mark on.
+    seed: Option<u64>,
     mark: Mark,
     /// End of the grace after a panic.
     panic_end: Option<Nanos>,
     /// Host input that has entered: at which count of instructions, and how many bytes.
     inputs: Vec<(u64, usize)>,
+    /// What the guest sends, where a template is to keep it.
+    transcript: Option<Transcript>,
+    /// Where the run begins, unless at power-on.
+    start: Option<Start>,
 }
 
 /// Entries of input beyond which only the log has them.
@@ -123,9 +141,12 @@ impl Session {
             deadline: config.deadline.unwrap_or(Nanos::MAX),
             has_work: config.work.is_some(),
             request: config.work.as_ref().map(Work::request).unwrap_or_default(),
+            seed: config.work.as_ref().and_then(|work| work.seed),
             mark: Mark::Ahead,
             panic_end: None,
             inputs: Vec::new(),
+            transcript: None,
+            start: None,
         })
     }
 
@@ -134,23 +155,43 @@ impl Session {
     /// # Errors
     /// [`SessionError`] if the engine fails.
     pub fn run(mut self, host: Option<&Host>, output: &mut Output<'_>) -> Result<Outcome, SessionError> {
+        if let Some(start) = self.start.take() {
+            let ended = output.console(&start.transcript.console);
+            let ended = ended.or(output.channel(&start.transcript.channel).end);
+            if let Some(cause) = ended.or_else(|| self.handle(start.exit, host)) {
+                return Ok(self.outcome(Self::judge(cause, output)));
+            }
+        }
         loop {
-            let until = self.panic_end.unwrap_or(Nanos::MAX).min(self.deadline);
-            let exit = self.engine.run(&self.machine, until)?;
-            let ended = self.listen(output);
-            let ended =
-                ended.or_else(|| host.and_then(|host| host.inbox().event()).map(Self::stopped_by_host));
+            let (exit, ended) = self.advance(host, output)?;
             if self.mark == Mark::Heard {
                 self.pass_ready_mark();
             }
-            let ended = ended.or_else(|| self.handle(exit, host));
-            let Some(cause) = ended else { continue };
-            // A panicking guest ends by reset, power-off or a loop: what counts is the panic.
-            let cause = match output.panic_message() {
-                Some(message) if cause.yields_to_panic() => Cause::Panic(message.to_owned()),
-                _ => cause,
-            };
-            return Ok(self.outcome(cause));
+            if let Some(cause) = ended.or_else(|| self.handle(exit, host)) {
+                return Ok(self.outcome(Self::judge(cause, output)));
+            }
+        }
+    }
+
+    /// Runs until something needs looking at, and passes on what the guest has sent. Returns what the engine came back
+    /// with, still to be handled, and why the run is over, if it is.
+    fn advance(
+        &mut self,
+        host: Option<&Host>,
+        output: &mut Output<'_>,
+    ) -> Result<(Exit, Option<Cause>), SessionError> {
+        let until = self.panic_end.unwrap_or(Nanos::MAX).min(self.deadline);
+        let exit = self.engine.run(&self.machine, until)?;
+        let ended = self.listen(output);
+        let ended = ended.or_else(|| host.and_then(|host| host.inbox().event()).map(Self::stopped_by_host));
+        Ok((exit, ended))
+    }
+
+    /// A panicking guest ends by reset, power-off or a loop: what counts is the panic.
+    fn judge(cause: Cause, output: &Output<'_>) -> Cause {
+        match output.panic_message() {
+            Some(message) if cause.yields_to_panic() => Cause::Panic(message.to_owned()),
+            _ => cause,
         }
     }
 
@@ -159,6 +200,9 @@ impl Session {
         let mut ended = None;
         let sent = self.machine.lock().serial_output(Port::Console);
         if let Some(bytes) = sent {
+            if let Some(transcript) = &mut self.transcript {
+                transcript.console.extend_from_slice(&bytes);
+            }
             ended = output.console(&bytes);
             if output.panic_message().is_some() && self.panic_end.is_none() {
                 self.panic_end = Some(self.engine.progress().now.saturating_add(PANIC_GRACE));
@@ -166,6 +210,9 @@ impl Session {
         }
         let sent = self.machine.lock().serial_output(Port::Channel);
         if let Some(bytes) = sent {
+            if let Some(transcript) = &mut self.transcript {
+                transcript.channel.extend_from_slice(&bytes);
+            }
             let heard = output.channel(&bytes);
             if heard.ready && self.mark == Mark::Ahead {
                 self.mark = Mark::Heard;
@@ -183,6 +230,9 @@ impl Session {
     fn pass_ready_mark(&mut self) {
         self.mark = Mark::Passed;
         self.engine.drop_caches(&self.machine);
+        if let Some(seed) = self.seed {
+            self.machine.lock().reseed(seed);
+        }
         log::debug!("ready at {:?}", self.engine.progress());
     }
 

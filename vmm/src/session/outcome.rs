@@ -97,6 +97,12 @@ impl Cause {
         }
     }
 
+    /// What happened, for people, in any case.
+    #[must_use]
+    pub fn description(&self) -> String {
+        self.detail().unwrap_or_else(|| self.name().to_owned())
+    }
+
     /// The status that the guest ended with, if it gave one.
     #[must_use]
     pub fn guest_exit(&self) -> Option<u8> {

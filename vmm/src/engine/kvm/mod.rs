@@ -118,6 +118,11 @@ impl Engine for KvmEngine {
     /// The processor's own caches are none of the guest's business.
     fn drop_caches(&mut self, _: &SharedMachine) {}
 
+    /// The state is the kernel's.
+    fn fork(&self, _: Kick) -> Option<Box<dyn Engine>> {
+        None
+    }
+
     fn kick(&self) -> Kick {
         self.kick.clone()
     }

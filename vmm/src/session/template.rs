@@ -1,0 +1,124 @@
+//! A guest that has been booted to its ready mark, and runs that go on from there.
+
+use super::{Mark, Output, Session, SessionConfig, SessionError, Work};
+use crate::engine::{Exit, Kick};
+use crate::host::Host;
+use crate::machine::SharedMachine;
+use devices::bus::Nanos;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a guest has sent up to its ready mark.
+#[derive(Debug, Default)]
+pub(super) struct Transcript {
+    pub console: Vec<u8>,
+    pub channel: Vec<u8>,
+}
+
+impl Transcript {
+    /// Most bytes that a guest may send before its ready mark.
+    const LIMIT: usize = 16 << 20;
+
+    pub(super) fn is_full(&self) -> bool {
+        self.console.len() + self.channel.len() > Self::LIMIT
+    }
+}
+
+/// Where a fork begins.
+#[derive(Debug, Clone)]
+pub(super) struct Start {
+    pub transcript: Arc<Transcript>,
+    /// How the engine came back with the mark.
+    pub exit: Exit,
+}
+
+/// A machine at its guest's ready mark. It never runs again: each [`Template::fork`] goes on from a copy of it.
+///
+/// A fork's console, output, instruction count and virtual time are those of a run that boots by itself: both drop
+/// translations and decoded code at the mark. RAM is shared until a fork writes to it, page by page.
+#[derive(Debug)]
+pub struct Template {
+    /// Behind a lock since the machine's devices may move between threads, but not be used by two at once.
+    session: Mutex<Session>,
+    start: Start,
+    deadline: Option<Nanos>,
+}
+
+impl Template {
+    /// Boots a guest to its ready mark. `config.work` is of no account; the initrd must have
+    /// [`guest_images::work_archive`] in it for the guest to take work. What the guest sends goes to `output` on the way.
+    ///
+    /// # Errors
+    /// [`SessionError`]; among them [`SessionError::NotReady`] if the guest, or an event on the host's side, ends the run
+    /// before the mark, and [`SessionError::CannotFork`] if the engine's or a device's state cannot be had twice.
+    pub fn boot(
+        config: &SessionConfig,
+        kick: Kick,
+        host: Option<&Host>,
+        output: &mut Output<'_>,
+    ) -> Result<Self, SessionError> {
+        let mut session = Session::new(config, kick)?;
+        session.machine.lock().can_fork().map_err(SessionError::CannotFork)?;
+        session
+            .engine
+            .fork(Kick::default())
+            .ok_or(SessionError::CannotFork("its engine cannot copy vCPUs"))?;
+        // Also a guest that is to be told only later what to run may say that it cannot.
+        session.has_work = true;
+        session.request.clear();
+        session.transcript = Some(Transcript::default());
+        let exit = loop {
+            let (exit, ended) = session.advance(host, output)?;
+            let ended =
+                ended.or_else(|| if session.mark == Mark::Heard { None } else { session.handle(exit, host) });
+            if let Some(cause) = ended {
+                return Err(SessionError::NotReady(Session::judge(cause, output)));
+            }
+            if session.transcript.as_ref().is_some_and(Transcript::is_full) {
+                return Err(SessionError::Talkative(Transcript::LIMIT));
+            }
+            if session.mark == Mark::Heard {
+                break exit;
+            }
+        };
+        session.pass_ready_mark();
+        let transcript = Arc::new(session.transcript.take().unwrap_or_default());
+        Ok(Self {
+            session: Mutex::new(session),
+            start: Start { transcript, exit },
+            deadline: config.deadline,
+        })
+    }
+
+    /// A run that goes on from here with `work`; it looks outside soon after `kick` has been raised. The deadline is the
+    /// template's. May be called from any number of threads.
+    ///
+    /// # Errors
+    /// [`SessionError`] if the host cannot map the fork's RAM.
+    pub fn fork(&self, work: &Work, kick: Kick) -> Result<Session, SessionError> {
+        let template = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let machine = template.machine.lock().fork()?;
+        let engine =
+            template.engine.fork(kick).ok_or(SessionError::CannotFork("its engine cannot copy vCPUs"))?;
+        let mut fork = Session {
+            machine: SharedMachine::new(machine),
+            engine,
+            deadline: self.deadline.unwrap_or(Nanos::MAX),
+            has_work: true,
+            request: work.request(),
+            seed: work.seed,
+            mark: Mark::Heard,
+            panic_end: template.panic_end,
+            inputs: template.inputs.clone(),
+            transcript: None,
+            start: Some(self.start.clone()),
+        };
+        fork.pass_ready_mark();
+        Ok(fork)
+    }
+
+    /// Virtual time at the ready mark.
+    #[must_use]
+    pub fn virtual_nanos(&self) -> Nanos {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).engine.progress().now
+    }
+}

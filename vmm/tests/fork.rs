@@ -1,0 +1,144 @@
+//! Forks of a booted machine: each is the run that a boot of its own would have been. Image: linux-6.12-debug, built at first
+//! use.
+
+mod common;
+
+use common::bare_kernel;
+use staleline::boot::{InitrdPart, cmdline};
+use staleline::engine::{EngineKind, Kick};
+use staleline::machine::MachineConfig;
+use staleline::session::{Cause, Outcome, Output, Session, SessionConfig, SessionError, Template, Work};
+
+/// A machine with the mlx5 function, a source of entropy and a virtio console, on which the guest also has a log.
+fn config(cpus: u32) -> SessionConfig {
+    let store = guest_images::Store::open(None).unwrap();
+    let image = store.ensure("linux-6.12-debug", guest_images::progress::for_stderr().as_ref()).unwrap();
+    SessionConfig {
+        machine: MachineConfig {
+            memory: 512 << 20,
+            cpus,
+            seed: 1,
+            devices: ["mlx5", "rng", "console"].map(|device| device.parse().unwrap()).into(),
+        },
+        engine: EngineKind::Soft,
+        kernel: image.kernel,
+        initrd: vec![InitrdPart::File(image.initrd), InitrdPart::Bytes(guest_images::work_archive())],
+        command_line: Some(cmdline::append(&image.cmdline, cmdline::OUR_INIT)),
+        deadline: Some(3_600_000_000_000),
+        work: None,
+    }
+}
+
+fn shell(script: &str, seed: Option<u64>) -> Work {
+    Work { argv: ["sh", "-c", script].map(str::to_owned).into(), seed }
+}
+
+/// What is to be the same: console, output, error output, and how it ended.
+#[derive(Debug, PartialEq, Eq)]
+struct Ran {
+    console: String,
+    stdout: String,
+    stderr: String,
+    outcome: Outcome,
+}
+
+fn run(session: Session) -> Ran {
+    let (mut console, mut stdout, mut stderr) = (Vec::new(), Vec::new(), Vec::new());
+    let outcome = session.run(None, &mut Output::new(vec![&mut console], &mut stdout, &mut stderr)).unwrap();
+    let [console, stdout, stderr] =
+        [console, stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Ran { console, stdout, stderr, outcome }
+}
+
+fn cold(config: &SessionConfig, work: &Work) -> Ran {
+    let config = SessionConfig { work: Some(work.clone()), ..config.clone() };
+    run(Session::new(&config, Kick::default()).unwrap())
+}
+
+fn boot(config: &SessionConfig) -> Result<Template, SessionError> {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    Template::boot(config, Kick::default(), None, &mut Output::new(Vec::new(), &mut stdout, &mut stderr))
+}
+
+/// Several forks of one template at once, on threads, each beside the run that boots by itself.
+fn forks_equal_cold_runs(cpus: u32) {
+    let config = config(cpus);
+    let rdma = "ibv_devinfo && regtwice; echo more > /dev/kmsg; sleep 3; date; cat /proc/uptime; exit 5";
+    // The driver has read ahead: only what comes later is of the new seed.
+    let random = "head -c 4096 /dev/hwrng | md5sum; cat /proc/interrupts; echo err >&2; kill -9 $$";
+    let works = [
+        shell(rdma, None),
+        shell(random, None),
+        shell(random, Some(7)),
+        Work { argv: vec!["/nonexistent".into()], seed: None },
+    ];
+    let template = boot(&config).unwrap();
+    let forked: Vec<Ran> = std::thread::scope(|scope| {
+        let fork = |work| run(template.fork(work, Kick::default()).unwrap());
+        let threads: Vec<_> = works.iter().map(|work| scope.spawn(move || fork(work))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for (work, forked) in works.iter().zip(&forked) {
+        assert_eq!(*forked, cold(&config, work), "{work:?}");
+        assert!(forked.outcome.virtual_nanos > template.virtual_nanos());
+    }
+    let causes = forked.iter().map(|ran| ran.outcome.cause.clone()).collect::<Vec<_>>();
+    assert_eq!(causes, [Cause::Exited(5), Cause::Signalled(9), Cause::Signalled(9), Cause::Exited(127)]);
+    let [bound, random, seeded, _] = &forked[..] else { unreachable!("four works") };
+    assert!(bound.stdout.contains("PORT_ACTIVE") && bound.console.contains("cacheline tracking EEXIST"));
+    assert!(bound.console.contains("Linux version 6.12"), "a fork's console begins with the boot");
+    assert_eq!(random.stderr, "err\n");
+    assert_ne!(random.stdout.lines().next(), seeded.stdout.lines().next(), "a seed of its own: {random:?}");
+    // The template is as it was.
+    assert_eq!(run(template.fork(&works[0], Kick::default()).unwrap()), *bound);
+}
+
+#[test]
+fn forks_with_one_vcpu_equal_cold_runs() {
+    forks_equal_cold_runs(1);
+}
+
+#[test]
+fn forks_with_two_vcpus_equal_cold_runs() {
+    forks_equal_cold_runs(2);
+}
+
+#[test]
+fn a_guest_that_never_gets_ready_is_an_error() {
+    // jmp .
+    let kernel = bare_kernel(&[0xeb, 0xfe]);
+    let config = SessionConfig {
+        machine: MachineConfig { memory: 64 << 20, cpus: 1, seed: 1, devices: Vec::new() },
+        engine: EngineKind::Soft,
+        kernel: kernel.path().to_owned(),
+        initrd: Vec::new(),
+        command_line: Some(String::new()),
+        deadline: Some(1_000_000),
+        work: None,
+    };
+    let error = boot(&config).unwrap_err();
+    assert!(matches!(error, SessionError::NotReady(Cause::Deadline)), "{error:?}");
+    assert_eq!(error.to_string(), "the guest did not come to its ready mark: deadline");
+}
+
+#[test]
+fn what_cannot_be_had_twice_is_named() {
+    let (_folder, path) = common::new_file();
+    let kernel = bare_kernel(&[0xeb, 0xfe]);
+    let config = SessionConfig {
+        machine: MachineConfig {
+            memory: 64 << 20,
+            cpus: 1,
+            seed: 1,
+            devices: vec![format!("console,out={}", common::path(&path)).parse().unwrap()],
+        },
+        engine: EngineKind::Soft,
+        kernel: kernel.path().to_owned(),
+        initrd: Vec::new(),
+        command_line: Some(String::new()),
+        deadline: Some(1_000_000),
+        work: None,
+    };
+    let error = boot(&config).unwrap_err().to_string();
+    assert_eq!(error, "this machine cannot be forked: a device of it writes to a file of the host");
+}

@@ -6,6 +6,7 @@
 //! on its console when its work begins and ends.
 
 mod bochs;
+mod fork;
 mod guest;
 mod mlx5;
 mod peer;
@@ -63,6 +64,8 @@ enum Workload {
     Mlx5,
     /// Round trips of ibv_rc_pingpong in a guest; no peer can run it.
     Pingpong,
+    /// Forks of a booted machine: host time and memory.
+    Fork,
 }
 
 impl Workload {
@@ -90,6 +93,7 @@ fn main() -> Result<()> {
             Workload::Repro => table.add(repro::run(&staleline, arguments.rounds)?),
             Workload::Mlx5 => table.add_figures(mlx5::device(arguments.rounds)?),
             Workload::Pingpong => table.add_figures(mlx5::ping_pong(&staleline, arguments.rounds)?),
+            Workload::Fork => table.add_figures(fork::run(arguments.rounds)?),
             Workload::Boot | Workload::Integer | Workload::Memory | Workload::Kernel | Workload::Float => {
                 let guest = Guest::prepare(&workload.name())?;
                 table.guest(&guest);

@@ -20,13 +20,13 @@ pub(crate) struct Table {
     figures: Vec<Figure>,
 }
 
-/// A rate that no peer is compared with.
+/// A rate or a cost that no peer is compared with.
 #[derive(Debug)]
 pub(crate) struct Figure {
     name: String,
     unit: &'static str,
     pub values: Vec<f64>,
-    /// What it is to reach.
+    /// What a rate is to reach, or a cost is not to exceed.
     pub target: Option<f64>,
 }
 
@@ -155,7 +155,7 @@ impl Table {
     }
 
     fn write_figures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| rate | median | target |\n|---|---:|---:|")?;
+        writeln!(f, "| figure | median | target |\n|---|---:|---:|")?;
         for figure in &self.figures {
             let target = figure.target.map_or("-".to_owned(), |target| format!("{target:.2}"));
             writeln!(f, "| {} | {:.2} {} | {target} |", figure.name, median(&figure.values), figure.unit)?;

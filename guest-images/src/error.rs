@@ -51,6 +51,12 @@ pub enum Error {
     #[error("image {image} is not compiled from source, so it has no configuration for a kernel tree; these are: {}", .known.join(", "))]
     NotFromSource { image: String, known: Vec<String> },
 
+    #[error("image {image} is not built yet: staleline images build {image}")]
+    NotBuilt { image: String },
+
+    #[error("{}: no image can be imported from it: {reason}", .file.display())]
+    NoImageFile { file: PathBuf, reason: String },
+
     #[error("disk full: {} has {} MiB free{}", .folder.display(), .free_mib, match .needed_mib { Some(needed) => format!(", the build needs about {needed} MiB"), None => String::new() })]
     DiskFull { folder: PathBuf, free_mib: u64, needed_mib: Option<u64> },
 

@@ -28,6 +28,7 @@ mod runner;
 mod sources_list;
 mod store;
 mod tools;
+mod transfer;
 
 pub use command::{append_archive, file_archive, files_archive, init_binary, work_archive};
 pub use error::{Error, Result};

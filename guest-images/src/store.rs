@@ -11,6 +11,7 @@ use crate::lock::Lock;
 use crate::module_build::ModuleBuild;
 use crate::progress::Progress;
 use crate::recipe::{self, KernelRecipe, Recipe, SourceKernel};
+use crate::transfer;
 use std::cell::Cell;
 use std::cmp::Ordering;
 use std::fs;
@@ -304,6 +305,50 @@ impl Store {
         })
     }
 
+    /// Writes the image, which must have been built, to the file `to`.
+    pub fn export(&self, name: &str, to: &Path) -> Result<()> {
+        match self.path(name)? {
+            Some(image) => transfer::export(&image, to),
+            None => Err(Error::NotBuilt { image: name.to_owned() }),
+        }
+    }
+
+    /// Takes the image out of a file that [`Store::export`] has written. An image that is there already is left as it is.
+    pub fn import(&self, file: &Path, progress: &dyn Progress) -> Result<Image> {
+        let refuse = |reason: String| Error::NoImageFile { file: file.to_owned(), reason };
+        let mut lock = None;
+        let mut present = None;
+        let unpacked = transfer::unpack(file, |label| {
+            let unknown = |_| refuse(format!("this staleline has no image {:?}, which is in it", label.name));
+            let wanted = self.hash(&label.name).map_err(unknown)?;
+            if label.hash != wanted {
+                return Err(refuse(format!(
+                    "image {} in it was built from another recipe ({}) than this staleline's ({wanted})",
+                    label.name, label.hash
+                )));
+            }
+            self.layout.create()?;
+            let what = format!("image {}", label.name);
+            lock = Some(Lock::wait(&self.layout.lock(&label.name), &what, progress)?);
+            present = self.path(&label.name)?;
+            Ok(present.is_none().then(|| self.layout.partial(&label.name)))
+        });
+        if let Some(image) = present {
+            return Ok(image);
+        }
+        let Some((label, partial)) = unpacked? else { return Err(refuse("it is empty".into())) };
+        let whole =
+            Image::open(&partial).filter(|image| (&image.name, &image.hash) == (&label.name, &label.hash));
+        if whole.is_none() {
+            remove(&partial)?;
+            return Err(refuse("it lacks files of the image".into()));
+        }
+        let folder = self.layout.image(&label.name, &label.hash);
+        remove(&folder)?;
+        fs::rename(&partial, &folder).map_err(at(&folder))?;
+        Image::open(&folder).ok_or_else(|| refuse("it lacks files of the image".into()))
+    }
+
     /// Why the image could not be built at the last attempt, if the mirror lacked a package for it
     /// ([`Error::is_unavailable`]).
     pub fn unavailable(&self, name: &str) -> Result<Option<String>> {
@@ -492,6 +537,59 @@ mod tests {
         assert!(!two.exists() && !store.layout.downloads().exists());
         assert!(folder.path().join("notes.txt").exists());
         assert!(store.clean(Some("nonsense")).is_err());
+    }
+
+    #[test]
+    fn an_exported_image_is_imported_elsewhere_and_nothing_else_is() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (from, to) = (store(one.path()), store(two.path()));
+        let file = one.path().join("image.tar.zst");
+        let name = "debian-cloud-6.1";
+        assert!(matches!(from.export(name, &file), Err(Error::NotBuilt { .. })));
+        let folder = put(&from, name);
+        fs::create_dir_all(folder.join("userspace/usr/bin")).unwrap();
+        fs::write(folder.join("userspace/usr/bin/run"), "text").unwrap();
+        std::os::unix::fs::symlink("/usr/bin/run", folder.join("userspace/link")).unwrap();
+        from.export(name, &file).unwrap();
+        let bytes = fs::read(&file).unwrap();
+        from.export(name, &file).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), bytes, "the same image, other bytes");
+
+        let image = to.import(&file, &()).unwrap();
+        assert_eq!(to.path(name).unwrap().unwrap().folder, image.folder);
+        let userspace = image.userspace.unwrap();
+        assert_eq!(fs::read_to_string(userspace.join("usr/bin/run")).unwrap(), "text");
+        assert_eq!(fs::read_link(userspace.join("link")).unwrap(), Path::new("/usr/bin/run"));
+        assert_eq!(to.import(&file, &()).unwrap().folder, image.folder, "it is there already");
+
+        to.clean(None).unwrap();
+        let refused = |bytes: &[u8]| {
+            let file = two.path().join("other");
+            fs::write(&file, bytes).unwrap();
+            let error = to.import(&file, &()).unwrap_err();
+            assert!(matches!(&error, Error::NoImageFile { .. }), "{error}");
+            assert!(to.path(name).unwrap().is_none());
+            error.to_string()
+        };
+        for length in [0, 3, 20, bytes.len() / 2, bytes.len() - 1] {
+            assert!(refused(&bytes[..length]).contains("cut off or damaged"), "{length} bytes");
+        }
+        for at in (0..bytes.len()).step_by(7) {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 0x10;
+            refused(&bytes);
+        }
+        assert!(refused(b"PK\x03\x04 something else").contains("none that staleline has written"));
+        write_sample(&folder, name, &from.hash(name).unwrap());
+        fs::write(folder.join("manifest.json"), "{}").unwrap();
+        let mut image = Image::open(&to.import(&file, &()).unwrap().folder).unwrap();
+        to.clean(None).unwrap();
+        image.folder = folder;
+        transfer::export(&image, &file).unwrap();
+        assert!(refused(&fs::read(&file).unwrap()).contains("lacks files"));
+        image.hash = "another".into();
+        transfer::export(&image, &file).unwrap();
+        assert!(refused(&fs::read(&file).unwrap()).contains("another recipe"));
     }
 
     #[test]

@@ -56,7 +56,6 @@ fn options_of_later_versions_say_not_yet() {
         arguments.extend_from_slice(option);
         refused(&arguments, &["not yet", option[0]]);
     }
-    refused(&["images", "export"], &["export", "not yet"]);
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! `staleline images`.
 
-use super::later::refuse;
 use crate::session::STATUS_ERROR;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
@@ -31,10 +30,15 @@ enum Action {
     Path { name: String },
     /// Remove an image, or all of them and what was downloaded for them.
     Clean { name: Option<String> },
-    /// Write an image to a file.
-    Export { name: Option<String>, file: Option<PathBuf> },
-    /// Take an image from a file.
-    Import { name: Option<String>, file: Option<PathBuf> },
+    /// Write a built image to a file, for hosts without a network and for CI caches (`images hash` is their key). Prints the
+    /// file's name.
+    Export {
+        name: String,
+        /// By default the image's name and hash, with `.tar.zst`, in the current folder.
+        file: Option<PathBuf>,
+    },
+    /// Take an image from a file that `images export` has written; prints its folder.
+    Import { file: PathBuf },
     /// Print the tree that out-of-tree modules are built against for an image's kernel (`make -C TREE M=FOLDER modules`).
     Tree { name: String },
     /// Build the out-of-tree modules of a folder with a kbuild Makefile for an image's kernel.
@@ -90,8 +94,17 @@ pub(super) fn run(arguments: &ImagesArguments) -> Result<u8> {
             None => bail!("image {name} is not built yet: staleline images build {name}"),
         },
         Action::Clean { name } => store.clean(name.as_deref())?,
-        Action::Export { .. } => refuse("images export", true)?,
-        Action::Import { .. } => refuse("images import", true)?,
+        Action::Export { name, file } => {
+            let hash = store.hash(name)?;
+            let short = hash.get(..SHORT_HASH).unwrap_or(&hash);
+            let file = file.clone().unwrap_or_else(|| format!("{name}-{short}.tar.zst").into());
+            store.export(name, &file)?;
+            writeln!(text, "{}", file.display())?;
+        }
+        Action::Import { file } => {
+            let progress = guest_images::progress::for_stderr();
+            writeln!(text, "{}", store.import(file, progress.as_ref())?.folder.display())?;
+        }
         Action::Tree { name } => {
             let progress = guest_images::progress::for_stderr();
             writeln!(text, "{}", store.module_tree(name, progress.as_ref())?.display())?;

@@ -8,7 +8,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
+/// Lines that an error shows of the end of a command's output, and of earlier lines that tell of an error.
 const TAIL_LINES: usize = 15;
+const ERROR_LINES: usize = 5;
 
 #[derive(Debug)]
 pub(crate) struct Runner<'a> {
@@ -99,8 +101,10 @@ impl<'a> Runner<'a> {
 
     fn failure(&self, stage: &str, reason: String, lines: &[String]) -> Error {
         self.note(&reason);
-        let tail = lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default();
-        let tail = tail.iter().map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n");
+        let (before, tail) = lines.split_at(lines.len().saturating_sub(TAIL_LINES));
+        // With several compilers at work the message that matters may be far from the end.
+        let errors = before.iter().filter(|line| line.contains("error:")).take(ERROR_LINES);
+        let tail = errors.chain(tail).map(|line| format!("  | {line}")).collect::<Vec<_>>().join("\n");
         let mentions =
             |causes: &[&str]| lines.iter().any(|line| causes.iter().any(|cause| line.contains(cause)));
         if mentions(&["No space left on device", "Disk quota exceeded", "not enough free disk space"]) {
@@ -168,9 +172,10 @@ mod tests {
     #[test]
     fn failures_name_the_log_and_show_its_end() {
         with_runner(|runner| {
-            let script = "for i in $(seq 1 40); do echo line $i; done; exit 3";
+            let script = "echo x.c:1:2: error: y; for i in $(seq 1 40); do echo line $i; done; exit 3";
             let error = runner.run("compile", &mut shell(runner, script), |_| {}).unwrap_err().to_string();
             assert!(error.contains("compile failed") && error.contains("x.log"), "{error}");
+            assert!(error.contains("| x.c:1:2: error: y\n  | line 26\n"), "{error}");
             assert!(error.contains("line 40") && !error.contains("line 25\n"), "{error}");
         });
     }

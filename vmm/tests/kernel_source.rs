@@ -1,9 +1,11 @@
-//! `--kernel-source`: a kernel of the user's own.
+//! `--kernel-source`: a kernel of the user's own, and `git bisect run` with it.
 
 mod common;
 
 use common::{path, run};
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// What a folder needs to pass for a kernel tree.
 fn sketch_of_a_tree() -> tempfile::TempDir {
@@ -49,4 +51,144 @@ fn what_is_no_tree_is_refused() {
     );
     fs::write(tree.path().join(".config"), "").unwrap();
     refused(&["run", "--kernel-source", folder], &["built in place", "mrproper"]);
+}
+
+/// The real source of linux-6.12-debug, in a git repository whose tag `base` is the source as it is. It stays in the cache, so
+/// that the next run compiles only what differs.
+fn repository(cache: &Path) -> Repository {
+    let folder = cache.join("bisect/linux");
+    let repository = Repository { folder };
+    if repository.try_git(&["rev-parse", "base"]).is_some() {
+        return repository;
+    }
+    let downloads = cache.join("downloads");
+    let package = fs::read_dir(&downloads)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|file| file.file_name().unwrap().to_string_lossy().starts_with("linux-source-6.12_"))
+        .unwrap_or_else(|| {
+            panic!(
+                "no linux-source-6.12 package in {}: `staleline images clean linux-6.12-debug`, then `staleline images \
+                 build linux-6.12-debug` fetches it",
+                downloads.display()
+            )
+        });
+    let _ = fs::remove_dir_all(&repository.folder);
+    fs::create_dir_all(&repository.folder).unwrap();
+    // What an x86 kernel is not made from would only cost time.
+    let script = "set -e; dpkg-deb --fsys-tarfile \"$0\" | tar -xO ./usr/src/linux-source-6.12.tar.xz | xz -dc | \
+                  tar -x --strip-components=1 --exclude='*/Documentation/*/*' --exclude='*/tools/testing/*' \
+                  --exclude='*/drivers/gpu/*.[chS]' --exclude='*/drivers/media/*.[ch]' --exclude='*/sound/*.[ch]' \
+                  --exclude='*.dts' --exclude='*.dtsi'";
+    let unpacked =
+        Command::new("sh").args(["-c", script]).arg(&package).current_dir(&repository.folder).status();
+    assert!(unpacked.unwrap().success());
+    repository.git(&["init", "--quiet"]);
+    // The kernel's own ignore files would leave files of the package out.
+    repository.git(&["add", "--all", "--force"]);
+    repository.git(&["commit", "--quiet", "--message", "the package's source"]);
+    repository.git(&["tag", "base"]);
+    repository
+}
+
+struct Repository {
+    folder: PathBuf,
+}
+
+impl Repository {
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.current_dir(&self.folder);
+        for role in ["AUTHOR", "COMMITTER"] {
+            command.env(format!("GIT_{role}_NAME"), "A Developer");
+            command.env(format!("GIT_{role}_EMAIL"), "developer@example.org");
+        }
+        command
+    }
+
+    fn try_git(&self, arguments: &[&str]) -> Option<String> {
+        let output = self.command("git").args(arguments).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        self.try_git(arguments).unwrap_or_else(|| panic!("git {arguments:?} failed"))
+    }
+
+    /// Replaces `from` in `file`, where it must be once, and commits.
+    fn edit(&self, message: &str, file: &str, from: &str, to: &str) -> String {
+        let file = self.folder.join(file);
+        let text = fs::read_to_string(&file).unwrap();
+        assert_eq!(text.matches(from).count(), 1, "{from:?} in {}", file.display());
+        fs::write(&file, text.replace(from, to)).unwrap();
+        self.git(&["commit", "--quiet", "--all", "--message", message]);
+        self.git(&["rev-parse", "HEAD"])
+    }
+}
+
+/// The condition that keeps x86 kernels from 7.x on from warning is taken out in the midst of a history over the real source:
+/// `git bisect run` finds that commit, passing over one that cannot be compiled.
+#[test]
+#[ignore = "compiles a whole kernel when it runs for the first time, about 10 minutes on two cores; then 2"]
+fn git_bisect_finds_the_commit_that_brings_the_warning_in() {
+    const DEBUG: &str = "kernel/dma/debug.c";
+    const BEFORE: &str = "rc == -EEXIST && !(attrs & DMA_ATTR_SKIP_CPU_SYNC) &&\n";
+    const CONDITION: &str = "\t\t   dma_get_cache_alignment() >= L1_CACHE_BYTES &&\n";
+    const BRACE: &str = "static void add_dma_entry(struct dma_debug_entry *entry, unsigned long attrs)\n{\n";
+    const UMEM: &str = "int ib_umem_copy_from(";
+
+    let store = guest_images::Store::open(None).unwrap();
+    let repository = repository(store.folder());
+    let _ = repository.try_git(&["bisect", "reset"]);
+    repository.git(&["checkout", "--quiet", "--force", "--detach", "base"]);
+    let edit = |message: &str, file: &str, from: &str, to: &str| repository.edit(message, file, from, to);
+    let with_condition = format!("{BEFORE}{CONDITION}");
+    let good = edit("dma-debug: warn only where caches are not coherent", DEBUG, BEFORE, &with_condition);
+    edit(
+        "umem: say what it copies",
+        "drivers/infiniband/core/umem.c",
+        UMEM,
+        &format!("/* Out of it. */\n{UMEM}"),
+    );
+    edit(
+        "mapping: another comment",
+        "kernel/dma/mapping.c",
+        "#include \"debug.h\"",
+        "#include \"debug.h\" /* ! */",
+    );
+    let broken = format!("{BRACE}\tthis is no C;\n");
+    let broken = edit("dma-debug: half of a change", DEBUG, BRACE, &broken);
+    edit("dma-debug: the other half", DEBUG, "\tthis is no C;\n", "");
+    let culprit = edit("dma-debug: warn everywhere", DEBUG, CONDITION, "");
+    let bad = edit("mapping: no comment", "kernel/dma/mapping.c", " /* ! */", "");
+
+    repository.git(&["bisect", "start", &bad, &good]);
+    let output = repository
+        .command("git")
+        .args(["bisect", "run", env!("CARGO_BIN_EXE_staleline")])
+        .args(["repro", "mlx5-eexist", "--expect", "absent", "--kernel-source", "."])
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let log = repository.git(&["bisect", "log"]);
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    assert!(stdout.contains(&format!("{culprit} is the first bad commit")), "{stdout}\n{stderr}");
+    assert!(log.contains(&format!("git bisect skip {broken}")), "{log}");
+    // Each verdict names its commit, and an absence its cause.
+    assert!(stdout.contains("NOT REPRODUCED mlx5-eexist  Linux 6.12."), "{stdout}");
+    assert!(stdout.contains("\nREPRODUCED mlx5-eexist  Linux 6.12."), "{stdout}");
+    assert!(stdout.contains(&format!("commit {}..", &culprit[..12])), "{stdout}");
+    assert!(stdout.contains("by its source: "), "{stdout}");
+    assert!(stderr.contains("this is no C"), "the compiler's message is shown: {stderr}");
+    assert_eq!(repository.git(&["status", "--porcelain"]), "", "the tree is left as it was");
+    repository.git(&["bisect", "reset"]);
+
+    // The verdict of a commit that was tried is there at once, and the same.
+    repository.git(&["checkout", "--quiet", "--detach", &culprit]);
+    let again = run(&["repro", "mlx5-eexist", "--kernel-source", path(&repository.folder)]);
+    assert_eq!(again.status, 0, "{again:?}");
+    assert!(!again.stderr.contains("building"), "{again:?}");
 }

@@ -24,9 +24,7 @@ pub(crate) fn run(rounds: u32) -> Result<Vec<Figure>> {
     let mut alone = Figure::new("a fork that runs nothing".into(), "ms");
     alone.target = Some(TARGET);
     let mut to_the_end = Figure::new("a fork that runs `true` to its end".into(), "ms");
-    let mut idle = Figure::new("memory of a fork that has run nothing".into(), "MiB");
     let mut working = Figure::new("memory of a fork in which a program has started".into(), "MiB");
-    idle.values.push(memory_of_idle(&template)?);
     for _ in 0..rounds {
         let start = Instant::now();
         let forks = (0..FORKS)
@@ -46,17 +44,7 @@ pub(crate) fn run(rounds: u32) -> Result<Vec<Figure>> {
         end(&template, &["echo", "started"], &mut seen)?;
         working.values.push(seen.0.context("the program has printed nothing")? - before);
     }
-    Ok(vec![alone, to_the_end, idle, working])
-}
-
-/// MiB of a fork that has run nothing. Once only, and first: later ones find what the heap has kept of earlier ones.
-fn memory_of_idle(template: &Template) -> Result<f64> {
-    let before = anonymous()?;
-    let work = work(&["true"]);
-    let forks = (0..FORKS).map(|_| template.fork(&work, Kick::default())).collect::<Result<Vec<_>, _>>()?;
-    let grown = anonymous()? - before;
-    drop(forks);
-    Ok(grown / f64::from(FORKS))
+    Ok(vec![alone, to_the_end, working])
 }
 
 fn boot() -> Result<Template> {

@@ -63,7 +63,7 @@ impl Guest {
     }
 }
 
-/// PID 1: runs the workload and switches the machine off.
+/// PID 1: loads the image's modules, as staleline's own does, runs the workload and switches the machine off.
 fn init(workload: &str) -> String {
     format!(
         "#!/bin/sh
@@ -71,6 +71,7 @@ fn init(workload: &str) -> String {
         mount -t sysfs sysfs /sys
         mount -t devtmpfs devtmpfs /dev
         mount -t tmpfs tmpfs /tmp
+        while read -r module; do insmod $module; done < /staleline/modules
         /{PROGRAM} {workload}
         exec poweroff -f
         "

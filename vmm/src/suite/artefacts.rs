@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Reproduces the case: written before it runs.
 const COMMAND: &str = "command";
@@ -18,6 +19,9 @@ pub struct Artefacts {
     root: PathBuf,
     /// Keep everything, also of cases that hold.
     keep: bool,
+    /// Held while folders are made or removed: a case that holds removes the folders above its own that are empty then,
+    /// and another may be about to make its own in one.
+    folders: Mutex<()>,
 }
 
 /// The folder of a case.
@@ -30,7 +34,7 @@ pub struct CaseFolder<'a> {
 impl Artefacts {
     #[must_use]
     pub fn new(root: PathBuf, keep: bool) -> Self {
-        Self { root, keep }
+        Self { root, keep, folders: Mutex::default() }
     }
 
     /// Makes the folder of the case `id`, with `command` in it; what an earlier run has left there goes.
@@ -39,6 +43,7 @@ impl Artefacts {
     /// If it cannot be made, or holds something that no suite has put there.
     pub fn begin(&self, id: &str, command: &str) -> io::Result<CaseFolder<'_>> {
         let path = self.root.join(id);
+        let _folders = self.lock_folders();
         if path.join(COMMAND).is_file() {
             fs::remove_dir_all(&path)?;
         } else if fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -49,6 +54,10 @@ impl Artefacts {
         let (program, options) = command.split_once(" run ").unwrap_or((command, ""));
         fs::write(path.join(COMMAND), format!("#!/bin/sh\nexec {program} run \"$@\" {options}\n"))?;
         Ok(CaseFolder { artefacts: self, path })
+    }
+
+    fn lock_folders(&self) -> MutexGuard<'_, ()> {
+        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How cases ended last.
@@ -89,6 +98,7 @@ impl CaseFolder<'_> {
     /// If a file cannot be written or removed.
     pub fn end(self, problems: &[String]) -> io::Result<Option<PathBuf>> {
         if problems.is_empty() && !self.artefacts.keep {
+            let _folders = self.artefacts.lock_folders();
             fs::remove_dir_all(&self.path)?;
             // Folders above that are empty now.
             let above = self.path.ancestors().skip(1).take_while(|folder| *folder != self.artefacts.root);
@@ -133,6 +143,23 @@ mod tests {
         fs::write(root.path().join("a/mine/letter"), "dear").unwrap();
         assert!(artefacts.begin("mine", "x").is_err());
         assert!(root.path().join("a/mine/letter").exists());
+    }
+
+    #[test]
+    fn cases_that_hold_at_the_same_time_do_not_remove_each_other_s_folders() {
+        let root = tempfile::tempdir().unwrap();
+        let artefacts = Artefacts::new(root.path().into(), false);
+        std::thread::scope(|scope| {
+            for case in 0..4 {
+                let artefacts = &artefacts;
+                scope.spawn(move || {
+                    for _ in 0..500 {
+                        let folder = artefacts.begin(&format!("s/seed-{case}"), "x").unwrap();
+                        assert_eq!(folder.end(&[]).unwrap(), None);
+                    }
+                });
+            }
+        });
     }
 
     #[test]

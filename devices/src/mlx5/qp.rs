@@ -365,8 +365,9 @@ fn create(hca: &mut Hca, input: &[u8], out: &mut [u8]) -> Result<(), Failure> {
     }
     let end = hca.caps.limit(general::LOG_MAX_QP);
     let qpn = hca.qps.insert(qp, end);
-    if let Some(qp) = qpn.and_then(|qpn| hca.qps.get_mut(qpn).map(|qp| (qpn, qp))) {
-        let (qpn, qp) = qp;
+    if let Some(qpn) = qpn
+        && let Some(qp) = hca.qps.get_mut(qpn)
+    {
         qp.number = qpn;
     }
     answer_number(qpn, out)

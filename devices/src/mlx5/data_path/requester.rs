@@ -30,6 +30,12 @@ const FOREVER: u8 = 7;
 pub struct Flight {
     control: Control,
     work: Work,
+    attempt: Attempt,
+}
+
+/// How far a message has come.
+#[derive(Debug, Clone, Default)]
+struct Attempt {
     /// The other side has admitted the message.
     admitted: bool,
     /// Bytes carried.
@@ -82,7 +88,9 @@ impl Hca {
     /// One step of the send queue.
     fn send(&mut self, qpn: u32, budget: &mut Budget, port: &mut dyn Port) -> Progress {
         let Some(qp) = self.qps.get_mut(qpn) else { return Progress::Idle };
-        if let Some(at) = qp.flight.as_ref().map(|flight| flight.not_before).filter(|at| *at > port.now()) {
+        if let Some(at) =
+            qp.flight.as_ref().map(|flight| flight.attempt.not_before).filter(|at| *at > port.now())
+        {
             return Progress::Until(at);
         }
         let flight = qp.flight.take().or_else(|| self.take_off(qpn, budget, port));
@@ -128,15 +136,7 @@ impl Hca {
         let work =
             if well_formed { wqe::parse(&control, &entry, layout) } else { Err(Syndrome::LocalOperation) };
         match work {
-            Ok(work) => Some(Flight {
-                control,
-                work,
-                admitted: false,
-                done: 0,
-                unanswered: 0,
-                not_ready: 0,
-                not_before: 0,
-            }),
+            Ok(work) => Some(Flight { control, work, attempt: Attempt::default() }),
             Err(syndrome) => {
                 self.fail_request(qpn, &control, syndrome, port);
                 None
@@ -146,12 +146,13 @@ impl Hca {
 
     /// Goes on with a request.
     fn fly(&mut self, qpn: u32, mut flight: Flight, budget: &mut Budget, port: &mut dyn Port) -> Progress {
-        let step = match &flight.work {
+        let Flight { control, work, attempt } = &mut flight;
+        let step = match work {
             Work::Nothing => Ok(Step::Done(0)),
             Work::ChangeKey(segments) => {
-                self.change_key(qpn, flight.control.immediate, segments, budget, port).map(|()| Step::Done(0))
+                self.change_key(qpn, control.immediate, segments, budget, port).map(|()| Step::Done(0))
             }
-            Work::Message(_) => self.carry(qpn, &mut flight, budget, port),
+            Work::Message(message) => self.carry(qpn, message, control.solicited, attempt, budget, port),
         };
         match step {
             Ok(Step::Done(bytes)) => {
@@ -163,7 +164,7 @@ impl Hca {
                 Progress::More
             }
             Ok(Step::Retry(at)) => {
-                flight.not_before = at;
+                flight.attempt.not_before = at;
                 self.keep(qpn, flight);
                 Progress::Until(at)
             }
@@ -185,12 +186,12 @@ impl Hca {
     fn carry(
         &mut self,
         qpn: u32,
-        flight: &mut Flight,
+        message: &Message,
+        solicited: bool,
+        attempt: &mut Attempt,
         budget: &mut Budget,
         port: &mut dyn Port,
     ) -> Result<Step, Syndrome> {
-        let Flight { control, work, .. } = &*flight;
-        let Work::Message(message) = work else { return Ok(Step::Done(0)) };
         let qp = self.qps.get(qpn).ok_or(Syndrome::Flushed)?;
         let (transport, holder) = (qp.transport, qp.holder());
         let len = match message.operation {
@@ -204,14 +205,14 @@ impl Hca {
             len,
             remote: message.remote,
             srqn: message.srqn,
-            solicited: control.solicited,
+            solicited,
             source: qp.source(message.vector.as_ref()),
             datagram: message.vector.map(|vector| DatagramHeader {
                 q_key: if vector.q_key & CONTROLLED_Q_KEY != 0 { qp.connection.q_key } else { vector.q_key },
                 global: vector.global,
             }),
         };
-        if !flight.admitted && flight.unanswered == 0 && flight.not_ready == 0 {
+        if !attempt.admitted && attempt.unanswered == 0 && attempt.not_ready == 0 {
             if len > qp.longest_message() {
                 return Err(Syndrome::LocalLength);
             }
@@ -220,12 +221,11 @@ impl Hca {
                     Operation::Send | Operation::Write => Right::LocalRead,
                     Operation::Read | Operation::Atomic(_) => Right::LocalWrite,
                 };
-                let fits = !matches!(message.operation, Operation::Atomic(_)) || message.data.len() >= len;
-                let allowed = self.check_segments(holder, segments, len, right).is_ok();
-                if !fits {
+                // An atomic operation's result is as long as it is, whatever the request has room for.
+                if message.data.len() < len {
                     return Err(Syndrome::LocalLength);
                 }
-                if !allowed {
+                if self.check_segments(holder, segments, len, right).is_err() {
                     return Err(Syndrome::LocalProtection);
                 }
             }
@@ -238,25 +238,24 @@ impl Hca {
             Route::Peer => {
                 return match self.send_to_peer(qpn, message, port)? {
                     Ok(()) => Ok(Step::Done(len)),
-                    Err(nak) => self.answer(qpn, flight, len, nak, port),
+                    Err(nak) => self.answer(qpn, attempt, len, nak, port),
                 };
             }
-            Route::Nowhere => return self.answer(qpn, flight, len, Nak::NoAnswer, port),
+            Route::Nowhere => return self.answer(qpn, attempt, len, Nak::NoAnswer, port),
         };
-        if !flight.admitted {
+        if !attempt.admitted {
             if let Err(nak) = self.admit(to, &arrival, port) {
-                return self.answer(qpn, flight, len, nak, port);
+                return self.answer(qpn, attempt, len, nak, port);
             }
-            (flight.admitted, flight.done) = (true, 0);
+            (attempt.admitted, attempt.done) = (true, 0);
         }
-        let Work::Message(message) = &flight.work else { return Ok(Step::Done(0)) };
-        match self.exchange((qpn, to), message, &mut flight.done, len, budget, port)? {
+        match self.exchange((qpn, to), message, &mut attempt.done, len, budget, port)? {
             Ok(true) => {
                 self.finish(to, port);
                 Ok(Step::Done(len))
             }
             Ok(false) => Ok(Step::More),
-            Err(nak) => self.answer(qpn, flight, len, nak, port),
+            Err(nak) => self.answer(qpn, attempt, len, nak, port),
         }
     }
 
@@ -347,7 +346,7 @@ impl Hca {
     fn answer(
         &mut self,
         qpn: u32,
-        flight: &mut Flight,
+        attempt: &mut Attempt,
         len: u64,
         nak: Nak,
         port: &mut dyn Port,
@@ -356,26 +355,26 @@ impl Hca {
         if !qp.transport.is_reliable() {
             return Ok(Step::Done(len));
         }
-        (flight.admitted, flight.done) = (false, 0);
+        (attempt.admitted, attempt.done) = (false, 0);
         let connection = &qp.connection;
         match nak {
             Nak::InvalidRequest => Err(Syndrome::RemoteInvalidRequest),
             Nak::RemoteAccess => Err(Syndrome::RemoteAccess),
             Nak::RemoteOperation => Err(Syndrome::RemoteOperation),
             Nak::NotReady(delay) => {
-                if flight.not_ready >= connection.rnr_retries && connection.rnr_retries != FOREVER {
+                if attempt.not_ready >= connection.rnr_retries && connection.rnr_retries != FOREVER {
                     return Err(Syndrome::NotReadyRetriesExceeded);
                 }
                 // Counted so far that the request is known not to be new; it never wraps.
-                flight.not_ready = flight.not_ready.saturating_add(1);
+                attempt.not_ready = attempt.not_ready.saturating_add(1);
                 Ok(Step::Retry(port.now().saturating_add(delay)))
             }
             Nak::NoAnswer => {
                 let timeout = connection.ack_timeout();
-                if flight.unanswered >= connection.retries && timeout.is_some() {
+                if attempt.unanswered >= connection.retries && timeout.is_some() {
                     return Err(Syndrome::RetriesExceeded);
                 }
-                flight.unanswered = flight.unanswered.saturating_add(1);
+                attempt.unanswered = attempt.unanswered.saturating_add(1);
                 Ok(Step::Retry(port.now().saturating_add(timeout.unwrap_or(NO_TIMEOUT))))
             }
         }

@@ -37,6 +37,13 @@ pub struct Arrival {
     pub datagram: Option<DatagramHeader>,
 }
 
+impl Arrival {
+    /// Bytes of the receive request before the message's data.
+    fn header_len(&self) -> u64 {
+        if self.datagram.is_some() { GRH_LEN as u64 } else { 0 }
+    }
+}
+
 /// Headers of a datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DatagramHeader {
@@ -66,11 +73,6 @@ pub struct Landing {
 }
 
 impl Landing {
-    /// Bytes of the receive request before the message's data.
-    fn header_len(&self) -> u64 {
-        if self.arrival.datagram.is_some() { GRH_LEN as u64 } else { 0 }
-    }
-
     /// The receive request, if the message has one and has not been finished.
     pub fn into_receive(self) -> Option<Receive> {
         self.receive
@@ -143,7 +145,7 @@ impl Hca {
         if arrival.operation == Operation::Send
             && let Some(receive) = landing.receive.take()
         {
-            let needed = landing.header_len().saturating_add(arrival.len);
+            let needed = arrival.header_len().saturating_add(arrival.len);
             if receive.room() < needed {
                 return Err(self.fail_receive(qpn, &receive, Syndrome::LocalLength, port));
             }
@@ -157,7 +159,7 @@ impl Hca {
             qp.arriving = Some(landing);
         }
         match arrival.datagram.and_then(|datagram| datagram.global) {
-            Some(route) => self.deliver_header(qpn, &route.header(arrival.len), port),
+            Some(route) => self.deliver_at(qpn, 0, &route.header(arrival.len), port),
             None => Ok(()),
         }
     }
@@ -193,12 +195,8 @@ impl Hca {
             let written = self.write_key(holder, (key, at), data, Right::RemoteWrite, port);
             return written.map_err(|_| self.refuse(qpn, Nak::RemoteAccess, port));
         }
-        let offset = offset.saturating_add(landing.header_len());
+        let offset = offset.saturating_add(landing.arrival.header_len());
         self.deliver_at(qpn, offset, data, port)
-    }
-
-    fn deliver_header(&mut self, qpn: u32, header: &[u8], port: &mut dyn Port) -> Result<(), Nak> {
-        self.deliver_at(qpn, 0, header, port)
     }
 
     /// Writes to the receive request of the admitted message.
@@ -254,13 +252,12 @@ impl Hca {
         }
         let Some(receive) = receive else { return };
         let written = arrival.operation == Operation::Write;
-        let header = if arrival.datagram.is_some() { GRH_LEN as u64 } else { 0 };
         let completion = Completion {
             outcome: Outcome::Responder { immediate: arrival.immediate, written },
             qpn,
             user_index: receive.user_index,
             counter: receive.counter,
-            byte_count: arrival.len.saturating_add(header).min(u32::MAX.into()) as u32,
+            byte_count: arrival.len.saturating_add(arrival.header_len()).min(u32::MAX.into()) as u32,
             source: arrival.source,
             solicited: arrival.solicited,
         };

@@ -150,10 +150,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let artefacts = Artefacts::new(root.path().into(), false);
         std::thread::scope(|scope| {
-            for case in 0..4 {
+            for case in 0..8 {
                 let artefacts = &artefacts;
                 scope.spawn(move || {
-                    for _ in 0..500 {
+                    for _ in 0..2000 {
                         let folder = artefacts.begin(&format!("s/seed-{case}"), "x").unwrap();
                         assert_eq!(folder.end(&[]).unwrap(), None);
                     }

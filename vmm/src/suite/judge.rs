@@ -1,5 +1,6 @@
 //! Whether a run has come to what its scenario expects.
 
+use super::kernel_log;
 use super::pattern::Pattern;
 use super::results::Check;
 use super::scenario::{Expectation, Step, StepExpectation};
@@ -62,15 +63,20 @@ fn judge_run(
         problems.push("console or output are longer than what is kept of them".into());
     }
     look(console, "the console", &expected.console, &expected.not_console, &mut problems);
-    let wants_log = !(expected.log.is_empty() && expected.not_log.is_empty()) || expected.dma_debug.is_some();
+    let wants_log = expected.wants_log();
     match &told.log {
         Some(log) if wants_log => {
             if !told.done {
                 problems.push("the kernel's log did not come whole".into());
             }
             look(log, "the kernel's log", &expected.log, &expected.not_log, &mut problems);
+            if let Some(allowed) = &expected.log_warnings {
+                let is_allowed = |line: &&str| allowed.iter().any(|pattern| pattern.is_in(line));
+                let unexpected = kernel_log::warnings(log).filter(|line| !is_allowed(line));
+                problems.extend(unexpected.map(|line| format!("the kernel's log warns: {line}")));
+            }
             if let Some(wanted) = &expected.dma_debug {
-                let messages = steps::dma_debug_messages(log);
+                let messages = kernel_log::dma_debug_messages(log);
                 let same = messages.len() == wanted.len()
                     && messages.iter().zip(wanted).all(|(message, wanted)| message.starts_with(wanted));
                 if !same {
@@ -160,7 +166,8 @@ mod tests {
     #[test]
     fn what_is_as_expected_has_no_problems() {
         let run = "status = 0\ncause = 'exited'\nconsole = ['booting']\nnot-console = ['BUG']\nerror-count = 2\n\
-                   dma-debug = ['cacheline tracking EEXIST']\nlog = ['EEXIST']\nnot-log = ['Oops']";
+                   dma-debug = ['cacheline tracking EEXIST']\nlog = ['EEXIST']\nnot-log = ['Oops']\n\
+                   log-warnings = ['EEXIST']";
         let step = "status = 1\noutput = [{ regex = '^hello$' }]\nnot-output = ['bye']\nerror-count = 2";
         let none = (Vec::new(), Vec::new());
         assert_eq!(problems(run, step, &evidence(Cause::Exited(0), SAID)), none);
@@ -176,6 +183,8 @@ mod tests {
             "not-console = ['booting']",
             "log = ['absent']",
             "not-log = ['EEXIST']",
+            "log-warnings = []",
+            "log-warnings = ['exceeded']",
             "dma-debug = []",
             "dma-debug = ['exceeded']",
             "error-count = 1",

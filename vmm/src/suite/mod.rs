@@ -34,13 +34,18 @@
 //! when = { dma = "bounced" }
 //! status = 1                  # 0 by default
 //! output = ["text", { regex = "^a .*b$" }]  # each is in its output or error output
+//! # { regex = "^a$", count = 3 } is there three times, { whole = "…" } is all of it but for white space at its ends
 //! not-output = ["text"]       # none is
 //! error-count = 1             # growth of dma-debug's error_count
+//! [[each-step]]               # as [[step.expect]], of every step
+//! not-output = ["Segmentation fault"]
 //!
 //! [[expect]]                  # of the run as a whole
 //! status = 0                  # exit status of `staleline run`; 0 by default if there are steps and no other cause
 //! cause = "exited"            # as `--status` names it: panic, deadline, power-off…
 //! console = ["text"]          # also: not-console, log, not-log (the kernel's log)
+//! log-warnings = ["taints"]   # each line of the log of level warning or worse, or that tells of trouble, has one of
+//!                             # these; several such lists add up; [] is for a log that warns of nothing
 //! dma-debug = ["cacheline tracking EEXIST"]  # all of its warnings, in order, by their beginnings
 //! error-count = 1             # dma-debug's error_count at the end
 //! ```
@@ -54,6 +59,7 @@
 pub mod artefacts;
 pub mod case;
 pub mod judge;
+mod kernel_log;
 mod keys;
 mod matrix;
 mod pattern;

@@ -55,6 +55,9 @@ pub struct Scenario {
     pub(super) exclude: Vec<Spanned<Condition>>,
     #[serde(default, rename = "step")]
     pub steps: Vec<Step>,
+    /// What every step has to come to; they are given it when the file is read.
+    #[serde(default)]
+    each_step: Vec<StepExpectation>,
     #[serde(default, rename = "expect")]
     pub expectations: Vec<Expectation>,
     /// The folder that relative paths start from.
@@ -115,6 +118,8 @@ pub struct Expectation {
     pub log: Vec<Pattern>,
     #[serde(default)]
     pub not_log: Vec<Pattern>,
+    /// What is in the lines of the kernel's log that warn, one of these in each.
+    pub log_warnings: Option<Vec<Pattern>>,
     /// The messages that dma-debug logs, in order and all of them: how each begins.
     pub dma_debug: Option<Vec<String>>,
     /// dma-debug's `error_count` at the end.
@@ -213,6 +218,10 @@ impl Scenario {
         scenario.folder = file.parent().map_or_else(PathBuf::new, Path::to_owned);
         for step in &mut scenario.steps {
             step.check(&source)?;
+            step.expectations.extend_from_slice(&scenario.each_step);
+        }
+        if scenario.steps.is_empty() && !scenario.each_step.is_empty() {
+            return Err(source.error(None, "each-step: there is no step"));
         }
         scenario.expectations.iter().try_for_each(|one| one.refuse_later(&source))?;
         scenario.check_cells(&source)?;
@@ -271,14 +280,14 @@ impl Scenario {
             all.not_console.extend_from_slice(&one.not_console);
             all.log.extend_from_slice(&one.log);
             all.not_log.extend_from_slice(&one.not_log);
+            if let Some(warnings) = &one.log_warnings {
+                all.log_warnings.get_or_insert_default().extend_from_slice(warnings);
+            }
         }
         if self.steps.is_empty() {
-            let needs_log = all.dma_debug.is_some()
-                || all.error_count.is_some()
-                || !(all.log.is_empty() && all.not_log.is_empty());
-            if needs_log {
+            if all.wants_log() || all.error_count.is_some() {
                 return Err(
-                    "log, dma-debug and error-count need a step: without one nothing asks the guest".into()
+                    "log, log-warnings, dma-debug and error-count need a step: without one nothing asks the guest".into()
                 );
             }
         } else if all.cause.as_deref().is_none_or(|cause| cause == "exited") {
@@ -304,6 +313,13 @@ impl Expectation {
         self.status.is_some()
             || self.cause.is_some()
             || !(self.console.is_empty() && self.not_console.is_empty())
+    }
+
+    /// Whether the kernel's log is needed to judge it.
+    pub(super) fn wants_log(&self) -> bool {
+        self.dma_debug.is_some()
+            || self.log_warnings.is_some()
+            || !(self.log.is_empty() && self.not_log.is_empty())
     }
 
     /// Refuses what this version cannot judge.
@@ -406,6 +422,11 @@ mod tests {
             ("[[expect]]\nstatus = 1\n[[expect]]\nstatus = 2", "dir/x.toml: two expectations state 'status'"),
             ("[guest]\ncpus = 1", "dir/x.toml: nothing runs in the guest and nothing is expected"),
             ("[[expect]]\nstatus = 1\nerror-count = 1", "need a step"),
+            ("[[each-step]]\nstatus = 1", "each-step: there is no step"),
+            (
+                "[[step]]\nrun = ['a']\n[[step.expect]]\nstatus = 1\n[[each-step]]\nstatus = 1",
+                "two expectations state 'status'",
+            ),
             ("[matrix]\ncpus = []", "dir/x.toml:4:8: axis 'cpus' has no values"),
             ("[matrix]\ncolour = ['red']", "dir/x.toml:4:10: axis 'colour'"),
             ("[matrix]\na = { b = { memory = '1X' } }", "dir/x.toml:4:22: memory: "),
@@ -433,5 +454,20 @@ mod tests {
         assert_eq!((of(0).status, of(0).output.len()), (None, 1));
         assert_eq!((of(1).status, of(1).output.len()), (Some(3), 2));
         assert_eq!(scenario.expectation(&cells[0]).unwrap().status, Some(0));
+    }
+
+    #[test]
+    fn what_holds_for_each_step_and_what_logs_may_warn_of_adds_up() {
+        let text = "[matrix]\ncpus = [1, 2]\n[[step]]\nrun = ['a']\n[[step]]\nrun = ['b']\n[[step.expect]]\nstatus = 3\n\
+                    [[each-step]]\nerror-count = 0\n[[expect]]\nlog-warnings = []\n\
+                    [[expect]]\nwhen = { cpus = '2' }\nlog-warnings = ['x']\n";
+        let scenario = parse(text).unwrap();
+        let cells = scenario.cells().unwrap();
+        let of = |at: usize| scenario.steps[at].expectation(&cells[0]).unwrap();
+        assert_eq!((of(0).status, of(0).error_count), (None, Some(0)));
+        assert_eq!((of(1).status, of(1).error_count), (Some(3), Some(0)));
+        let allowed =
+            |at: usize| scenario.expectation(&cells[at]).unwrap().log_warnings.map(|list| list.len());
+        assert_eq!((allowed(0), allowed(1)), (Some(0), Some(1)));
     }
 }

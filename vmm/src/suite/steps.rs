@@ -94,29 +94,6 @@ pub(super) fn told(output: &str) -> Told {
     told
 }
 
-/// What dma-debug warned of: `DMA-API: [DRIVER DEVICE: ]MESSAGE` on a line of level warning or worse
-/// (include/linux/kern_levels.h), without its other lines (where a mapping was made).
-pub(super) fn dma_debug_messages(log: &str) -> Vec<&str> {
-    let severe = |line: &&str| {
-        let priority = line.strip_prefix('<').and_then(|rest| rest.split_once('>'));
-        priority.and_then(|(level, _)| level.parse::<u32>().ok()).is_some_and(|level| level & 7 <= 4)
-    };
-    log.lines()
-        .filter(severe)
-        .filter_map(|line| line.split_once("DMA-API: ").map(|(_, message)| message))
-        .filter(|message| !message.starts_with("Mapped at:"))
-        .map(without_device)
-        .collect()
-}
-
-/// `mlx5_core 0000:08:00.0: MESSAGE` without driver and device.
-fn without_device(message: &str) -> &str {
-    match message.split_once(": ") {
-        Some((who, rest)) if who.split(' ').count() == 2 && !who.contains(',') => rest,
-        _ => message,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,15 +131,5 @@ mod tests {
         assert_eq!((told.steps[0].errors_before, told.steps[0].errors_after), (Some(1), Some(3)));
         assert_eq!((told.steps[1].output.as_str(), told.steps[1].status), ("half", None));
         assert!(!told.done);
-    }
-
-    #[test]
-    fn dma_debugs_warnings_are_found_by_level() {
-        let log = "<6>[ 0.1] DMA-API: preallocated 8192 debug entries\n\
-            <4>[ 1.0] DMA-API: mlx5_core 0000:08:00.0: cacheline tracking EEXIST, overlapping\n\
-            <4>[ 1.1] DMA-API: Mapped at:\n<4>[ 1.2] DMA-API: exceeded 7 overlapping mappings of cacheline 0x1\n";
-        let expected =
-            ["cacheline tracking EEXIST, overlapping", "exceeded 7 overlapping mappings of cacheline 0x1"];
-        assert_eq!(dma_debug_messages(log), expected);
     }
 }

@@ -22,6 +22,7 @@ fn usage_errors_are_125() {
     refused(&["run", "--memory", "512"], &["unit"]);
     refused(&["run", "--timeout", "0"], &["--timeout"]);
     refused(&["run", "--seed", "x"], &["--seed"]);
+    refused(&["run", "--ready-seed", "7"], &["--ready-seed", "no ready mark"]);
     refused(&["run", "--restore", "a", "--kernel", "b"], &["--restore", "--kernel"]);
     refused(&["repro", "--expect", "absent"], &["NAME"]);
     refused(&["images", "bogus"], &["bogus"]);

@@ -74,7 +74,7 @@ fn forks_equal_cold_runs(cpus: u32) {
     ];
     let template = boot(&config).unwrap();
     let forked: Vec<Ran> = std::thread::scope(|scope| {
-        let fork = |work| run(template.fork(work, Kick::default()).unwrap());
+        let fork = |work| run(template.fork(work, config.deadline, Kick::default()).unwrap());
         let threads: Vec<_> = works.iter().map(|work| scope.spawn(move || fork(work))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -89,8 +89,17 @@ fn forks_equal_cold_runs(cpus: u32) {
     assert!(bound.console.contains("Linux version 6.12"), "a fork's console begins with the boot");
     assert_eq!(random.stderr, "err\n");
     assert_ne!(random.stdout.lines().next(), seeded.stdout.lines().next(), "a seed of its own: {random:?}");
+    // A deadline is a fork's own; virtual time counts from power-on.
+    let mark = template.virtual_nanos();
+    let slow = shell("echo begun; sleep 100", None);
+    let limited = SessionConfig { deadline: Some(mark + 5_000_000_000), ..config.clone() };
+    let stopped = run(template.fork(&slow, limited.deadline, Kick::default()).unwrap());
+    assert_eq!((&stopped.outcome.cause, &*stopped.stdout), (&Cause::Deadline, "begun\n"));
+    assert_eq!(stopped, cold(&limited, &slow));
+    let refused = template.fork(&slow, Some(mark), Kick::default());
+    assert!(matches!(refused, Err(SessionError::CannotFork(_))), "{refused:?}");
     // The template is as it was.
-    assert_eq!(run(template.fork(&works[0], Kick::default()).unwrap()), *bound);
+    assert_eq!(run(template.fork(&works[0], config.deadline, Kick::default()).unwrap()), *bound);
 }
 
 #[test]
@@ -117,7 +126,8 @@ fn a_guest_that_never_gets_ready_is_an_error() {
         work: None,
     };
     let error = boot(&config).unwrap_err();
-    assert!(matches!(error, SessionError::NotReady(Cause::Deadline)), "{error:?}");
+    let SessionError::NotReady(outcome) = &error else { panic!("{error:?}") };
+    assert_eq!((&outcome.cause, outcome.virtual_nanos, outcome.ready), (&Cause::Deadline, 1_000_000, false));
     assert_eq!(error.to_string(), "the guest did not come to its ready mark: deadline");
 }
 

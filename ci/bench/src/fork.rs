@@ -28,7 +28,7 @@ pub(crate) fn run(rounds: u32) -> Result<Vec<Figure>> {
     for _ in 0..rounds {
         let start = Instant::now();
         let forks = (0..FORKS)
-            .map(|_| template.fork(&work(&["true"]), Kick::default()))
+            .map(|_| template.fork(&work(&["true"]), None, Kick::default()))
             .collect::<Result<Vec<_>, _>>()?;
         alone.values.push(milliseconds(start));
         drop(forks);
@@ -69,7 +69,7 @@ fn work(argv: &[&str]) -> Work {
 
 /// Runs a fork to its end.
 fn end(template: &Template, argv: &[&str], stdout: &mut dyn Write) -> Result<()> {
-    let fork = template.fork(&work(argv), Kick::default())?;
+    let fork = template.fork(&work(argv), None, Kick::default())?;
     let outcome = fork.run(None, &mut Output::new(Vec::new(), stdout, &mut io::sink()))?;
     ensure!(outcome.cause == Cause::Exited(0), "{argv:?}: {:?}", outcome.cause);
     Ok(())

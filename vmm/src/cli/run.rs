@@ -1,7 +1,7 @@
 //! `staleline run`.
 
 use super::later::refuse;
-use super::status::Status;
+use super::status::{Seeds, Status};
 use crate::boot::{InitrdPart, cmdline};
 use crate::doctor::kvm_probe::{self, Kvm};
 use crate::engine::{EngineKind, Kick, Paravirtual};
@@ -152,6 +152,11 @@ pub(super) struct RunArguments {
     /// Seed of everything random in the machine (RDRAND, entropy).
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Seed everything random in the machine anew at the ready mark, the moment at which the guest is up and takes COMMAND:
+    /// runs that differ in this seed and in COMMAND alone have the same boot, and can be forked from it. What the guest has
+    /// drawn before, such as its kernel's own random state, stays.
+    #[arg(long, value_name = "N")]
+    ready_seed: Option<u64>,
     /// End the run after this time on the host.
     #[arg(long, value_name = "HOST_SECONDS", value_parser = parse_seconds)]
     timeout: Option<Duration>,
@@ -187,9 +192,9 @@ fn parse_file(text: &str) -> Result<(PathBuf, String), String> {
 }
 
 impl RunArguments {
-    /// Seed of the machine.
-    pub(super) fn seed(&self) -> u64 {
-        self.seed
+    /// What the run draws its random numbers from.
+    pub(super) fn seeds(&self) -> Seeds {
+        Seeds { seed: self.seed, ready_seed: self.ready_seed }
     }
 
     /// Refuses what this version cannot do.
@@ -210,6 +215,11 @@ impl RunArguments {
         refuse("--findings", self.findings.is_some())?;
         refuse("--fail-on", self.fail_on.is_some_and(|kind| kind != FailOn::None))?;
         refuse("--record", self.record.is_some())?;
+        if self.ready_seed.is_some() && self.command.is_empty() {
+            bail!(
+                "--ready-seed: without a command the guest has no ready mark to seed at (give one after --, or use --seed)"
+            );
+        }
         let mut slots = [false; 256];
         for device in &self.devices {
             if let Some(taken) = device.fixed_slot().and_then(|slot| slots.get_mut(usize::from(slot)))
@@ -326,7 +336,7 @@ pub(super) fn run(arguments: &RunArguments) -> Result<u8> {
     let result = run_guest(arguments);
     if let (Err(error), Some(path)) = (&result, &arguments.status) {
         let image = arguments.kernel.clone().unwrap_or_else(|| DEFAULT_IMAGE.into());
-        Status::error(super::message(error), image, arguments.seed).write(path)?;
+        Status::error(super::message(error), image, arguments.seeds()).write(path)?;
     }
     result
 }
@@ -368,7 +378,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
         initrd,
         command_line,
         deadline: arguments.deadline.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)),
-        work: has_command.then(|| Work { argv: arguments.command.clone(), seed: None }),
+        work: has_command.then(|| Work { argv: arguments.command.clone(), seed: arguments.ready_seed }),
     };
     Ok(Prepared { config, image: guest.name })
 }
@@ -386,7 +396,7 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     }
     let mut output = Output::new(sinks, &mut stdout, &mut stderr);
     let kick = Kick::default();
-    let last_resort = last_resort(arguments.status.clone(), image.clone(), arguments.seed);
+    let last_resort = last_resort(arguments.status.clone(), image.clone(), arguments.seeds());
     let options = HostOptions { stdin: !has_command, timeout: arguments.timeout, last_resort };
     // The host's side comes first: a limit holds for loading as well.
     let host = Host::start(options, kick.clone()).context("cannot watch the host's side")?;
@@ -394,19 +404,19 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     drop(host);
     explain(&outcome.cause, has_command);
     if let Some(path) = &arguments.status {
-        Status::of(&outcome, config.engine.name(), image, arguments.seed).write(path)?;
+        Status::of(&outcome, config.engine.name(), image, arguments.seeds()).write(path)?;
     }
     Ok(outcome.cause.exit_status(has_command))
 }
 
 /// What happens when the run does not come to its end although it was told to: standard output or a file that the kernel
 /// is read from may block for ever.
-fn last_resort(status: Option<PathBuf>, image: String, seed: u64) -> LastResort {
+fn last_resort(status: Option<PathBuf>, image: String, seeds: Seeds) -> LastResort {
     Box::new(move |event| {
         let cause = Session::stopped_by_host(event);
         eprintln!("staleline: {} (the run was blocked outside the guest)", cause.name());
         if let Some(path) = status
-            && let Err(error) = Status::without_run(&cause, image, seed).write(&path)
+            && let Err(error) = Status::without_run(&cause, image, seeds).write(&path)
         {
             eprintln!("staleline: {error:#}");
         }

@@ -6,6 +6,16 @@ use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
 
+/// What a run draws its random numbers from.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Seeds {
+    /// The machine's.
+    pub seed: u64,
+    /// From the guest's ready mark on, where it has one of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_seed: Option<u64>,
+}
+
 /// What the file says. `cause` is authoritative.
 #[derive(Debug, Serialize)]
 pub(super) struct Status<'a> {
@@ -18,7 +28,8 @@ pub(super) struct Status<'a> {
     pub findings: u64,
     /// Name and hash of the image, or the kernel's path.
     pub image: String,
-    pub seed: u64,
+    #[serde(flatten)]
+    pub seeds: Seeds,
     /// What ran the guest, if it ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<&'static str>,
@@ -33,14 +44,14 @@ pub(super) struct Status<'a> {
 
 impl<'a> Status<'a> {
     /// The status of a run that has ended.
-    pub(super) fn of(outcome: &'a Outcome, engine: &'static str, image: String, seed: u64) -> Self {
+    pub(super) fn of(outcome: &'a Outcome, engine: &'static str, image: String, seeds: Seeds) -> Self {
         Self {
             cause: outcome.cause.name(),
             detail: outcome.cause.detail(),
             guest_exit: outcome.cause.guest_exit(),
             findings: 0,
             image,
-            seed,
+            seeds,
             engine: Some(engine),
             instructions: outcome.instructions,
             virtual_nanos: Some(outcome.virtual_nanos),
@@ -49,23 +60,23 @@ impl<'a> Status<'a> {
     }
 
     /// The status of a run that never began.
-    pub(super) fn error(detail: String, image: String, seed: u64) -> Self {
-        Self { detail: Some(detail), ..Self::of_cause("error", image, seed) }
+    pub(super) fn error(detail: String, image: String, seeds: Seeds) -> Self {
+        Self { detail: Some(detail), ..Self::of_cause("error", image, seeds) }
     }
 
     /// The status of a run that was given up, its machine out of reach.
-    pub(super) fn without_run(cause: &'a Cause, image: String, seed: u64) -> Self {
-        Self { detail: cause.detail(), ..Self::of_cause(cause.name(), image, seed) }
+    pub(super) fn without_run(cause: &'a Cause, image: String, seeds: Seeds) -> Self {
+        Self { detail: cause.detail(), ..Self::of_cause(cause.name(), image, seeds) }
     }
 
-    fn of_cause(cause: &'a str, image: String, seed: u64) -> Self {
+    fn of_cause(cause: &'a str, image: String, seeds: Seeds) -> Self {
         Self {
             cause,
             detail: None,
             guest_exit: None,
             findings: 0,
             image,
-            seed,
+            seeds,
             engine: None,
             instructions: None,
             virtual_nanos: None,

@@ -301,7 +301,7 @@ impl Launcher for Guests {
                 let mut output = Output::new(vec![&mut console], &mut stdout, &mut stderr);
                 Session::new(&prepared.config, host.kick())?.run(Some(host), &mut output)?
             };
-            Status::of(&outcome, prepared.config.engine.name(), prepared.image, arguments.seed())
+            Status::of(&outcome, prepared.config.engine.name(), prepared.image, arguments.seeds())
                 .write(status)?;
             Ok((outcome, prepared.config.work.is_some()))
         });

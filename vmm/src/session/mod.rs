@@ -62,8 +62,9 @@ pub enum SessionError {
     NoCommand(PathBuf),
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("the guest did not come to its ready mark: {}", .0.description())]
-    NotReady(Cause),
+    /// How the boot ended: as every run that is no different up to there.
+    #[error("the guest did not come to its ready mark: {}", .0.cause.description())]
+    NotReady(Box<Outcome>),
     #[error("the guest sent more than {0} bytes before its ready mark")]
     Talkative(usize),
     #[error("this machine cannot be forked: {0}")]
@@ -338,6 +339,7 @@ impl Session {
             cause,
             instructions: progress.instructions,
             virtual_nanos: progress.now,
+            ready: self.mark == Mark::Passed,
             inputs: self.inputs,
         }
     }

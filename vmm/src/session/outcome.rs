@@ -144,6 +144,8 @@ pub struct Outcome {
     pub instructions: Option<u64>,
     /// Virtual time at the end.
     pub virtual_nanos: u64,
+    /// The guest has come to its ready mark.
+    pub ready: bool,
     /// Host input that entered: at which count of instructions, and how many bytes.
     pub inputs: Vec<(u64, usize)>,
 }

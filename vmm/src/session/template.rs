@@ -40,7 +40,6 @@ pub struct Template {
     /// Behind a lock since the machine's devices may move between threads, but not be used by two at once.
     session: Mutex<Session>,
     start: Start,
-    deadline: Option<Nanos>,
 }
 
 impl Template {
@@ -71,7 +70,7 @@ impl Template {
             let ended =
                 ended.or_else(|| if session.mark == Mark::Heard { None } else { session.handle(exit, host) });
             if let Some(cause) = ended {
-                return Err(SessionError::NotReady(Session::judge(cause, output)));
+                return Err(SessionError::NotReady(Box::new(session.outcome(Session::judge(cause, output)))));
             }
             if session.transcript.as_ref().is_some_and(Transcript::is_full) {
                 return Err(SessionError::Talkative(Transcript::LIMIT));
@@ -82,27 +81,27 @@ impl Template {
         };
         session.pass_ready_mark();
         let transcript = Arc::new(session.transcript.take().unwrap_or_default());
-        Ok(Self {
-            session: Mutex::new(session),
-            start: Start { transcript, exit },
-            deadline: config.deadline,
-        })
+        Ok(Self { session: Mutex::new(session), start: Start { transcript, exit } })
     }
 
-    /// A run that goes on from here with `work`; it looks outside soon after `kick` has been raised. The deadline is the
-    /// template's. May be called from any number of threads.
+    /// A run that goes on from here with `work`, up to `deadline` in virtual time, which is counted from power-on; it looks
+    /// outside soon after `kick` has been raised. May be called from any number of threads.
     ///
     /// # Errors
-    /// [`SessionError`] if the host cannot map the fork's RAM.
-    pub fn fork(&self, work: &Work, kick: Kick) -> Result<Session, SessionError> {
+    /// [`SessionError::CannotFork`] if the deadline is not after the ready mark: a boot of its own would not have come to
+    /// it; what the host has against it if it cannot map the fork's RAM.
+    pub fn fork(&self, work: &Work, deadline: Option<Nanos>, kick: Kick) -> Result<Session, SessionError> {
         let template = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if deadline.is_some_and(|deadline| deadline <= template.engine.progress().now) {
+            return Err(SessionError::CannotFork("its ready mark is not before the deadline"));
+        }
         let machine = template.machine.lock().fork()?;
         let engine =
             template.engine.fork(kick).ok_or(SessionError::CannotFork("its engine cannot copy vCPUs"))?;
         let mut fork = Session {
             machine: SharedMachine::new(machine),
             engine,
-            deadline: self.deadline.unwrap_or(Nanos::MAX),
+            deadline: deadline.unwrap_or(Nanos::MAX),
             has_work: true,
             request: work.request(),
             seed: work.seed,

@@ -112,9 +112,11 @@ impl Case {
         add("iommu", guest.iommu.clone());
         add("confidential", guest.confidential.clone());
         add("dma", guest.dma.clone());
-        add("seed", Some(self.seed.to_string()));
+        // A guest with steps has a ready mark: up to there all seeds are one boot.
+        let has_mark = !self.scenario.steps.is_empty();
+        add(if has_mark { "ready-seed" } else { "seed" }, Some(self.seed.to_string()));
         add("deadline", Some(self.scenario.deadline.0.to_string()));
-        if !self.scenario.steps.is_empty() {
+        if has_mark {
             line.extend(["--", "sh", "-c"].map(str::to_owned));
             line.push(steps::script(&self.scenario.steps));
         }
@@ -152,7 +154,7 @@ mod tests {
         let data = folder.path().join("data:/data");
         let expected = format!(
             "staleline run --engine soft --kernel linux-6.12-debug --cmdline 'console=ttyS0 quiet' --memory 1G --device mlx5 \
-             --file {} --file /m/k.ko:/k.ko --seed 1 --deadline 60 -- sh -c '",
+             --file {} --file /m/k.ko:/k.ko --ready-seed 1 --deadline 60 -- sh -c '",
             data.display()
         );
         assert!(line.starts_with(&expected), "{line}");

@@ -144,7 +144,8 @@ mod tests {
 
     fn evidence(cause: Cause, output: &str) -> Evidence {
         let status = cause.exit_status(true);
-        let outcome = Outcome { cause, instructions: Some(1), virtual_nanos: 1, inputs: Vec::new() };
+        let outcome =
+            Outcome { cause, instructions: Some(1), virtual_nanos: 1, ready: true, inputs: Vec::new() };
         Evidence {
             outcome,
             status,

@@ -6,7 +6,8 @@
 //! # name = "…"                # the file's name without .toml unless given
 //! bug = "what it stands for"  # both must be there
 //! source = "a commit, a report, a paragraph of a manual"
-//! seeds = "1..10"             # or [1, 5]; both ends count; [1] by default
+//! seeds = "1..10"             # or [1, 5]; both ends count; [1] by default. Of all that is random in the machine: in a guest
+//!                             # with steps from its ready mark on, so that one boot serves them all
 //! deadline = 60               # virtual seconds of a case, 60 by default
 //!
 //! [guest]                     # each the option of `staleline run` with its name, and its default

@@ -4,6 +4,8 @@
 //! ([`crate::board_ports::ResetControl`]).
 
 use crate::bus::{Access, AccessError, Nanos, Platform, PlatformDevice, PowerRequest};
+use crate::state::{State, same};
+use serde::{Deserialize, Serialize};
 
 /// Bytes of the register block.
 pub const BLOCK_LENGTH: u64 = 16;
@@ -33,14 +35,14 @@ const CONTROL_WRITABLE: u16 = 0x1c06;
 const EVENT_TIMER: u32 = 0;
 
 /// Width of the timer, as the FADT's TMR_VAL_EXT says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TimerWidth {
     Bits24,
     Bits32,
 }
 
 /// The register block; interrupts (SCI) on one GSI.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AcpiPm {
     sci: u32,
     width: TimerWidth,
@@ -121,6 +123,12 @@ impl AcpiPm {
             *slot = byte;
         }
         image
+    }
+}
+
+impl State for AcpiPm {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        same((self.sci, self.width) == (saved.sci, saved.width))
     }
 }
 

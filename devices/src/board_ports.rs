@@ -1,12 +1,16 @@
 //! Single-register ports of a PC board: resets, the POST code and the end of a test run.
 
 use crate::bus::{Access, AccessError, Platform, PlatformDevice, PowerRequest};
+use crate::state::State;
+use serde::{Deserialize, Serialize};
 
 /// Port 0x92, system control port A: bit 0 resets the machine, bit 1 gates A20, which is always open here.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SystemControlA;
 
 const A20_OPEN: u8 = 1 << 1;
+
+impl State for SystemControlA {}
 
 impl PlatformDevice for SystemControlA {
     fn read(&mut self, _offset: u64, data: &mut [u8], _platform: &mut dyn Platform) -> Access {
@@ -27,7 +31,7 @@ impl PlatformDevice for SystemControlA {
 }
 
 /// Port 0xcf9, the reset control register of Intel chipsets and the FADT's reset register (write 0x06).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct ResetControl {
     value: u8,
 }
@@ -38,6 +42,8 @@ impl ResetControl {
     const WRITABLE: u8 = 0x0e;
     const RESET_CPU: u8 = 1 << 2;
 }
+
+impl State for ResetControl {}
 
 impl PlatformDevice for ResetControl {
     fn read(&mut self, _offset: u64, data: &mut [u8], _platform: &mut dyn Platform) -> Access {
@@ -62,7 +68,7 @@ impl PlatformDevice for ResetControl {
 }
 
 /// Port 0x80: power-on self-test codes, and Linux's delay port.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct PostCode {
     last: u8,
 }
@@ -74,6 +80,8 @@ impl PostCode {
         self.last
     }
 }
+
+impl State for PostCode {}
 
 impl PlatformDevice for PostCode {
     fn read(&mut self, _offset: u64, data: &mut [u8], _platform: &mut dyn Platform) -> Access {
@@ -97,8 +105,10 @@ impl PlatformDevice for PostCode {
 }
 
 /// Port 0xf4 (isa-debug-exit): a write of 1, 2 or 4 bytes ends the run with that value.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct DebugExit;
+
+impl State for DebugExit {}
 
 impl PlatformDevice for DebugExit {
     fn read(&mut self, _offset: u64, data: &mut [u8], _platform: &mut dyn Platform) -> Access {

@@ -1,5 +1,7 @@
 //! The contract between a bus and the devices on it.
 
+use crate::state::SaveState;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Virtual time in nanoseconds since the machine was switched on.
@@ -42,7 +44,7 @@ pub trait Platform {
 }
 
 /// What a guest can ask of the power logic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PowerRequest {
     /// Soft off (ACPI S5).
     Off,
@@ -53,7 +55,7 @@ pub enum PowerRequest {
 }
 
 /// A device at fixed port or memory addresses. Offsets are relative to the range it was registered at.
-pub trait PlatformDevice: ClonePlatformDevice + fmt::Debug + Send {
+pub trait PlatformDevice: ClonePlatformDevice + SaveState + fmt::Debug + Send {
     /// Reads `data.len()` bytes (1, 2, 4 or 8) at `offset`.
     ///
     /// # Errors
@@ -92,7 +94,7 @@ impl Clone for Box<dyn PlatformDevice> {
 const ACCESS_LOG_LIMIT: u32 = 32;
 
 /// Logs refused accesses, at most a fixed number of them: a guest cannot flood the log.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct AccessLog {
     refused: u32,
 }

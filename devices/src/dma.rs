@@ -1,5 +1,7 @@
 //! How a device reaches memory: transactions with attributes, and errors as values.
 
+use serde::{Deserialize, Serialize};
+
 /// Attributes that travel with a PCIe memory transaction (PCIe Base Specification, 2.2.6.4 and 2.2.6.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DmaAttrs {
@@ -24,7 +26,7 @@ pub enum DmaError {
 }
 
 /// An atomic read-modify-write on 8 naturally aligned bytes, operands in host byte order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AtomicOp {
     /// Stores `swap` where the old value equals `compare`.
     CompareSwap { compare: u64, swap: u64 },

@@ -4,6 +4,8 @@
 
 use crate::bus::{Access, AccessError};
 use crate::dma::DmaError;
+use crate::state::{State, same};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Offset of the 16-bit selector (port 0x510).
@@ -74,12 +76,18 @@ pub trait Memory {
 }
 
 /// The device.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct FwCfg {
     items: BTreeMap<u16, Vec<u8>>,
     selected: u16,
     offset: usize,
     dma_address: u64,
+}
+
+impl State for FwCfg {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        same(self.items == saved.items)
+    }
 }
 
 impl FwCfg {

@@ -4,6 +4,8 @@
 //! bytes ("No controller found"), and its wait before the reset command ends at once.
 
 use crate::bus::{Access, AccessError, Platform, PlatformDevice, PowerRequest};
+use crate::state::State;
+use serde::{Deserialize, Serialize};
 
 /// All ones but bit 1, "input buffer full".
 const STATUS: u8 = 0xfd;
@@ -12,8 +14,10 @@ const OFFSET_DATA: u64 = 0;
 const OFFSET_COMMAND: u64 = 4;
 
 /// Ports 0x60 and 0x64. Register it at 0x60 (offset 0) and 0x64 (offset 4).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct I8042;
+
+impl State for I8042 {}
 
 impl PlatformDevice for I8042 {
     fn read(&mut self, offset: u64, data: &mut [u8], _platform: &mut dyn Platform) -> Access {

@@ -19,6 +19,7 @@ pub mod pit;
 pub mod random;
 pub mod rtc;
 pub mod serial;
+pub mod state;
 pub mod storage;
 pub mod test_device;
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //! shows channel 2 (Intel 8254 data sheet; modes 0, 2, 3, 4 and the gate-triggered 1 and 5).
 
 use crate::bus::{Access, AccessError, Nanos, Platform, PlatformDevice};
+use crate::state::{State, in_range, same};
+use serde::{Deserialize, Serialize};
 
 /// Input frequency, Hz.
 pub const PIT_HZ: u64 = 1_193_182;
@@ -18,7 +20,7 @@ const PORT_B_OUTPUT: u8 = 1 << 5;
 const EVENT_CHANNEL_0: u32 = 0;
 
 /// How the next data access is split (control word bits 5:4).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Access8254 {
     Low,
     High,
@@ -26,7 +28,7 @@ enum Access8254 {
 }
 
 /// One counter.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Channel {
     mode: u8,
     bcd: bool,
@@ -234,7 +236,7 @@ fn from_bcd(value: u16) -> u32 {
 }
 
 /// Three counters and port B.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Pit {
     gsi: u32,
     channels: [Channel; 3],
@@ -299,6 +301,13 @@ impl Pit {
             value |= PORT_B_OUTPUT;
         }
         value
+    }
+}
+
+impl State for Pit {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        same(self.gsi == saved.gsi)?;
+        in_range(saved.channels.iter().all(|channel| (1..=0x1_0000).contains(&channel.reload)))
     }
 }
 

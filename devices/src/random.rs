@@ -1,7 +1,9 @@
 //! The deterministic random source of the machine and of devices: SplitMix64 (Steele, Lea, Flood 2014).
 
+use serde::{Deserialize, Serialize};
+
 /// Its state.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Random(u64);
 
 impl Random {

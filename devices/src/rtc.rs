@@ -6,7 +6,9 @@ use crate::bus::{Access, AccessError, Nanos, Platform, PlatformDevice};
 
 mod calendar;
 
+use crate::state::{State, in_range, same};
 use calendar::DateTime;
+use serde::{Deserialize, Serialize};
 
 /// Date and time when the machine is switched on: 2025-01-01 00:00:00 UTC, in seconds since 1970.
 pub const START_SECONDS: u64 = 1_735_689_600;
@@ -48,12 +50,13 @@ const HOURS_PM: u8 = 0x80;
 const EVENT: u32 = 0;
 
 /// Clock and CMOS memory; interrupts on one GSI.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rtc {
     gsi: u32,
     index: u8,
     nmi_masked: bool,
     /// Everything but registers C and D; the time registers hold the time only while SET stops the clock.
+    #[serde(with = "crate::state::bytes")]
     cmos: [u8; 128],
     /// The clock showed `base_seconds` at virtual time `base`.
     base_seconds: u64,
@@ -289,6 +292,13 @@ impl Rtc {
             }
             _ => self.cmos[index & 0x7f] = value,
         }
+    }
+}
+
+impl State for Rtc {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        same(self.gsi == saved.gsi)?;
+        in_range(usize::from(saved.index) < self.cmos.len())
     }
 }
 

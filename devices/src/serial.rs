@@ -4,6 +4,8 @@
 //! when the guest looks for one. So a FIFO reset loses no host input, and no baud rate slows a boot down.
 
 use crate::bus::{Access, AccessError, Platform, PlatformDevice};
+use crate::state::{State, in_range, same};
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// Most bytes of host input that wait for the guest.
@@ -48,7 +50,7 @@ const MSR_RI: u8 = 1 << 6;
 const MSR_DCD: u8 = 1 << 7;
 
 /// A serial port: eight registers, one interrupt line.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Serial {
     gsi: u32,
     divisor: u16,
@@ -274,6 +276,17 @@ impl Serial {
             5 | 6 => {}
             _ => self.scratch = value,
         }
+    }
+}
+
+impl State for Serial {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        same(self.gsi == saved.gsi)?;
+        in_range(
+            saved.input.len() <= INPUT_LIMIT
+                && saved.loopback.len() <= FIFO_DEPTH
+                && saved.output.len() <= OUTPUT_LIMIT,
+        )
     }
 }
 

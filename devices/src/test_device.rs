@@ -2,6 +2,8 @@
 //! ports that drive the interrupt inputs, and a block of memory that is not RAM.
 
 use crate::bus::{Access, AccessError, Platform, PlatformDevice};
+use crate::state::{State, same};
+use serde::{Deserialize, Serialize};
 
 /// Offset of the four data ports (0xe0-0xe3).
 pub const OFFSET_DATA: u64 = 0;
@@ -22,7 +24,7 @@ pub const MEMORY: u64 = 0x1_0000;
 const TIMER_GSI: u32 = 2;
 
 /// The device.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TestDevice {
     data: [u8; 4],
     memory: Vec<u8>,
@@ -45,6 +47,12 @@ impl TestDevice {
         };
         let start = usize::try_from(start).ok()?;
         block.get_mut(start..start.checked_add(length)?)
+    }
+}
+
+impl State for TestDevice {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        same(self.memory.len() == saved.memory.len())
     }
 }
 

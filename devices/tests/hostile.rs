@@ -14,7 +14,9 @@ use devices::pci::{
 use devices::pit::Pit;
 use devices::rtc::Rtc;
 use devices::serial::{INPUT_LIMIT, OUTPUT_LIMIT, Serial};
+use devices::state::State;
 use devices::storage::Storage;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Operations against each device.
@@ -257,11 +259,14 @@ fn interrupt_controllers() {
 }
 
 /// A device that turns what it is told into DMA, messages and events at once.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Reckless {
+    #[serde(skip)]
     bars: Vec<BarInfo>,
     vectors: u16,
 }
+
+impl State for Reckless {}
 
 impl PciDevice for Reckless {
     fn name(&self) -> &'static str {

@@ -1,11 +1,12 @@
 //! The local APIC's timer in virtual time (SDM 3A, 11.5.4).
 
 use crate::bus::Nanos;
+use serde::{Deserialize, Serialize};
 
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
 /// Frequencies that drive an APIC timer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApicClock {
     /// Time-stamp counter, Hz. 1 GHz makes one tick one nanosecond of virtual time.
     pub tsc_hz: u64,
@@ -20,7 +21,7 @@ impl Default for ApicClock {
 }
 
 /// Timer mode, LVT timer bits 18:17.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum TimerMode {
     OneShot,
     Periodic,
@@ -40,7 +41,7 @@ impl TimerMode {
 }
 
 /// Counter and deadline. Whether an expiry interrupts is the LVT's business.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct ApicTimer {
     clock: ApicClock,
     /// Guest TSC minus the machine's (a guest may write IA32_TSC or IA32_TSC_ADJUST).
@@ -79,6 +80,11 @@ impl ApicTimer {
     /// Back to the state after reset; frequencies and the TSC offset belong to the processor and stay.
     pub(super) fn reset(&mut self) {
         *self = Self { tsc_offset: self.tsc_offset, ..Self::new(self.clock) };
+    }
+
+    /// Frequencies.
+    pub(super) fn clock(&self) -> ApicClock {
+        self.clock
     }
 
     /// Virtual time of the next expiry.

@@ -4,6 +4,8 @@ use super::{
     ApicClock, ApicMode, ApicOutput, DeliveryMode, Destination, GpFault, IoApic, LocalApic, Message, PicPair,
 };
 use crate::bus::Nanos;
+use crate::state::{State, same};
+use serde::{Deserialize, Serialize};
 
 /// IO-APIC input of the 8254's output: the MADT overrides ISA interrupt 0 to it, since input 0 carries the 8259s.
 const GSI_TIMER: u32 = 2;
@@ -19,13 +21,21 @@ pub struct InterruptsConfig {
 }
 
 /// All interrupt controllers of a machine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Interrupts {
     apics: Vec<LocalApic>,
     io_apic: IoApic,
     pic: PicPair,
     /// The 8259 pair's INT output, as last seen.
     intr: bool,
+}
+
+impl State for Interrupts {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        same(self.apics.len() == saved.apics.len())?;
+        self.apics.iter().zip(&saved.apics).try_for_each(|(apic, saved)| apic.accepts(saved))?;
+        self.pic.accepts(&saved.pic)
+    }
 }
 
 impl Interrupts {

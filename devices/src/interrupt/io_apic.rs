@@ -1,6 +1,7 @@
 //! The IO-APIC: 24 inputs, version 0x20 (82093AA data sheet; the EOI register as in the ICH data sheets).
 
 use super::{DeliveryMode, Destination, Message};
+use serde::{Deserialize, Serialize};
 
 /// Number of inputs.
 pub const PINS: u32 = 24;
@@ -26,7 +27,7 @@ const INDEX_TABLE: u8 = 0x10;
 ///
 /// Input lines carry logical assertion: the polarity bit of an entry is stored and reads back, and a board whose
 /// firmware tables agree with it needs no inversion here.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct IoApic {
     select: u8,
     id: u8,

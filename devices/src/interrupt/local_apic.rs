@@ -3,6 +3,8 @@
 use super::apic_timer::{ApicClock, ApicTimer};
 use super::{DeliveryMode, Destination, LOCAL_APIC_BASE, Message};
 use crate::bus::Nanos;
+use crate::state::{State, same};
+use serde::{Deserialize, Serialize};
 
 mod registers;
 #[cfg(test)]
@@ -48,7 +50,7 @@ const LVT_LINT1: usize = 4;
 const LVT_ERROR: usize = 5;
 
 /// 256 bits, one a vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct VectorSet([u64; 4]);
 
 impl VectorSet {
@@ -85,7 +87,7 @@ impl VectorSet {
 }
 
 /// One processor's local APIC.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LocalApic {
     id: u32,
     /// The bootstrap processor's; the flag in IA32_APIC_BASE is the guest's to change.
@@ -113,6 +115,13 @@ pub struct LocalApic {
     init: bool,
     sipi: Option<u8>,
     ext_int: bool,
+}
+
+impl State for LocalApic {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        let fixed = |apic: &Self| (apic.id, apic.bootstrap, apic.physical_bits, apic.timer.clock());
+        same(fixed(self) == fixed(saved))
+    }
 }
 
 impl LocalApic {

@@ -1,7 +1,10 @@
 //! The pair of 8259A interrupt controllers, with the edge/level control registers of PCI chipsets.
 
+use crate::state::{State, in_range, same};
+use serde::{Deserialize, Serialize};
+
 /// One 8259A.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Pic {
     is_slave: bool,
     irr: u8,
@@ -182,7 +185,7 @@ const CASCADE: u8 = 2;
 const ELCR_WRITABLE: [u8; 2] = [0xf8, 0xde];
 
 /// Master and slave, cascaded at input 2.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PicPair {
     master: Pic,
     slave: Pic,
@@ -191,6 +194,14 @@ pub struct PicPair {
 impl Default for PicPair {
     fn default() -> Self {
         Self { master: Pic::new(false), slave: Pic::new(true) }
+    }
+}
+
+impl State for PicPair {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        let pairs = [(&self.master, &saved.master), (&self.slave, &saved.slave)];
+        same(pairs.iter().all(|(pic, saved)| pic.is_slave == saved.is_slave))?;
+        in_range(pairs.iter().all(|(_, saved)| saved.first < 8))
     }
 }
 

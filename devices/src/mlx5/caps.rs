@@ -8,6 +8,7 @@ use super::layout::capabilities::{SIZE, atomic, general};
 use super::layout::commands::{CONTEXT, header};
 use super::multicast;
 use super::status::{Failure, Status};
+use serde::{Deserialize, Serialize};
 
 const GENERAL: u64 = 0;
 const ODP: u64 = 2;
@@ -90,10 +91,13 @@ const LIMITS: &[Field] = &[
 ];
 
 /// Capabilities offered and, for the general ones, in force.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Capabilities {
+    #[serde(with = "crate::state::bytes")]
     offered: [u8; SIZE],
+    #[serde(with = "crate::state::bytes")]
     current: [u8; SIZE],
+    #[serde(with = "crate::state::bytes")]
     atomic: [u8; SIZE],
 }
 

@@ -12,6 +12,7 @@ use super::status::DeliveryError;
 use crate::bus::Nanos;
 use crate::dma::{DmaAttrs, DmaError};
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 /// 2 to the power of this many slots, as the initialization segment shows it.
 pub const LOG_SIZE: u32 = 5;
@@ -40,7 +41,7 @@ const BLOCKS_PER_TURN: usize = 8192;
 pub const TURN_DELAY: Nanos = 1000;
 
 /// The queue's registers and the slots that have been rung for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct CommandQueue {
     /// Bus address of slot 0; the low 12 bits are zero.
     pub address: u64,

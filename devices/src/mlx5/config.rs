@@ -2,9 +2,10 @@
 
 use super::peer::Plan;
 use crate::dma::DmaAttrs;
+use serde::{Deserialize, Serialize};
 
 /// Link layer of the function's port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum PortType {
     /// InfiniBand: the port is active with LID 1, no network device.
     #[default]
@@ -14,7 +15,7 @@ pub enum PortType {
 }
 
 /// Which of the function's transactions ask for No Snoop. Whether one carries it is decided by Device Control.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum NoSnoop {
     #[default]
     Off,
@@ -25,7 +26,7 @@ pub enum NoSnoop {
 }
 
 /// Configuration of an [`Mlx5`](super::Mlx5) function.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mlx5Config {
     pub port: PortType,
     pub no_snoop: NoSnoop,

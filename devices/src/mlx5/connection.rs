@@ -2,9 +2,10 @@
 
 use super::layout::contexts::{ads, qpc};
 use crate::bus::Nanos;
+use serde::{Deserialize, Serialize};
 
 /// Operations that the peer may ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteAccess {
     pub read: bool,
     pub write: bool,
@@ -12,7 +13,7 @@ pub struct RemoteAccess {
 }
 
 /// The connection of a queue pair. For datagrams only the Q_Key counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     /// The peer.
     pub qpn: u32,

@@ -12,6 +12,7 @@ use super::pages::{Buffer, PageList};
 use super::status::{Failure, Status};
 use crate::dma::DmaAttrs;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 pub const COMMANDS: &[Command] = &[
     Command::new(0x400, "CREATE_CQ", Phase::Ready, create).lengths(PAGES, header::OUT_LEN),
@@ -26,8 +27,9 @@ const ST_ARMED: u64 = 0x9;
 const ST_FIRED: u64 = 0xa;
 
 /// A completion queue.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CompletionQueue {
+    #[serde(with = "crate::state::bytes")]
     context: [u8; cqc::SIZE],
     /// Event queue that is told of completions.
     pub eqn: u32,
@@ -53,7 +55,7 @@ pub struct CompletionQueue {
 }
 
 /// What the driver wants to be told of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Arm {
     Nothing,
     /// The next solicited completion.

@@ -10,6 +10,7 @@ use super::pages::{Buffer, PageList};
 use super::status::{Failure, Status};
 use crate::dma::DmaAttrs;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 pub const COMMANDS: &[Command] = &[
     Command::new(0x301, "CREATE_EQ", Phase::Ready, create).lengths(PAGES, header::OUT_LEN),
@@ -107,8 +108,9 @@ impl Event {
 }
 
 /// An event queue.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EventQueue {
+    #[serde(with = "crate::state::bytes")]
     context: [u8; eqc::SIZE],
     events: [u64; 4],
     pages: PageList,

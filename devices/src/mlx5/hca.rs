@@ -17,11 +17,12 @@ use super::status::Failure;
 use super::table::ObjectTable;
 use super::uar;
 use super::vport;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
 
 /// How far the driver has brought the device up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Phase {
     /// After reset and DISABLE_HCA.
     Disabled,
@@ -70,12 +71,13 @@ impl LiveObjects {
 }
 
 /// Everything that commands change.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Hca {
     pub config: Mlx5Config,
     pub phase: Phase,
     pub issi: u16,
     pub caps: Capabilities,
+    #[serde(with = "crate::state::bytes")]
     pub node_description: [u8; registers::NODE_DESCRIPTION_LEN],
     pub uars: ObjectTable<Uar>,
     pub pds: ObjectTable<ProtectionDomain>,
@@ -96,6 +98,7 @@ pub struct Hca {
     /// What has work to do.
     pub schedule: Schedule,
     /// Where bytes stay between two transactions; it holds nothing between two calls.
+    #[serde(skip)]
     pub buffer: Vec<u8>,
     noted_opcodes: BTreeSet<u16>,
     noted_failures: u32,
@@ -135,6 +138,25 @@ impl Hca {
         let noted_opcodes = std::mem::take(&mut self.noted_opcodes);
         let noted_failures = self.noted_failures;
         *self = Self { phase, noted_opcodes, noted_failures, ..Self::new(self.config) };
+    }
+
+    /// Whether `other` is configured alike and gives out the same numbers.
+    pub fn has_shape_of(&self, other: &Self) -> bool {
+        let shape = |hca: &Self| {
+            let numbers = [
+                hca.uars.numbers(),
+                hca.pds.numbers(),
+                hca.xrcds.numbers(),
+                hca.transport_domains.numbers(),
+                hca.mkeys.numbers(),
+                hca.eqs.numbers(),
+                hca.cqs.numbers(),
+                hca.qps.numbers(),
+                hca.srqs.numbers(),
+            ];
+            (hca.config, numbers)
+        };
+        shape(self) == shape(other)
     }
 
     /// How many objects of each kind exist.

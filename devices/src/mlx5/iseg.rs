@@ -4,6 +4,7 @@ use super::cmdq::{LOG_SIZE, LOG_STRIDE};
 use super::{Mlx5, caps};
 use crate::bus::Nanos;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of the segment; what lies between its registers reads as zero.
 pub const SIZE: u64 = 0x4000;
@@ -50,7 +51,7 @@ const HARDWARE_ID: u32 = 0x020d;
 const HEALTH_PERIOD_SHIFT: u32 = 20;
 
 /// What the driver wants of the function (`nic_interface`), written with the low half of the queue's address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum NicInterface {
     /// The driver uses all of the device.

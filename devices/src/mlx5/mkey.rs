@@ -7,6 +7,7 @@ use super::layout::commands::{CONTEXT, OBJECT, PAGES, header, mkey, special_cont
 use super::layout::contexts::mkc;
 use super::pages::ADAPTER_PAGE_SHIFT;
 use super::status::{Failure, Status};
+use serde::{Deserialize, Serialize};
 
 pub const COMMANDS: &[Command] = &[
     Command::new(0x200, "CREATE_MKEY", Phase::Ready, create).lengths(PAGES, header::OUT_LEN),
@@ -29,7 +30,7 @@ const UMR_ALIGN: usize = 4;
 const ANY_QUEUE_PAIR: u32 = 0xff_ffff;
 
 /// How a memory key translates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccessMode {
     /// Addresses are bus addresses.
     Physical,
@@ -42,7 +43,7 @@ pub enum AccessMode {
 }
 
 /// What may be done with a memory key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
     pub local_read: bool,
     pub local_write: bool,
@@ -52,8 +53,9 @@ pub struct Access {
 }
 
 /// A memory key as the driver has created or changed it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MemoryKey {
+    #[serde(with = "crate::state::bytes")]
     context: [u8; mkc::SIZE],
     /// Low 8 bits of the key that work requests use, chosen by the driver.
     pub variant: u8,

@@ -40,9 +40,11 @@ pub use mkey::{Access as MkeyAccess, AccessMode, MemoryKey};
 
 use crate::bus::{Access, AccessError, Nanos};
 use crate::pci::{BarInfo, FunctionInfo, PciDevice, Port};
+use crate::state::{State, same};
 use cmdq::CommandQueue;
 use hca::Hca;
 use iseg::NicInterface;
+use serde::{Deserialize, Serialize};
 
 /// Mellanox.
 const VENDOR_ID: u16 = 0x15b3;
@@ -62,7 +64,7 @@ const EVENT_WORK: u32 = 1;
 const EVENT_TIMERS: u32 = 2;
 
 /// The device behind BAR 0 of a ConnectX function.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Mlx5 {
     queue: CommandQueue,
     interface: NicInterface,
@@ -139,6 +141,12 @@ fn words(offset: u64, len: usize) -> Result<impl Iterator<Item = u64>, AccessErr
     }
     let end = offset.checked_add(len as u64).filter(|&end| end <= BAR_SIZE).ok_or(AccessError::NoRegister)?;
     Ok((offset / 4..end.div_ceil(4)).map(|word| word * 4))
+}
+
+impl State for Mlx5 {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        same(self.hca.has_shape_of(&saved.hca))
+    }
 }
 
 impl PciDevice for Mlx5 {

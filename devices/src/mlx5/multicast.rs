@@ -6,6 +6,7 @@ use super::layout::capabilities::general;
 use super::layout::commands::{OBJECT, mcg};
 use super::qp::Transport;
 use super::status::Failure;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub const COMMANDS: &[Command] = &[
@@ -17,7 +18,7 @@ pub const COMMANDS: &[Command] = &[
 pub const MAX_MEMBERS: u32 = 16;
 
 /// The groups that have members.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct MulticastGroups {
     groups: BTreeMap<[u8; 16], BTreeSet<u32>>,
 }

@@ -3,12 +3,13 @@
 use super::status::Failure;
 use crate::dma::DmaAttrs;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 /// Smallest page the device translates.
 pub const ADAPTER_PAGE_SHIFT: u32 = 12;
 
 /// Pages of a queue's buffer, copied from the command that created the queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageList {
     shift: u32,
     offset: u64,

@@ -17,6 +17,7 @@ use super::vport;
 use crate::bus::Nanos;
 use crate::dma::DmaAttrs;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 pub const COMMANDS: &[Command] = &[
     Command::new(0x500, "CREATE_QP", Phase::Ready, create).lengths(PAGES, header::OUT_LEN),
@@ -51,7 +52,7 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 /// States of a queue pair, with their encoding in the context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum State {
     Reset = 0,
@@ -63,7 +64,7 @@ pub enum State {
 }
 
 /// Transport services, with their encoding in the context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Transport {
     ReliableConnection = 0x0,
@@ -119,11 +120,13 @@ const RQ_NONE: u64 = 3;
 const MIN_STRIDE_SHIFT: u32 = 4;
 
 /// A queue pair.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QueuePair {
     /// The context with what modifications have changed; the state is kept beside it.
+    #[serde(with = "crate::state::bytes")]
     context: [u8; qpc::SIZE],
     /// The context at creation, to which a reset returns.
+    #[serde(with = "crate::state::bytes")]
     created: [u8; qpc::SIZE],
     number: u32,
     pub state: State,

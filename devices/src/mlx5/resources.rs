@@ -6,6 +6,7 @@ use super::layout::capabilities::general;
 use super::layout::commands::OBJECT;
 use super::status::Failure;
 use super::uar;
+use serde::{Deserialize, Serialize};
 
 pub const COMMANDS: &[Command] = &[
     Command::new(0x800, "ALLOC_PD", Phase::Ready, alloc_pd),
@@ -19,19 +20,19 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 /// A protection domain: memory keys and queues of one domain work together.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct ProtectionDomain;
 
 /// An XRC domain.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct XrcDomain;
 
 /// A transport domain, which isolates self-loopback of Ethernet queues.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct TransportDomain;
 
 /// A user access region: one page of doorbells.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Uar {
     /// First word of a CQ doorbell written as two 4-byte halves.
     pub cq_doorbell_high: u32,

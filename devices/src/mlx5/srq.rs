@@ -12,6 +12,7 @@ use super::pages::{Buffer, PageList};
 use super::status::{Failure, Status};
 use crate::dma::DmaAttrs;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 pub const COMMANDS: &[Command] = &[
     Command::new(0x705, "CREATE_XRC_SRQ", Phase::Ready, create_xrc_srq).lengths(PAGES, header::OUT_LEN),
@@ -28,7 +29,7 @@ pub const COMMANDS: &[Command] = &[
 const MIN_STRIDE_SHIFT: u32 = 4;
 
 /// A shared receive queue.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SharedReceiveQueue {
     kind: Kind,
     pub pd: u32,
@@ -44,10 +45,18 @@ pub struct SharedReceiveQueue {
     pub failed: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 enum Kind {
-    Xrc { context: [u8; xrc_srqc::SIZE], xrcd: u32, cqn: u32 },
-    MemoryPool { context: [u8; rmpc::SIZE] },
+    Xrc {
+        #[serde(with = "crate::state::bytes")]
+        context: [u8; xrc_srqc::SIZE],
+        xrcd: u32,
+        cqn: u32,
+    },
+    MemoryPool {
+        #[serde(with = "crate::state::bytes")]
+        context: [u8; rmpc::SIZE],
+    },
 }
 
 impl SharedReceiveQueue {

@@ -1,11 +1,12 @@
 //! Tables of objects, numbered by the device.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Objects of one kind. A number is not given out again until all others have been: a driver's stale number meets
 /// no new object soon.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ObjectTable<T> {
     numbers: Range<u32>,
     next: u32,
@@ -19,6 +20,11 @@ impl<T> ObjectTable<T> {
     /// An empty table that gives out `numbers`.
     pub fn new(numbers: Range<u32>) -> Self {
         Self { next: numbers.start, numbers, added: 0, objects: BTreeMap::new() }
+    }
+
+    /// The numbers that it gives out.
+    pub fn numbers(&self) -> Range<u32> {
+        self.numbers.clone()
     }
 
     /// Adds an object and returns its number, or gives it up when all numbers below `end` are in use.

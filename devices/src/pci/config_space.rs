@@ -1,5 +1,7 @@
 //! Configuration space as a table of registers with write masks.
 
+use crate::state::{Loader, SaveState, Saver, StateError};
+
 /// Bytes of the PCI-compatible region. The extended region of every function here is empty and reads zero.
 pub(super) const SIZE: usize = 256;
 
@@ -120,6 +122,19 @@ impl ConfigSpace {
     /// Firmware's write of a 16-bit register, under the guest's masks.
     pub fn write_u16(&mut self, offset: u16, value: u16) {
         self.write(offset, &value.to_le_bytes());
+    }
+}
+
+/// The masks are the function's own and not saved.
+impl SaveState for ConfigSpace {
+    fn save(&self, to: &mut Saver) -> Result<(), StateError> {
+        to.put(&self.value.as_slice())
+    }
+    fn restore(&mut self, from: &mut Loader<'_>) -> Result<(), StateError> {
+        let value = from.take::<Vec<u8>>()?;
+        let unfit = |_| StateError::Unfit { what: "configuration space", reason: "it has another size" };
+        self.value = value.try_into().map_err(unfit)?;
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use super::port::FunctionPort;
 use super::{BarInfo, Bdf, FunctionInfo, Host, PciDevice, Slot, VendorCapability};
 use crate::bus::{Access, AccessError};
 use crate::dma::DmaAttrs;
+use crate::state::{Loader, SaveState, Saver, StateError};
 
 /// BARs of a type 0 header.
 const BARS: usize = 6;
@@ -98,6 +99,27 @@ fn layout_bars(name: &'static str, info: &FunctionInfo) -> Result<(Vec<BarInfo>,
     let size = Msix::bar_size(info.msix_vectors);
     bars.push(BarInfo { index, size, is_64bit: false, prefetchable: false });
     Ok((bars, Some(index)))
+}
+
+/// What the device's description decides (BARs, where capabilities are) is not saved.
+impl SaveState for Endpoint {
+    fn save(&self, to: &mut Saver) -> Result<(), StateError> {
+        self.config.save(to)?;
+        if let Some((msix, ..)) = &self.msix {
+            msix.save(to)?;
+        }
+        to.put(&(self.pin, self.pin_driven))?;
+        self.device.save(to)
+    }
+
+    fn restore(&mut self, from: &mut Loader<'_>) -> Result<(), StateError> {
+        self.config.restore(from)?;
+        if let Some((msix, ..)) = &mut self.msix {
+            msix.restore(from)?;
+        }
+        (self.pin, self.pin_driven) = from.take()?;
+        self.device.restore(from)
+    }
 }
 
 fn bar_registers(bar: &BarInfo) -> Vec<Register> {

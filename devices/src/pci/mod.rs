@@ -18,6 +18,7 @@ pub use root_complex::{ROOT_PORTS, RootComplex};
 
 use crate::bus::{Access, Nanos};
 use crate::dma::{AtomicOp, DmaAttrs, DmaError};
+use crate::state::SaveState;
 use crate::storage::Storage;
 use std::fmt;
 
@@ -102,7 +103,7 @@ pub trait Port {
 }
 
 /// The device's own logic behind its BARs. Configuration space, MSI-X and capabilities belong to the PCI layer.
-pub trait PciDevice: ClonePciDevice + fmt::Debug + Send {
+pub trait PciDevice: ClonePciDevice + SaveState + fmt::Debug + Send {
     /// Name for logs and reports, such as `mlx5`.
     fn name(&self) -> &'static str;
     /// Identity and resources.

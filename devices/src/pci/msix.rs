@@ -1,6 +1,8 @@
 //! MSI-X table and pending bits (PCI 3.0, 6.8.2).
 
 use crate::bus::{Access, AccessError};
+use crate::state::{State, same};
+use serde::{Deserialize, Serialize};
 
 /// Most vectors a function can have.
 pub(super) const MAX_VECTORS: u16 = 2048;
@@ -9,13 +11,19 @@ const ENTRY_SIZE: u64 = 16;
 const ENTRY_MASKED: u32 = 1;
 
 /// Table and pending bits, each in one half of a BAR of their own.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Msix {
     /// Address low, address high, data, vector control.
     table: Vec<[u32; 4]>,
     pending: Vec<u64>,
     enabled: bool,
     function_masked: bool,
+}
+
+impl State for Msix {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        same((self.table.len(), self.pending.len()) == (saved.table.len(), saved.pending.len()))
+    }
 }
 
 impl Msix {

@@ -6,6 +6,7 @@ use super::firmware::{self, AssignError, ResourceWindows};
 use super::root_port::RootPort;
 use super::{Bdf, Host, PciDevice, Slot};
 use crate::bus::{Access, AccessError, AccessLog, RangeMap};
+use crate::state::{Loader, SaveState, Saver, StateError};
 
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,29 @@ pub struct RootComplex {
 impl Default for RootComplex {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Devices are not saved but their states: a state is restored when what it was saved of is attached again.
+impl SaveState for RootComplex {
+    fn save(&self, to: &mut Saver) -> Result<(), StateError> {
+        self.host_bridge.save(to)?;
+        to.put(&(self.config_address, &self.log))?;
+        to.put(&self.kinds())?;
+        self.ports.iter().try_for_each(|port| port.save(to))
+    }
+
+    fn restore(&mut self, from: &mut Loader<'_>) -> Result<(), StateError> {
+        self.host_bridge.restore(from)?;
+        (self.config_address, self.log) = from.take()?;
+        let kinds: Vec<String> = from.take()?;
+        if kinds != self.kinds() {
+            let reason = "other devices are attached to it, or in other slots";
+            return Err(StateError::Unfit { what: "PCI", reason });
+        }
+        self.ports.iter_mut().try_for_each(|port| port.restore(from))?;
+        self.rebuild_map();
+        Ok(())
     }
 }
 
@@ -105,6 +129,12 @@ impl RootComplex {
         let endpoint = self.endpoint(slot)?;
         let info = endpoint.bars().iter().find(|info| info.index == bar)?;
         Some((endpoint.bar_base(info), info.size))
+    }
+
+    /// The name of the device behind each port; none is empty.
+    fn kinds(&self) -> Vec<&'static str> {
+        let name = |port: &RootPort| port.endpoint.as_ref().map_or("", |endpoint| endpoint.device().name());
+        self.ports.iter().map(name).collect()
     }
 
     fn endpoint(&self, slot: Slot) -> Option<&Endpoint> {

@@ -4,6 +4,7 @@ use super::capabilities::{self, CapabilityList};
 use super::config_space::{ConfigSpace, Register, header};
 use super::endpoint::{Decode, Endpoint, Upstream};
 use super::{Bdf, Host, Slot};
+use crate::state::{Loader, SaveState, Saver, StateError};
 
 /// IDs of a generic PCI Express root port, which no driver has quirks for.
 const VENDOR_ID: u32 = 0x1b36;
@@ -26,6 +27,18 @@ pub(super) struct RootPort {
     config: ConfigSpace,
     express: u16,
     pub endpoint: Option<Endpoint>,
+}
+
+impl SaveState for RootPort {
+    fn save(&self, to: &mut Saver) -> Result<(), StateError> {
+        self.config.save(to)?;
+        self.endpoint.as_ref().map_or(Ok(()), |endpoint| endpoint.save(to))
+    }
+
+    fn restore(&mut self, from: &mut Loader<'_>) -> Result<(), StateError> {
+        self.config.restore(from)?;
+        self.endpoint.as_mut().map_or(Ok(()), |endpoint| endpoint.restore(from))
+    }
 }
 
 impl RootPort {

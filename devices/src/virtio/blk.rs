@@ -5,7 +5,9 @@ use super::queue::{MAX_CHAIN, QueueError};
 use super::{DeviceType, Step, feature};
 use crate::bus::Nanos;
 use crate::pci::Port;
+use crate::state::{State, same};
 use crate::storage::Storage;
+use serde::{Deserialize, Serialize};
 use std::io;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
@@ -40,7 +42,7 @@ const IO_ERROR: u8 = VIRTIO_BLK_S_IOERR as u8;
 const UNSUPPORTED: u8 = VIRTIO_BLK_S_UNSUPP as u8;
 
 /// What a disk is like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlkConfig {
     /// Capacity in sectors of [`SECTOR_SIZE`].
     pub sectors: u64,
@@ -52,7 +54,7 @@ pub struct BlkConfig {
 }
 
 /// What a request still has to do. Positions and lengths in bytes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 enum Work {
     Read { at: u64, left: u64 },
     Write { at: u64, left: u64 },
@@ -62,7 +64,7 @@ enum Work {
 }
 
 /// A disk. Its data are in the storage that its port lends.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Blk {
     config: BlkConfig,
     /// The driver flushes when it wants to; otherwise every write is on stable storage before it is answered
@@ -206,6 +208,12 @@ fn le32(bytes: &[u8], at: usize) -> u32 {
 
 fn le64(bytes: &[u8], at: usize) -> u64 {
     u64::from(le32(bytes, at)) | u64::from(le32(bytes, at + 4)) << 32
+}
+
+impl State for Blk {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        same(self.config == saved.config && self.requests.len() == saved.requests.len())
+    }
 }
 
 impl DeviceType for Blk {

@@ -3,9 +3,10 @@
 use super::ATTRS;
 use crate::dma::DmaError;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 /// Part of a buffer, contiguous in I/O virtual addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Segment {
     pub address: u64,
     pub length: u32,
@@ -21,7 +22,7 @@ pub(super) enum BufferError {
 }
 
 /// Segments, and how far they have been used.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Cursor {
     segments: Vec<Segment>,
     /// Bytes in all segments.
@@ -37,6 +38,10 @@ impl Cursor {
     fn new(segments: Vec<Segment>) -> Self {
         let total = segments.iter().map(|segment| u64::from(segment.length)).sum();
         Self { segments, total, index: 0, offset: 0, done: 0 }
+    }
+
+    fn is_in_range(&self) -> bool {
+        self.total == Self::new(self.segments.clone()).total && self.done <= self.total
     }
 
     /// Address and length of the next piece of at most `wanted` bytes, and steps over it.
@@ -58,7 +63,7 @@ impl Cursor {
 }
 
 /// A buffer with the device's position in it. Its descriptors were copied when it was taken.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Buffer {
     head: u16,
     readable: Cursor,
@@ -73,6 +78,11 @@ impl Buffer {
     pub(super) fn new(head: u16, readable: Vec<Segment>, writable: Vec<Segment>) -> Self {
         let (readable, writable) = (Cursor::new(readable), Cursor::new(writable));
         Self { head, readable, writable, written: 0, moved: 0 }
+    }
+
+    /// Whether the positions lie within the segments.
+    pub(super) fn is_in_range(&self) -> bool {
+        [&self.readable, &self.writable].into_iter().all(Cursor::is_in_range)
     }
 
     /// The index by which the driver knows the buffer.

@@ -5,6 +5,8 @@ use super::queue::QueueError;
 use super::{DeviceType, Step, feature};
 use crate::bus::Nanos;
 use crate::pci::Port;
+use crate::state::State;
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
 /// Feature bit: the emergency write register exists.
@@ -21,7 +23,7 @@ pub const INPUT_DELAY: Nanos = 1_000_000_000;
 
 /// A console. What the guest writes goes to the port's output; what it reads was given before it started, and what it has
 /// read does not come again after a reset.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Console {
     input: Vec<u8>,
     /// How much of the input the guest has.
@@ -62,6 +64,9 @@ impl Console {
         if buffer.readable() == 0 { Step::Done } else { Step::More }
     }
 }
+
+/// The input is all saved: the file that it came from may have changed.
+impl State for Console {}
 
 impl DeviceType for Console {
     const NAME: &'static str = "virtio-console";

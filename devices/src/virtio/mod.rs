@@ -28,6 +28,7 @@ pub use transport::{NOTIFY_LATENCY, VirtioPci};
 use crate::bus::Nanos;
 use crate::dma::DmaAttrs;
 use crate::pci::Port;
+use crate::state::State;
 use buffer::Buffer;
 use queue::QueueError;
 use std::fmt;
@@ -50,7 +51,7 @@ const fn feature(bit: u32) -> u64 {
 }
 
 /// What makes a device of one type.
-pub trait DeviceType: fmt::Debug + Clone + Send + 'static {
+pub trait DeviceType: State + fmt::Debug + Clone + Send + 'static {
     /// Name for logs and reports.
     const NAME: &'static str;
     /// Device ID (virtio, 5).

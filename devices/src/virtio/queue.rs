@@ -4,6 +4,7 @@ use super::buffer::{Buffer, Segment};
 use super::port_memory::{PortMemory, staging_size};
 use crate::dma::DmaError;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::Ordering;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{Queue, QueueOwnedT, QueueState, QueueT};
@@ -34,9 +35,25 @@ pub enum QueueError {
     NoStatus(u16),
 }
 
+/// The fields of [`QueueState`], for serde.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "QueueState")]
+struct RingState {
+    max_size: u16,
+    next_avail: u16,
+    next_used: u16,
+    event_idx_enabled: bool,
+    size: u16,
+    ready: bool,
+    desc_table: u64,
+    avail_ring: u64,
+    used_ring: u64,
+}
+
 /// A queue: plain data. The ring code of virtio-queue is made from it for each use.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct VirtQueue {
+    #[serde(with = "RingState")]
     pub state: QueueState,
     /// MSI-X vector, or [`NO_VECTOR`].
     pub vector: u16,
@@ -56,6 +73,13 @@ impl Default for VirtQueue {
 }
 
 impl VirtQueue {
+    /// Whether a queue can have come to this state.
+    pub fn is_in_range(&self) -> bool {
+        self.state.max_size == MAX_SIZE
+            && self.finished.len() <= MAX_BATCH
+            && self.current.as_ref().is_none_or(Buffer::is_in_range)
+    }
+
     /// Runs `work` on the ring. `accesses` is the most transactions it makes, of 16 bytes at most each.
     fn with_ring<T, const STAGING: usize>(
         &mut self,

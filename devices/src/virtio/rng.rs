@@ -5,13 +5,15 @@ use super::queue::QueueError;
 use super::{DeviceType, Step};
 use crate::pci::Port;
 use crate::random::Random;
+use crate::state::State;
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 /// Bytes that a buffer gets at most; a device need not fill it.
 const MOST: u64 = 4096;
 
 /// A source of random bytes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rng {
     seed: u64,
     random: Random,
@@ -23,6 +25,8 @@ impl Rng {
         Self { seed, random: Random::new(seed) }
     }
 }
+
+impl State for Rng {}
 
 impl DeviceType for Rng {
     const NAME: &'static str = "virtio-rng";

@@ -7,6 +7,8 @@ use super::queue::{MAX_BATCH, NO_VECTOR, QueueError, VirtQueue};
 use super::{DeviceType, Step, feature};
 use crate::bus::{Access, AccessError, AccessLog, Nanos};
 use crate::pci::{BarInfo, FunctionInfo, PciDevice, Port, VendorCapability};
+use crate::state::{State, in_range, same};
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
     VIRTIO_F_ACCESS_PLATFORM, VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1,
@@ -55,7 +57,7 @@ const STEPS_A_TURN: usize = MAX_BATCH;
 const EVENT_DEVICE: u32 = 1 << 16;
 
 /// A virtio function with a device of type `T` behind it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VirtioPci<T> {
     device: T,
     /// VIRTIO_F_ACCESS_PLATFORM is offered.
@@ -388,6 +390,14 @@ fn capability(kind: u8, offset: u64, length: u64, more: &[u8]) -> Vec<u8> {
     bytes.extend((length as u32).to_le_bytes());
     bytes.extend(more);
     bytes
+}
+
+impl<T: DeviceType> State for VirtioPci<T> {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        self.device.accepts(&saved.device)?;
+        same(self.access_platform == saved.access_platform && self.queues.len() == saved.queues.len())?;
+        in_range(saved.queues.iter().all(VirtQueue::is_in_range))
+    }
 }
 
 impl<T: DeviceType> PciDevice for VirtioPci<T> {

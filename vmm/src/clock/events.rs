@@ -2,10 +2,11 @@
 
 use devices::bus::Nanos;
 use devices::pci::Slot;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Who asked for an event, and which of its own it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EventId {
     pub source: Source,
     /// The device's own name for it.
@@ -13,7 +14,7 @@ pub struct EventId {
 }
 
 /// A device that asks for events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Source {
     /// A platform device, by its index.
     Platform(usize),
@@ -22,7 +23,7 @@ pub enum Source {
 }
 
 /// Pending events. Each identity is pending at most once, so the queue is bounded by the devices and their tokens.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct EventQueue {
     due: BTreeMap<(Nanos, u64), EventId>,
     pending: BTreeMap<EventId, (Nanos, u64)>,

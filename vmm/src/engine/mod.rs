@@ -13,6 +13,7 @@ use crate::boot::CpuState;
 use crate::machine::SharedMachine;
 use crate::memory::GuestRam;
 use devices::bus::{Nanos, PowerRequest};
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Which engine runs a guest.
@@ -47,7 +48,7 @@ impl EngineKind {
 }
 
 /// Why an engine came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// Virtual time has reached the limit given.
     Deadline,

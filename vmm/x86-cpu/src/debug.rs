@@ -4,6 +4,7 @@
 use crate::block::Block;
 use crate::state::{Vcpu, cr4};
 use crate::world::World;
+use serde::{Deserialize, Serialize};
 
 /// DR6 bits.
 pub(crate) mod dr6 {
@@ -56,7 +57,7 @@ impl Breakpoint {
 }
 
 /// Which breakpoints are enabled, in the short; and debug exceptions under way.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Debug {
     /// A breakpoint on instructions is enabled.
     pub code: bool,

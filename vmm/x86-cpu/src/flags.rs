@@ -1,5 +1,7 @@
 //! Arithmetic flags, kept lazily as the last result and its carries.
 
+use serde::{Deserialize, Serialize};
+
 /// EFLAGS bits (SDM volume 1, 3.4.3).
 pub mod bits {
     pub const CF: u64 = 1 << 0;
@@ -28,7 +30,7 @@ pub mod bits {
 ///
 /// `result` is the last result, sign-extended to 64 bits. In `carries`, bit 63 is CF, bit 63 xor bit 62 is OF, bit 3 is
 /// AF; bit 0 inverts the SF and bit 1 the PF that follow from `result`, for instructions that set flags one by one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LazyFlags {
     pub result: u64,
     pub carries: u64,

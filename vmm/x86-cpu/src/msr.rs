@@ -5,6 +5,7 @@ use crate::memory::access::is_canonical;
 use crate::memory::paging::PHYSICAL_BITS;
 use crate::state::{Vcpu, cr0, efer, seg};
 use crate::world::World;
+use serde::{Deserialize, Serialize};
 
 /// Indices of the registers known here.
 pub(crate) mod index {
@@ -107,7 +108,7 @@ const VARIABLE_RANGES: usize = 8;
 
 /// Memory type range registers (SDM volume 3, 12.11). Their reset state here is what firmware leaves: enabled, all of
 /// memory write-back.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Mtrrs {
     /// IA32_MTRR_DEF_TYPE.
     pub default_type: u64,
@@ -221,7 +222,7 @@ impl Mtrrs {
 }
 
 /// The model-specific registers that are the CPU's own state.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Msrs {
     pub star: u64,
     pub lstar: u64,

@@ -4,6 +4,7 @@ use crate::fault::Fault;
 use crate::flags::{LazyFlags, bits};
 use crate::memory::tlb::{Context, Tlb};
 use crate::mode::Mode;
+use serde::{Deserialize, Serialize};
 
 /// Slots of [`Vcpu::gpr`] beyond the sixteen general registers. They let one addressing formula serve every operand.
 pub mod slot {
@@ -101,7 +102,7 @@ pub mod efer {
 }
 
 /// A segment register with its hidden part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     pub selector: u16,
     pub base: u64,
@@ -150,14 +151,14 @@ impl Segment {
 }
 
 /// GDTR or IDTR.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableRegister {
     pub base: u64,
     pub limit: u16,
 }
 
 /// x87 state. Registers are stored by physical number; `top` is in `status` bits 11-13.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct X87 {
     /// The 80-bit registers R0-R7 (physical), in the low 80 bits.
     pub regs: [u128; 8],
@@ -189,7 +190,7 @@ impl Default for X87 {
 }
 
 /// What the vCPU does between instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activity {
     /// Executes instructions.
     Running,
@@ -201,8 +202,9 @@ pub enum Activity {
     Shutdown,
 }
 
-/// One virtual CPU. Plain data: it can be cloned, and its caches ([`Tlb`]) can be dropped at any time.
-#[derive(Debug, Clone)]
+/// One virtual CPU. Plain data: it can be cloned and serialised ([`Vcpu::complete`]), and its caches ([`Tlb`]) can be dropped
+/// at any time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Vcpu {
     /// RAX…R15 at 0-15, then the slots of [`slot`].
     pub gpr: [u64; 32],
@@ -221,12 +223,14 @@ pub struct Vcpu {
     /// Current privilege level, 0-3.
     pub cpl: u8,
     /// Everything that decoding depends on.
+    #[serde(skip)]
     pub mode: Mode,
     /// Index of this vCPU, also its APIC id.
     pub id: u32,
     /// Number of vCPUs of the machine, for CPUID's topology.
     pub count: u32,
     /// Names the current translation context: block links and lookups from another one are void. Never repeats.
+    #[serde(skip)]
     pub epoch: u64,
     pub segs: [Segment; 6],
     pub ldtr: Segment,
@@ -268,6 +272,7 @@ pub struct Vcpu {
     pub activity: Activity,
     /// Addresses of instructions that do not exist and were executed: each is reported once.
     pub(crate) reported: Vec<u64>,
+    #[serde(skip)]
     pub tlb: Tlb,
 }
 
@@ -437,6 +442,25 @@ impl Vcpu {
             (_, true, _) => Context::SupervisorSmap,
             _ => Context::Supervisor,
         });
+    }
+    /// Makes a vCPU that was deserialised ready to run: what follows from other state, and is not saved, is made again.
+    /// [`Vcpu::drop_caches`] is part of it.
+    ///
+    /// # Errors
+    /// What no vCPU can be.
+    pub fn complete(&mut self) -> Result<(), &'static str> {
+        if self.cpl > 3 {
+            return Err("a privilege level is above 3");
+        }
+        if self.id >= self.count {
+            return Err("a vCPU's number is beyond the last");
+        }
+        self.gpr[slot::ZERO as usize] = 0;
+        for index in [seg::FS, seg::GS] {
+            self.set_segment(index, self.segs[index]);
+        }
+        self.drop_caches();
+        Ok(())
     }
     /// Raises a page fault at linear address `address`.
     pub fn page_fault(&mut self, address: u64, code: u16) -> Fault {

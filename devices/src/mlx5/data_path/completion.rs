@@ -7,6 +7,7 @@ use crate::mlx5::eq::Event;
 use crate::mlx5::hca::Hca;
 use crate::mlx5::iseg;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 /// Bytes of an entry; in queues of 128-byte entries it is the second half.
 pub const ENTRY: usize = 64;
@@ -64,7 +65,7 @@ pub struct Completion {
 }
 
 /// Where a received message came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Source {
     pub qpn: u32,
     pub lid: u16,

@@ -2,12 +2,13 @@
 
 use crate::mlx5::field::{be16, be32};
 use crate::mlx5::vport::{self, GID};
+use serde::{Deserialize, Serialize};
 
 /// Bytes that a receive request for datagrams keeps free before the data.
 pub const GRH_LEN: usize = 40;
 
 /// The destination of a datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressVector {
     pub q_key: u32,
     pub qpn: u32,
@@ -18,7 +19,7 @@ pub struct AddressVector {
 }
 
 /// Fields of a global route header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GlobalRoute {
     pub traffic_class: u8,
     pub flow_label: u32,

@@ -7,6 +7,7 @@ use crate::mlx5::eq::{Event, EventType};
 use crate::mlx5::hca::Hca;
 use crate::mlx5::mkey::TERMINATE_SCATTER_LIST_MKEY;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 /// Longest receive request.
 pub const MAX_STRIDE: usize = 512;
@@ -14,7 +15,7 @@ pub const MAX_STRIDE: usize = 512;
 const LINK_SEGMENT: usize = 16;
 
 /// A receive request that a message has been given.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Receive {
     /// The queue that is told of the message.
     pub cqn: u32,

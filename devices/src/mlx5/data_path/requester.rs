@@ -12,6 +12,7 @@ use crate::mlx5::hca::Hca;
 use crate::mlx5::qp::{State, Transport};
 use crate::mlx5::vport;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 /// Bytes moved at once.
 const CHUNK: usize = 32 << 10;
@@ -26,7 +27,7 @@ const NO_TIMEOUT: Nanos = 100_000_000;
 const FOREVER: u8 = 7;
 
 /// A work request under way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Flight {
     control: Control,
     work: Work,
@@ -34,7 +35,7 @@ pub struct Flight {
 }
 
 /// How far a message has come.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Attempt {
     /// The other side has admitted the message.
     admitted: bool,

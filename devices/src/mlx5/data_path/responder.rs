@@ -16,12 +16,13 @@ use crate::mlx5::eq::{Event, EventType};
 use crate::mlx5::hca::Hca;
 use crate::mlx5::qp::{State, Transport};
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 /// Bytes that an atomic operation works on.
 pub const ATOMIC_LEN: u64 = 8;
 
 /// A message as its first packet announces it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Arrival {
     pub transport: Transport,
     pub operation: Operation,
@@ -45,7 +46,7 @@ impl Arrival {
 }
 
 /// Headers of a datagram.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatagramHeader {
     pub q_key: u32,
     pub global: Option<GlobalRoute>,
@@ -64,7 +65,7 @@ pub enum Nak {
 }
 
 /// A message that has been admitted.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Landing {
     arrival: Arrival,
     /// On whose behalf memory of this side is accessed by WRITE, READ and atomic operations.

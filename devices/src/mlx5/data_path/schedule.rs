@@ -5,6 +5,7 @@ use crate::bus::Nanos;
 use crate::mlx5::hca::Hca;
 use crate::mlx5::{EVENT_TIMERS, EVENT_WORK};
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// From a doorbell to the first transaction.
@@ -18,7 +19,7 @@ const BYTES_PER_MICROSECOND: u64 = 12_500;
 const SHARE: u32 = 16;
 
 /// Something that can work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Task {
     QueuePair(u32),
     /// The limit of a shared receive queue has been set.
@@ -28,7 +29,7 @@ pub enum Task {
 }
 
 /// Tasks that can go on now, in order, and those that can go on at a time. A task is in each at most once.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Schedule {
     ready: VecDeque<Task>,
     queued: BTreeSet<Task>,

@@ -3,6 +3,7 @@
 
 use crate::mlx5::hca::Hca;
 use crate::mlx5::mkey::{AccessMode, MemoryKey};
+use serde::{Deserialize, Serialize};
 
 /// Keyed lists may name keys that are keyed lists again; so deep and no deeper.
 const MAX_INDIRECTION: u32 = 4;
@@ -33,7 +34,7 @@ impl Right {
 }
 
 /// On whose behalf memory is accessed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     pub qpn: u32,
     /// Its protection domain; none for the driver's queue pair that changes memory keys, which may use any key.

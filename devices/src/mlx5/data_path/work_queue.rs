@@ -3,9 +3,10 @@
 use crate::dma::DmaAttrs;
 use crate::mlx5::pages::PageList;
 use crate::pci::Port;
+use serde::{Deserialize, Serialize};
 
 /// A ring of blocks. Counters run modulo 2 to the power of 16, of which the ring's size is a divisor.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkQueue {
     /// Byte of the buffer where the ring begins.
     base: u64,

@@ -5,6 +5,7 @@ use super::completion::Syndrome;
 use super::datagram::AddressVector;
 use crate::dma::AtomicOp;
 use crate::mlx5::field::{be32, be64};
+use serde::{Deserialize, Serialize};
 
 /// Unit of an entry's size.
 const UNIT: usize = 16;
@@ -17,7 +18,7 @@ pub const MAX_BLOCKS: usize = 16;
 const INLINE: u32 = 1 << 31;
 
 /// The control segment, which begins every entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Control {
     pub opcode: u8,
     pub qpn: u32,
@@ -60,7 +61,7 @@ impl Control {
 }
 
 /// A range of memory behind a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     pub key: u32,
     pub address: u64,
@@ -77,14 +78,14 @@ impl Segment {
 }
 
 /// Memory of the other side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Remote {
     pub address: u64,
     pub key: u32,
 }
 
 /// The bytes that a request sends, or where those it fetches go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Data {
     Inline(Vec<u8>),
     Segments(Vec<Segment>),
@@ -101,7 +102,7 @@ impl Data {
 }
 
 /// What comes with a message beside its data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Immediate {
     Data(u32),
     /// The receiver frees this key of its own.
@@ -109,7 +110,7 @@ pub enum Immediate {
 }
 
 /// What is asked of the other side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     Send,
     Write,
@@ -118,7 +119,7 @@ pub enum Operation {
 }
 
 /// A message to another queue pair.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     pub operation: Operation,
     pub immediate: Option<Immediate>,
@@ -131,7 +132,7 @@ pub struct Message {
 }
 
 /// What an entry asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Work {
     Nothing,
     Message(Message),

@@ -8,6 +8,7 @@ use crate::bus::Nanos;
 use crate::dma::AtomicOp;
 use crate::mlx5::data_path::{Budget, Nak};
 use log::Level;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Longest single request; what is longer goes as several.
@@ -21,7 +22,7 @@ const MIN_RETRY_DELAY: Nanos = 10_000;
 const MAX_REPORTS: u32 = 64;
 
 /// The end of one connection at the peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Connection {
     /// Orders that have not been answered.
     outstanding: usize,
@@ -30,14 +31,14 @@ struct Connection {
 }
 
 /// Something to be done at a time.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Task {
     /// The guest's queue pair.
     qpn: u32,
     work: Work,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 enum Work {
     /// The connection is new: the plan's delay begins now.
     Begin(Plan),
@@ -51,7 +52,7 @@ enum Work {
 }
 
 /// How far an order is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Progress {
     order: Order,
     /// Given by the plan: the result is logged, not sent.
@@ -65,7 +66,7 @@ struct Progress {
 }
 
 /// FNV-1a, 64 bits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Digest(u64);
 
 impl Default for Digest {
@@ -92,7 +93,7 @@ enum Next {
 }
 
 /// The second node of the fabric.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Node {
     /// By the guest's queue pair number.
     connections: BTreeMap<u32, Connection>,

@@ -4,6 +4,7 @@ use super::guest::MemoryArea;
 use super::protocol::{MAX_DELAY, MAX_LENGTH, MAX_REPEAT, Operation, Order};
 use crate::bus::Nanos;
 use crate::duration;
+use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 /// Seed of the pattern that a plan writes and expects.
@@ -12,7 +13,7 @@ pub const PLAN_SEED: u64 = 0x706c_616e;
 /// An operation on the newest memory of each connection, which no order asks for.
 ///
 /// As text: `OPERATION@DELAY` or `OPERATION@DELAY*TIMES`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub(super) operation: Operation,
     /// Virtual nanoseconds from the connection to the first time, and between one time and the next.

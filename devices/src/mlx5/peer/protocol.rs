@@ -3,6 +3,7 @@
 //! `guest-images/programs/rdma-peer.h` has the same as C structures.
 
 use crate::bus::Nanos;
+use serde::{Deserialize, Serialize};
 
 /// Local identifier of the peer's port.
 pub const LID: u16 = 2;
@@ -83,7 +84,7 @@ pub mod op {
 }
 
 /// How an order ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum Status {
     /// All repetitions have been carried out.
@@ -101,7 +102,7 @@ pub enum Status {
 }
 
 /// What is done to the guest's memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     Write { seed: u64 },
     Read,
@@ -131,7 +132,7 @@ impl Operation {
 }
 
 /// An order, checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
     pub operation: Operation,
     pub rkey: u32,
@@ -198,7 +199,7 @@ impl Order {
 }
 
 /// Where a CHECK failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Difference {
     pub offset: u64,
     pub found: [u8; 8],
@@ -206,7 +207,7 @@ pub struct Difference {
 }
 
 /// What the peer tells about an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     pub status: Status,
     pub repetitions: u32,

@@ -2,7 +2,9 @@ use super::*;
 use crate::bus::Nanos;
 use crate::dma::{AtomicOp, DmaAttrs, DmaError};
 use crate::pci::{BarInfo, FunctionInfo, Port, VendorCapability};
+use crate::state::State;
 use crate::storage::Storage;
+use serde::{Deserialize, Serialize};
 
 /// What the root complex asked of the machine.
 #[derive(Debug, Default)]
@@ -50,12 +52,14 @@ impl Host for TestHost {
 
 /// One register at BAR 0 + 0; offset 8 signals a vector, 16 writes memory, 24 reads it, 32 asks for an event,
 /// 40 drives the interrupt pin.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct TestDevice {
     register: u8,
     resets: u32,
     last_read: [u8; 2],
 }
+
+impl State for TestDevice {}
 
 impl PciDevice for TestDevice {
     fn name(&self) -> &'static str {

@@ -9,6 +9,8 @@ use super::queue::QueueError;
 use super::{DeviceType, Step};
 use crate::bus::Nanos;
 use crate::pci::Port;
+use crate::state::{State, same};
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_INPUT;
 use virtio_bindings::virtio_input::{
     virtio_input_config_select_VIRTIO_INPUT_CFG_ABS_INFO as ABS_INFO,
@@ -45,7 +47,7 @@ const PAYLOAD: usize = 128;
 const STATUS_SIZE: u64 = 8;
 
 /// What the driver is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     pub kind: u16,
     pub code: u16,
@@ -65,7 +67,7 @@ impl Event {
 }
 
 /// What kind of input device it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum InputKind {
     #[default]
     Keyboard,
@@ -74,7 +76,7 @@ pub enum InputKind {
 }
 
 /// An input device.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Input {
     kind: InputKind,
     script: Script,
@@ -146,6 +148,13 @@ fn bitmap(codes: impl Iterator<Item = u16>) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// The script is all saved: the file that it came from may have changed.
+impl State for Input {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        same(self.kind == saved.kind)
+    }
 }
 
 impl DeviceType for Input {

@@ -12,6 +12,7 @@
 use super::{ABS_MAX, ABS_X, ABS_Y, EV_ABS, EV_KEY, Event};
 use crate::bus::Nanos;
 use crate::duration;
+use serde::{Deserialize, Serialize};
 
 /// Names and codes of keys and buttons.
 const KEYS: &str = include_str!("keys.txt");
@@ -20,7 +21,7 @@ const KEYS: &str = include_str!("keys.txt");
 const MAX_EVENTS: usize = 100_000;
 
 /// Events, each with its time after the driver's start, in order.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Script {
     pub(super) events: Vec<(Nanos, Event)>,
 }

@@ -46,7 +46,8 @@ impl<'de> Deserialize<'de> for Axis {
 pub struct Cell {
     /// `AXIS=VALUE,…`; empty without a matrix.
     pub name: String,
-    pub at: Condition,
+    /// The values of the axes.
+    pub at: BTreeMap<String, String>,
     pub guest: Keys,
 }
 
@@ -56,8 +57,8 @@ impl Cell {
     }
 }
 
-fn holds(condition: &Condition, at: &Condition) -> bool {
-    condition.iter().all(|(axis, value)| at.get(axis) == Some(value))
+fn holds(condition: &Condition, at: &BTreeMap<String, String>) -> bool {
+    condition.iter().all(|(axis, choice)| at.get(axis).is_some_and(|value| choice.values().contains(value)))
 }
 
 /// What names of scenarios, axes and values are like: they are names of folders as well.
@@ -133,12 +134,16 @@ fn variant(name: &str, value: &toml::Value) -> Result<(String, Keys), String> {
 /// What there is not.
 pub(super) fn check_condition(axes: &Axes, condition: &Condition) -> Result<(), String> {
     let list = |names: Vec<&str>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    for (axis, value) in condition {
+    for (axis, choice) in condition {
         let Some(values) = axes.get(axis) else {
             let known = list(axes.keys().map(String::as_str).collect());
             return Err(format!("no axis is called '{axis}' (axes: {known})"));
         };
-        if !values.iter().any(|(name, _)| name == value) {
+        if choice.values().is_empty() {
+            return Err(format!("axis '{axis}': none of its values is named"));
+        }
+        let is_known = |value: &&String| values.iter().any(|(name, _)| name == *value);
+        if let Some(value) = choice.values().iter().find(|value| !is_known(value)) {
             let known = list(values.iter().map(|(name, _)| name.as_str()).collect());
             return Err(format!("axis '{axis}' has no value '{value}' (values: {known})"));
         }

@@ -23,7 +23,7 @@
 //! dma = { bounced = { cmdline = "swiotlb=force" }, coherent = {} }
 //!                             # command lines, devices, files and modules add up, other keys are replaced
 //! [[exclude]]                 # cells that there are not
-//! cpus = "2"
+//! cpus = "2"                  # or a list of values: ["2", "4"]
 //! dma = "bounced"
 //!
 //! [[step]]                    # run in the guest, one after the other
@@ -32,7 +32,7 @@
 //! # script = "…"              # a shell script instead
 //! # timeout = 10              # guest seconds after which it is killed: exit status 137
 //! [[step.expect]]             # every one counts whose `when` holds (all of them without)
-//! when = { dma = "bounced" }
+//! when = { dma = "bounced" }  # as in exclude
 //! status = 1                  # 0 by default
 //! output = ["text", { regex = "^a .*b$" }]  # each is in its output or error output
 //! # { regex = "^a$", count = 3 } is there three times, { whole = "…" } is all of it but for white space at its ends

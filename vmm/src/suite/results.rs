@@ -2,6 +2,7 @@
 
 use super::scenario::ScenarioError;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// One thing that was checked: the run as a whole, or a step.
@@ -45,7 +46,7 @@ pub struct CaseResult {
     pub id: String,
     pub seed: u64,
     /// Axes and values.
-    pub cell: super::scenario::Condition,
+    pub cell: BTreeMap<String, String>,
     pub verdict: Verdict,
     /// Why there is no verdict on what was expected.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -11,6 +11,7 @@ use crate::quantity::{parse_seconds, parse_size};
 use crate::session::{Cause, Output, Session, SessionConfig, Work};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
+use devices::bus::Nanos;
 use guest_images::{Image, KernelTree, Store};
 use std::fs::File;
 use std::io::{self, Write};
@@ -197,6 +198,17 @@ impl RunArguments {
         Seeds { seed: self.seed, ready_seed: self.ready_seed }
     }
 
+    /// What the guest is told to run, if it is.
+    pub(super) fn work(&self) -> Option<Work> {
+        let command = (!self.command.is_empty()).then(|| self.command.clone());
+        command.map(|argv| Work { argv, seed: self.ready_seed })
+    }
+
+    /// `--deadline` in virtual nanoseconds.
+    pub(super) fn virtual_deadline(&self) -> Option<Nanos> {
+        self.deadline.map(|limit| Nanos::try_from(limit.as_nanos()).unwrap_or(Nanos::MAX))
+    }
+
     /// Refuses what this version cannot do.
     pub(super) fn check(&self) -> Result<()> {
         refuse("--arch riscv64", self.arch == Arch::Riscv64)?;
@@ -377,8 +389,8 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
         kernel: guest.kernel,
         initrd,
         command_line,
-        deadline: arguments.deadline.map(|limit| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX)),
-        work: has_command.then(|| Work { argv: arguments.command.clone(), seed: arguments.ready_seed }),
+        deadline: arguments.virtual_deadline(),
+        work: arguments.work(),
     };
     Ok(Prepared { config, image: guest.name })
 }

@@ -1,30 +1,32 @@
 //! `staleline suite`.
 
-use super::run::{self, RunArguments};
-use super::status::Status;
-use crate::bounded::Bounded;
+mod guests;
+
 use crate::doctor;
 use crate::host::{Host, HostOptions};
 use crate::quantity::parse_seconds;
-use crate::session::{Output, STATUS_ERROR, Session};
+use crate::session::STATUS_ERROR;
 use crate::suite::artefacts::Artefacts;
-use crate::suite::case::{Built, Case, cases};
-use crate::suite::judge::Evidence;
+use crate::suite::case::{Case, cases};
 use crate::suite::progress;
 use crate::suite::report::{self, Format};
 use crate::suite::results::{CaseResult, ScenarioResult, Summary, Verdict};
-use crate::suite::runner::{self, Launcher, Limits, Trouble};
+use crate::suite::runner::{self, Launcher, Limits, Line, Trouble};
 use crate::suite::{Scenario, ScenarioError, Seeds, files};
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, ValueEnum};
-use guest_images::{Image, Store};
+use clap::{Args, ValueEnum};
+use guests::Guests;
 use regex::Regex;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf, absolute};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{PathBuf, absolute};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
+
+/// How long an interruption may go unnoticed while images are built.
+const GLANCE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 pub(super) struct SuiteArguments {
@@ -55,7 +57,11 @@ pub(super) struct SuiteArguments {
     /// Run every scenario with these seeds instead of its own: 1..1000 (both ends), or 1,5,9.
     #[arg(long, value_name = "SEEDS")]
     seeds: Option<Seeds>,
-    /// End a case after this time on the host.
+    /// Boot every case by itself. Otherwise guests that several cases have in common, all seeds among them, are booted once,
+    /// and each case goes on from a copy made at the guest's ready mark: what is reported and kept is the same, byte for byte.
+    #[arg(long)]
+    cold: bool,
+    /// End a case, and a boot that several have in common, after this time on the host.
     #[arg(long, value_name = "HOST_SECONDS", value_parser = parse_seconds)]
     timeout: Option<Duration>,
     /// List the cases instead of running them.
@@ -79,7 +85,7 @@ type Read = Result<Arc<Scenario>, ScenarioError>;
 pub(super) fn run(arguments: &SuiteArguments) -> Result<u8> {
     let scenarios = read(&files(&arguments.scenarios)?);
     let folder = absolute(&arguments.artefacts).context("--artefacts")?;
-    let launcher = Guests::new(folder.join("modules"));
+    let launcher = Arc::new(Guests::new(folder.join("modules"), arguments.cold));
     let artefacts = Artefacts::new(folder, arguments.keep);
     let cases = select(arguments, &scenarios, &artefacts)?;
     if arguments.list {
@@ -88,13 +94,16 @@ pub(super) fn run(arguments: &SuiteArguments) -> Result<u8> {
     if cases.is_empty() && scenarios.iter().all(Result::is_ok) {
         bail!("no case is left to run{}", if arguments.rerun_failed { ": all held" } else { "" });
     }
-    // Images are built one after the other, before anything runs; Ctrl-C ends that at once.
-    let prepared = cases.iter().map(|case| launcher.prepare(case)).collect();
     let host = Host::start(HostOptions::default(), crate::engine::Kick::default())
         .context("cannot watch the host's side")?;
     let progress = progress::for_stderr(cases.len());
-    let results =
-        runner::run(cases, prepared, limits(arguments), &launcher, &artefacts, progress.as_ref(), &host);
+    let results = match prepare(&launcher, &cases, &host)? {
+        Some(lines) => {
+            let cases = cases.into_iter().zip(lines).collect();
+            runner::run(cases, limits(arguments), &*launcher, &artefacts, progress.as_ref(), &host)
+        }
+        None => cases.iter().map(runner::not_run).collect(),
+    };
     drop(host);
     progress.finish();
     let ended = results.iter().filter(|result| result.verdict != Verdict::NotRun);
@@ -106,6 +115,33 @@ pub(super) fn run(arguments: &SuiteArguments) -> Result<u8> {
     }
     io::stdout().write_all(report::render(arguments.format, &results)?.as_bytes())?;
     Ok(Summary::of(&results).exit_status())
+}
+
+/// Finds out how the cases are run. Images are built for that, one after the other, before anything runs. None if something on
+/// the host's side has come in between; what is being built then ends with this process.
+fn prepare(
+    launcher: &Arc<Guests>,
+    cases: &[Case],
+    host: &Host,
+) -> Result<Option<Vec<Result<Line, Trouble>>>> {
+    let (sender, lines) = channel();
+    let (builder, cases) = (Arc::clone(launcher), cases.to_vec());
+    std::thread::Builder::new().name("images".into()).spawn(move || {
+        let lines: Vec<_> = cases.iter().map(|case| builder.prepare(case)).collect();
+        // Nobody listens after an interruption.
+        let _ = sender.send(lines);
+    })?;
+    loop {
+        let received = lines.recv_timeout(GLANCE);
+        if host.inbox().event().is_some() {
+            return Ok(None);
+        }
+        match received {
+            Ok(lines) => return Ok(Some(lines)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => bail!("staleline itself has failed (a panic; see above)"),
+        }
+    }
 }
 
 /// Reads the files. A name that another scenario has already is an error of the later one.
@@ -194,124 +230,4 @@ fn by_scenario(scenarios: &[Read], results: Vec<CaseResult>) -> Vec<ScenarioResu
         }
     }
     all
-}
-
-/// The command line of one run.
-#[derive(Debug, Parser)]
-#[command(no_binary_name = true)]
-struct RunLine {
-    #[command(subcommand)]
-    command: RunCommand,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum RunCommand {
-    Run(Box<RunArguments>),
-}
-
-fn parse_run(arguments: &[String]) -> Result<RunArguments> {
-    match RunLine::try_parse_from(arguments) {
-        Ok(RunLine { command: RunCommand::Run(arguments) }) => Ok(*arguments),
-        Err(error) => {
-            let text = error.to_string();
-            let line = text.lines().next().unwrap_or_default();
-            bail!("{}", line.strip_prefix("error: ").unwrap_or(line).to_owned())
-        }
-    }
-}
-
-/// What has been built, or has failed to be; it is tried once.
-type Once<K, V> = Mutex<BTreeMap<K, Result<V, Trouble>>>;
-
-/// Runs guests as `staleline run` does.
-#[derive(Debug)]
-struct Guests {
-    /// Where kernel modules are put; command lines of artefacts name them.
-    module_folder: PathBuf,
-    images: Once<String, Image>,
-    /// By image and source.
-    modules: Once<(String, PathBuf), Vec<PathBuf>>,
-}
-
-fn trouble(error: &guest_images::Error) -> Trouble {
-    match error.is_unavailable() {
-        true => Trouble::Unavailable(error.to_string()),
-        false => Trouble::Error(error.to_string()),
-    }
-}
-
-impl Guests {
-    fn new(module_folder: PathBuf) -> Self {
-        Self { module_folder, images: Mutex::default(), modules: Mutex::default() }
-    }
-
-    fn image(&self, name: &str) -> Result<Image, Trouble> {
-        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-        let build = || {
-            let store = Store::open(None).map_err(|error| trouble(&error))?;
-            store.ensure(name, guest_images::progress::for_stderr().as_ref()).map_err(|error| trouble(&error))
-        };
-        images.entry(name.to_owned()).or_insert_with(build).clone()
-    }
-
-    /// Builds the kernel modules of the folder `source` for an image.
-    fn modules(&self, image: &str, source: &Path) -> Result<Vec<PathBuf>, Trouble> {
-        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
-        let build = || {
-            let store = Store::open(None).map_err(|error| trouble(&error))?;
-            // Folders of the same name are told apart by the rest of their paths.
-            let source = &source.canonicalize().unwrap_or_else(|_| source.to_owned());
-            let name = source.to_string_lossy().trim_start_matches('/').replace('/', "_");
-            let to = self.module_folder.join(image).join(name);
-            let progress = guest_images::progress::for_stderr();
-            store.build_module(image, source, &to, progress.as_ref()).map_err(|error| trouble(&error))
-        };
-        modules.entry((image.to_owned(), source.to_owned())).or_insert_with(build).clone()
-    }
-}
-
-impl Launcher for Guests {
-    fn prepare(&self, case: &Case) -> Result<Vec<String>, Trouble> {
-        let error = |error: anyhow::Error| Trouble::Error(super::message(&error));
-        // What cannot be run needs no image built.
-        let bare = case.arguments(&Built::default());
-        parse_run(&bare).and_then(|arguments| arguments.check()).map_err(error)?;
-        let mut built = Built::default();
-        let image = case.image().unwrap_or(run::DEFAULT_IMAGE);
-        if case.has_image() {
-            built.cmdline = Some(self.image(image)?.cmdline);
-        }
-        for source in &case.cell.guest.modules {
-            if !case.has_image() {
-                return Err(Trouble::Error(format!(
-                    "modules {source}: modules are built for an image's kernel"
-                )));
-            }
-            built.modules.extend(self.modules(image, &case.path(source))?);
-        }
-        Ok(case.arguments(&built))
-    }
-
-    fn run(&self, arguments: &[String], host: &Host, status: &Path) -> Result<Evidence, String> {
-        let (mut console, mut stdout, mut stderr) =
-            (Bounded::default(), Bounded::default(), Bounded::default());
-        let ran = parse_run(arguments).and_then(|arguments| {
-            let prepared = run::prepare(&arguments)?;
-            let outcome = {
-                let mut output = Output::new(vec![&mut console], &mut stdout, &mut stderr);
-                Session::new(&prepared.config, host.kick())?.run(Some(host), &mut output)?
-            };
-            Status::of(&outcome, prepared.config.engine.name(), prepared.image, arguments.seeds())
-                .write(status)?;
-            Ok((outcome, prepared.config.work.is_some()))
-        });
-        let (outcome, command) = ran.map_err(|error| super::message(&error))?;
-        Ok(Evidence {
-            status: outcome.cause.exit_status(command),
-            outcome,
-            overflowed: console.overflowed || stdout.overflowed,
-            console: console.bytes,
-            output: stdout.bytes,
-        })
-    }
 }

@@ -6,6 +6,7 @@
 use super::layout::{HIGH_RAM, PAGE, RAM_MAX, RAM_MIN, split_ram};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use vm_memory::mmap::MmapRegionError;
@@ -13,6 +14,9 @@ use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
     GuestRegionCollectionError, GuestRegionMmap, MmapRegion,
 };
+
+/// What a file's size on the host is counted in (stat(2), st_blocks).
+const BLOCK: u64 = 512;
 
 /// RAM cannot be provided.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +133,13 @@ impl GuestRam {
         self.size
     }
 
+    /// Bytes of the host's memory behind it, at most: of a copy all.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        let known = self.file.as_ref().and_then(|file| file.metadata().ok());
+        known.map_or(self.size, |data| data.blocks().saturating_mul(BLOCK).min(self.size))
+    }
+
     /// The first address beyond RAM below 3 GiB.
     #[must_use]
     pub fn low_end(&self) -> u64 {
@@ -238,12 +249,8 @@ mod tests {
     fn untouched_ram_is_not_resident() {
         let ram = GuestRam::new(64 * MIB).unwrap();
         ram.write(MIB, &[1; 3 * PAGE as usize]).unwrap();
-        let blocks = {
-            use std::os::unix::fs::MetadataExt;
-            let region = ram.memory.iter().next().unwrap();
-            region.file_offset().unwrap().file().metadata().unwrap().blocks()
-        };
-        assert_eq!(blocks * 512, 3 * PAGE);
+        assert_eq!(ram.resident(), 3 * PAGE);
+        assert_eq!(ram.fork().unwrap().resident(), 64 * MIB);
     }
 
     #[test]

@@ -120,4 +120,10 @@ impl Template {
     pub fn virtual_nanos(&self) -> Nanos {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).engine.progress().now
     }
+
+    /// Bytes of the host's memory that its RAM takes, as long as it or a fork is there.
+    #[must_use]
+    pub fn resident_memory(&self) -> u64 {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).machine.lock().ram().resident()
+    }
 }

@@ -1,10 +1,10 @@
 //! What is kept of cases that do not hold, and the memory of how cases ended last.
 
-use super::judge::Evidence;
 use super::results::Verdict;
+use crate::bounded::Bounded;
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -83,13 +83,12 @@ impl Artefacts {
 }
 
 impl CaseFolder<'_> {
-    /// Writes what the run has left.
-    ///
-    /// # Errors
-    /// If a file cannot be written.
-    pub fn write(&self, evidence: &Evidence) -> io::Result<()> {
-        fs::write(self.path.join("console"), &evidence.console)?;
-        fs::write(self.path.join("output"), &evidence.output)
+    /// A file in it for what a guest sends, written as it comes.
+    #[must_use]
+    pub fn stream(&self, name: &str) -> Stream {
+        let path = self.file(name);
+        let file = File::create(&path).inspect_err(|error| log::error!("{}: {error}", path.display()));
+        Stream { kept: Bounded::default(), file: file.ok(), path }
     }
 
     /// Keeps the folder of a case with `problems`, removes that of one that holds; returns where it is, if it is.
@@ -119,6 +118,42 @@ impl CaseFolder<'_> {
     }
 }
 
+/// What a guest sends, kept up to a limit, both here and in a file: what has come by then is there even if this program ends
+/// before the guest.
+#[derive(Debug)]
+pub struct Stream {
+    kept: Bounded,
+    /// None after it could not be written.
+    file: Option<File>,
+    path: PathBuf,
+}
+
+impl Stream {
+    /// What was sent, and whether that was more than is kept.
+    #[must_use]
+    pub fn into_bytes(self) -> (Vec<u8>, bool) {
+        (self.kept.bytes, self.kept.overflowed)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let before = self.kept.bytes.len();
+        self.kept.write_all(bytes)?;
+        let new = self.kept.bytes.get(before..).unwrap_or_default();
+        // A disk that is full is no matter of the guest's.
+        if let Some(Err(error)) = self.file.as_mut().map(|file| file.write_all(new)) {
+            log::error!("{}: {error}", self.path.display());
+            self.file = None;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +178,21 @@ mod tests {
         fs::write(root.path().join("a/mine/letter"), "dear").unwrap();
         assert!(artefacts.begin("mine", "x").is_err());
         assert!(root.path().join("a/mine/letter").exists());
+    }
+
+    #[test]
+    fn what_a_guest_sends_is_in_the_file_as_it_comes() {
+        let root = tempfile::tempdir().unwrap();
+        let artefacts = Artefacts::new(root.path().into(), false);
+        let folder = artefacts.begin("s/seed-1", "x").unwrap();
+        let mut stream = folder.stream("console");
+        stream.write_all(b"boot").unwrap();
+        assert_eq!(fs::read(folder.file("console")).unwrap(), b"boot");
+        let flood = vec![b'x'; Bounded::LIMIT];
+        stream.write_all(&flood).unwrap();
+        let (kept, overflowed) = stream.into_bytes();
+        assert!(overflowed && kept.len() == Bounded::LIMIT && kept.starts_with(b"bootxx"));
+        assert_eq!(fs::read(folder.file("console")).unwrap(), kept);
     }
 
     #[test]

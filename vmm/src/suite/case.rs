@@ -56,6 +56,18 @@ impl Case {
         self.cell.guest.memory.as_deref().and_then(|size| parse_size(size).ok()).unwrap_or(USUAL_MEMORY)
     }
 
+    /// Virtual seconds, from power-on, after which it is over.
+    #[must_use]
+    pub fn deadline(&self) -> f64 {
+        self.scenario.deadline.0
+    }
+
+    /// `SCENARIO[/CELL]`.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        self.id.rsplit_once('/').map_or(&self.id, |(place, _)| place)
+    }
+
     /// Whether the kernel is an image, not a file.
     #[must_use]
     pub fn has_image(&self) -> bool {
@@ -78,6 +90,26 @@ impl Case {
     /// The arguments of `staleline` that run it.
     #[must_use]
     pub fn arguments(&self, built: &Built) -> Vec<String> {
+        let has_mark = self.has_mark();
+        let mut line = self.boot_arguments(built);
+        line.extend([if has_mark { "--ready-seed" } else { "--seed" }.into(), self.seed.to_string()]);
+        line.extend(["--deadline".into(), self.deadline().to_string()]);
+        if has_mark {
+            line.extend(["--", "sh", "-c"].map(str::to_owned));
+            line.push(steps::script(&self.scenario.steps));
+        }
+        line
+    }
+
+    /// Whether the guest is told at its ready mark what to run: up to there all seeds are one boot.
+    #[must_use]
+    pub fn has_mark(&self) -> bool {
+        !self.scenario.steps.is_empty()
+    }
+
+    /// Those of its arguments that decide what happens up to the guest's ready mark, if it has one.
+    #[must_use]
+    pub fn boot_arguments(&self, built: &Built) -> Vec<String> {
         let guest = &self.cell.guest;
         let mut line: Vec<String> = ["run", "--engine", "soft"].map(str::to_owned).into();
         let mut add = |option: &str, value: Option<String>| {
@@ -112,14 +144,6 @@ impl Case {
         add("iommu", guest.iommu.clone());
         add("confidential", guest.confidential.clone());
         add("dma", guest.dma.clone());
-        // A guest with steps has a ready mark: up to there all seeds are one boot.
-        let has_mark = !self.scenario.steps.is_empty();
-        add(if has_mark { "ready-seed" } else { "seed" }, Some(self.seed.to_string()));
-        add("deadline", Some(self.scenario.deadline.0.to_string()));
-        if has_mark {
-            line.extend(["--", "sh", "-c"].map(str::to_owned));
-            line.push(steps::script(&self.scenario.steps));
-        }
         line
     }
 }

@@ -69,6 +69,7 @@ pub mod report;
 pub mod results;
 pub mod runner;
 mod scenario;
+mod schedule;
 mod seeds;
 mod steps;
 

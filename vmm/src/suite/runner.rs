@@ -1,22 +1,23 @@
-//! Runs cases side by side: as many as there are cores for, and memory.
+//! Runs cases side by side: as many as there are cores for, and memory. Guests that several cases have in common are booted
+//! once, and each case goes on from there.
 
-use super::artefacts::{Artefacts, CaseFolder};
+use super::artefacts::{Artefacts, CaseFolder, Stream};
 use super::case::{Case, shell_line};
 use super::judge::{self, Evidence};
 use super::progress::Progress;
 use super::results::{CaseResult, Ended, Verdict};
+use super::schedule::{Demand, Job, Next, Schedule};
 use crate::engine::Kick;
 use crate::host::{Host, HostEvent};
-use crate::session::Cause;
+use crate::session::{Cause, Outcome};
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What the VMM needs beyond guest RAM at most, bytes.
-const OWN_MEMORY: u64 = 150 << 20;
 /// How long an interruption or the end of a time limit may go unnoticed.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -28,19 +29,81 @@ pub enum Trouble {
     Error(String),
 }
 
+/// How a case is run.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// The arguments of `staleline`.
+    pub arguments: Vec<String>,
+    /// Cases with the same here can be forked from one boot; none if it boots by itself.
+    pub boot: Option<Vec<String>>,
+}
+
+/// How a boot for several cases has ended.
+#[derive(Debug)]
+pub enum Boot<B> {
+    /// They go on from it, and it takes this many bytes of memory for as long.
+    Kept(B, u64),
+    /// Each has to boot by itself, and why.
+    Alone(String),
+}
+
+/// How a case's run has ended.
+#[derive(Debug)]
+pub struct Ran {
+    pub outcome: Outcome,
+    /// Exit status that `staleline run` has for it.
+    pub status: u8,
+    /// It went on from a boot that it shares with other cases.
+    pub forked: bool,
+}
+
+/// Where a guest's streams go: its console, and the output of what it was told to run.
+pub struct Streams<'a> {
+    pub console: &'a mut dyn Write,
+    pub output: &'a mut dyn Write,
+}
+
+impl std::fmt::Debug for Streams<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams").finish_non_exhaustive()
+    }
+}
+
 /// Runs guests.
 pub trait Launcher: Sync {
-    /// The arguments of `staleline` that run `case`; what the guest needs is built first.
+    /// A guest that has been booted for several cases.
+    type Booted: Send + Sync;
+
+    /// How `case` is run; what the guest needs is built first.
     ///
     /// # Errors
     /// [`Trouble`] if it cannot be had, or this version cannot do what is asked for.
-    fn prepare(&self, case: &Case) -> Result<Vec<String>, Trouble>;
+    fn prepare(&self, case: &Case) -> Result<Line, Trouble>;
 
-    /// Runs the guest to its end, or until `host` hears of one. How it ended goes to the file `status`.
+    /// Boots the guest of a case, for others as well whose [`Line::boot`] is the same and whose deadline is not later.
+    ///
+    /// # Errors
+    /// What is wrong, for people: with each of the cases.
+    fn boot(
+        &self,
+        arguments: &[String],
+        host: &Host,
+        streams: Streams<'_>,
+    ) -> Result<Boot<Self::Booted>, String>;
+
+    /// Runs a guest to its end, or until `host` hears of one. How it ended goes to the file `status`. If there is a boot to go
+    /// on from, then what is sent and how it ends is as if there were none.
     ///
     /// # Errors
     /// What is wrong, for people.
-    fn run(&self, arguments: &[String], host: &Host, status: &Path) -> Result<Evidence, String>;
+    fn run(
+        &self,
+        arguments: &[String],
+        booted: Option<&Self::Booted>,
+        host: &Host,
+        streams: Streams<'_>,
+        status: &Path,
+    ) -> Result<Ran, String>;
 }
 
 /// What the cases may use.
@@ -50,86 +113,120 @@ pub struct Limits {
     pub jobs: usize,
     /// Bytes of memory for all of them; a case that needs more runs alone.
     pub memory: u64,
-    /// Time of a case on the host.
+    /// Time of a case, and of a boot for several, on the host.
     pub timeout: Option<Duration>,
 }
 
-/// A case that is running.
+/// Something that is going on.
 struct Running {
     since: Instant,
     host: Arc<Host>,
 }
 
 struct State {
-    /// The next case.
-    next: usize,
-    /// Memory that is not promised to a case.
-    free: u64,
-    running: BTreeMap<usize, Running>,
-    /// No case is begun any more.
-    stopped: bool,
+    schedule: Schedule,
+    running: BTreeMap<Job, Running>,
 }
 
-/// What workers share.
-struct Shared<'a> {
-    cases: &'a [(Case, Result<Vec<String>, Trouble>)],
-    launcher: &'a dyn Launcher,
+/// A boot for several cases, or what was wrong with it.
+type Shared<B> = Result<B, Failed>;
+
+/// A boot that has failed on the host's side.
+struct Failed {
+    reason: String,
+    /// What the guest had said by then.
+    console: Vec<u8>,
+}
+
+impl From<String> for Failed {
+    fn from(reason: String) -> Self {
+        Self { reason, console: Vec::new() }
+    }
+}
+
+/// What workers have in common.
+struct Workers<'a, L: Launcher> {
+    cases: &'a [(Case, Result<Line, Trouble>)],
+    launcher: &'a L,
     artefacts: &'a Artefacts,
     progress: &'a dyn Progress,
     state: Mutex<State>,
     changed: Condvar,
+    /// By group of the schedule.
+    boots: Mutex<BTreeMap<usize, Arc<Shared<L::Booted>>>>,
 }
 
-/// Runs `cases` and returns what each has come to, in their order. `host` hears of signals: then the cases that run are ended,
-/// and no other is begun.
+/// A case of those given has ended.
+struct CaseEnded {
+    at: usize,
+    result: CaseResult,
+    forked: bool,
+}
+
+/// Runs cases and returns what each has come to, in their order. `host` hears of signals: then what runs is ended, and
+/// nothing else is begun.
 #[must_use]
-pub fn run(
-    cases: Vec<Case>,
-    prepared: Vec<Result<Vec<String>, Trouble>>,
+pub fn run<L: Launcher>(
+    cases: Vec<(Case, Result<Line, Trouble>)>,
     limits: Limits,
-    launcher: &dyn Launcher,
+    launcher: &L,
     artefacts: &Artefacts,
     progress: &dyn Progress,
     host: &Host,
 ) -> Vec<CaseResult> {
-    let cases: Vec<_> = cases.into_iter().zip(prepared).collect();
-    let state = State { next: 0, free: limits.memory, running: BTreeMap::new(), stopped: false };
-    let shared = Shared {
+    let demands = cases.iter().map(|(case, line)| match line {
+        Ok(line) => Demand { memory: case.memory(), boot: line.boot.as_deref() },
+        Err(_) => Demand { memory: 0, boot: None },
+    });
+    let state = State { schedule: Schedule::new(demands, limits.memory), running: BTreeMap::new() };
+    let workers = Workers {
         cases: &cases,
         launcher,
         artefacts,
         progress,
         state: Mutex::new(state),
         changed: Condvar::new(),
+        boots: Mutex::default(),
     };
     let mut results: Vec<Option<CaseResult>> = cases.iter().map(|_| None).collect();
     std::thread::scope(|scope| {
         let (sender, receiver) = channel();
         for _ in 0..limits.jobs.clamp(1, cases.len().max(1)) {
             let sender = sender.clone();
-            let shared = &shared;
-            scope.spawn(move || shared.work(&sender));
+            let workers = &workers;
+            scope.spawn(move || workers.work(&sender));
         }
         drop(sender);
+        let mut glanced = Instant::now();
         loop {
             match receiver.recv_timeout(GLANCE) {
-                Ok((at, result)) => {
-                    progress.ended(&result);
+                Ok(CaseEnded { at, result, forked }) => {
+                    progress.ended(&result, forked);
                     if let Some(place) = results.get_mut(at) {
                         *place = Some(result);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => shared.glance(host, limits.timeout),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
+            }
+            // Also while one short case follows the other.
+            if glanced.elapsed() >= GLANCE {
+                workers.glance(host, limits.timeout);
+                glanced = Instant::now();
             }
         }
     });
-    let not_run = |case: &Case| result(case, Verdict::NotRun, Some("interrupted".into()));
     results
         .into_iter()
         .zip(&cases)
         .map(|(result, (case, _))| result.unwrap_or_else(|| not_run(case)))
         .collect()
+}
+
+/// The result of a case that the suite has not come to.
+#[must_use]
+pub fn not_run(case: &Case) -> CaseResult {
+    result(case, Verdict::NotRun, Some("interrupted".into()))
 }
 
 /// A result of which nothing more is known.
@@ -147,102 +244,213 @@ fn result(case: &Case, verdict: Verdict, reason: Option<String>) -> CaseResult {
     }
 }
 
-impl Shared<'_> {
+impl<L: Launcher> Workers<'_, L> {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn boots(&self) -> MutexGuard<'_, BTreeMap<usize, Arc<Shared<L::Booted>>>> {
+        self.boots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn case(&self, at: usize) -> Option<(&Case, &Result<Line, Trouble>)> {
+        self.cases.get(at).map(|(case, line)| (case, line))
     }
 
     /// Looks at what comes from outside.
     fn glance(&self, host: &Host, timeout: Option<Duration>) {
         let mut state = self.state();
         if let Some(event) = host.inbox().event() {
-            state.stopped = true;
-            state.running.values().for_each(|case| case.host.inbox().post(event));
+            state.schedule.stop();
+            state.running.values().for_each(|running| running.host.inbox().post(event));
             self.changed.notify_all();
         }
         if let Some(limit) = timeout {
-            let late = state.running.values().filter(|case| case.since.elapsed() >= limit);
-            late.for_each(|case| case.host.inbox().post(HostEvent::Timeout));
+            let late = state.running.values().filter(|running| running.since.elapsed() >= limit);
+            late.for_each(|running| running.host.inbox().post(HostEvent::Timeout));
         }
     }
 
-    /// Takes cases, in their order, as long as there are any.
-    fn work(&self, results: &Sender<(usize, CaseResult)>) {
-        while let Some((at, need)) = self.take() {
-            let Some((case, prepared)) = self.cases.get(at) else { return };
-            let result = match prepared {
-                Ok(arguments) => self.run_case(at, case, arguments),
-                Err(Trouble::Unavailable(reason)) => result(case, Verdict::Unavailable, Some(reason.clone())),
-                Err(Trouble::Error(reason)) => result(case, Verdict::Error, Some(reason.clone())),
-            };
-            let mut state = self.state();
-            state.running.remove(&at);
-            state.free = state.free.saturating_add(need);
-            drop(state);
-            self.changed.notify_all();
-            if results.send((at, result)).is_err() {
-                return;
+    /// Does what there is to do, until there is nothing.
+    fn work(&self, results: &Sender<CaseEnded>) {
+        while let Some((job, host)) = self.take() {
+            match job {
+                Job::Boot(group) => self.boot(group, host),
+                Job::Case(at) => {
+                    let ended = self.end_case(at, host);
+                    if let Some(ended) = ended
+                        && results.send(ended).is_err()
+                    {
+                        return;
+                    }
+                }
             }
+            self.changed.notify_all();
         }
     }
 
-    /// The next case and the memory promised to it. Waits until there is enough, or nothing else runs.
-    fn take(&self) -> Option<(usize, u64)> {
+    /// The next piece of work, and the side from which it can be ended. Waits as long as there may be some later.
+    fn take(&self) -> Option<(Job, io::Result<Arc<Host>>)> {
         let mut state = self.state();
         loop {
-            let at = state.next;
-            let (case, prepared) = self.cases.get(at).filter(|_| !state.stopped)?;
-            let need = if prepared.is_ok() { case.memory().saturating_add(OWN_MEMORY) } else { 0 };
-            if need <= state.free || state.running.is_empty() {
-                let need = need.min(state.free);
-                state.next += 1;
-                state.free -= need;
-                match Host::remote(Kick::default()) {
-                    Ok(host) => {
-                        let running = Running { since: Instant::now(), host: Arc::new(host) };
-                        state.running.insert(at, running);
+            match state.schedule.next() {
+                Next::Do(job) => {
+                    let host = Host::remote(Kick::default()).map(Arc::new);
+                    if let Ok(host) = &host {
+                        let running = Running { since: Instant::now(), host: Arc::clone(host) };
+                        state.running.insert(job, running);
                     }
-                    Err(error) => log::error!("{}: {error}", case.id),
+                    return Some((job, host));
                 }
-                return Some((at, need));
+                Next::Wait => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Next::Done => return None,
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn run_case(&self, at: usize, case: &Case, arguments: &[String]) -> CaseResult {
-        let host = self.state().running.get(&at).map(|running| Arc::clone(&running.host));
-        let Some(host) = host else {
-            return result(case, Verdict::Error, Some("the host gives no descriptors".into()));
+    /// Boots the guest of a group of cases.
+    fn boot(&self, group: usize, host: io::Result<Arc<Host>>) {
+        let cases = self.state().schedule.cases(group).to_vec();
+        let cases = cases.iter().filter_map(|&at| match self.case(at) {
+            Some((case, Ok(line))) => Some((case, line)),
+            _ => None,
+        });
+        let booted = match host {
+            Ok(host) => self.boot_for(&cases.collect::<Vec<_>>(), &host),
+            Err(error) => Some((Err(no_descriptors(&error).into()), 0)),
         };
-        let command = shell_line(arguments);
+        let held = booted.as_ref().map_or(0, |(_, memory)| *memory);
+        if let Some((shared, _)) = booted {
+            self.boots().insert(group, Arc::new(shared));
+        }
+        let mut state = self.state();
+        state.running.remove(&Job::Boot(group));
+        state.schedule.booted(group, held);
+    }
+
+    /// Boots the guest that `cases` have in common. Returns it, and the memory that it takes; none if each has to boot by
+    /// itself.
+    fn boot_for(&self, cases: &[(&Case, &Line)], host: &Host) -> Option<(Shared<L::Booted>, u64)> {
+        let (first, _) = cases.first()?;
+        // Up to the latest of their deadlines.
+        let latest = cases.iter().max_by(|(one, _), (other, _)| one.deadline().total_cmp(&other.deadline()));
+        let (_, line) = latest?;
+        self.progress.boots(first.place(), cases.len());
+        // If this program ends before the boot, then the first case has what it has said by then.
+        let folder = self.artefacts.begin(&first.id, &shell_line(&line.arguments));
+        let ran = match folder {
+            Ok(folder) => {
+                let (mut console, mut output) = (folder.stream("console"), folder.stream("output"));
+                let streams = Streams { console: &mut console, output: &mut output };
+                let ran = guard(|| self.launcher.boot(&line.arguments, host, streams));
+                ran.map_err(|reason| Failed { reason, console: console.into_bytes().0 })
+            }
+            // The case itself says so as well.
+            Err(error) => Err(format!("artefacts of {}: {error}", first.id).into()),
+        };
+        self.progress.booted(first.place());
+        match ran {
+            Ok(Boot::Kept(booted, memory)) => Some((Ok(booted), memory)),
+            Ok(Boot::Alone(reason)) => {
+                log::debug!("{}: each case boots by itself: {reason}", first.place());
+                None
+            }
+            Err(failed) => Some((Err(failed), 0)),
+        }
+    }
+
+    /// Runs a case to its end, and lets go of the boot that it is the last to need.
+    fn end_case(&self, at: usize, host: io::Result<Arc<Host>>) -> Option<CaseEnded> {
+        let (case, line) = self.case(at)?;
+        let (result, forked) = match (line, host) {
+            (Ok(line), Ok(host)) => {
+                let group = self.state().schedule.group_of(at);
+                let boot = group.and_then(|group| self.boots().get(&group).cloned());
+                self.run_case(case, line, boot.as_deref(), &host)
+            }
+            (Ok(_), Err(error)) => (result(case, Verdict::Error, Some(no_descriptors(&error))), false),
+            (Err(Trouble::Unavailable(reason)), _) => {
+                (result(case, Verdict::Unavailable, Some(reason.clone())), false)
+            }
+            (Err(Trouble::Error(reason)), _) => (result(case, Verdict::Error, Some(reason.clone())), false),
+        };
+        let mut state = self.state();
+        state.running.remove(&Job::Case(at));
+        let over = state.schedule.ended(at);
+        drop(state);
+        if let Some(group) = over {
+            // First the memory, then the promise.
+            let boot = self.boots().remove(&group);
+            drop(boot);
+            self.state().schedule.release(group);
+        }
+        Some(CaseEnded { at, result, forked })
+    }
+
+    fn run_case(
+        &self,
+        case: &Case,
+        line: &Line,
+        boot: Option<&Shared<L::Booted>>,
+        host: &Host,
+    ) -> (CaseResult, bool) {
+        let command = shell_line(&line.arguments);
         self.progress.begins(&case.id);
         let folder = match self.artefacts.begin(&case.id, &command) {
             Ok(folder) => folder,
             Err(error) => {
-                return result(case, Verdict::Error, Some(format!("artefacts of {}: {error}", case.id)));
+                let reason = format!("artefacts of {}: {error}", case.id);
+                return (result(case, Verdict::Error, Some(reason)), false);
             }
         };
+        let (mut console, mut output) = (folder.stream("console"), folder.stream("output"));
         let status = folder.file("status.json");
-        // A defect of this program ends one case, not the suite.
-        let ran = catch_unwind(AssertUnwindSafe(|| self.launcher.run(arguments, &host, &status)));
-        let ran =
-            ran.unwrap_or_else(|_| Err("staleline itself has failed (a panic; see standard error)".into()));
+        let ran = match boot.map(Result::as_ref).transpose() {
+            Ok(booted) => {
+                let streams = Streams { console: &mut console, output: &mut output };
+                guard(|| self.launcher.run(&line.arguments, booted, host, streams, &status))
+            }
+            Err(Failed { reason, console: said }) => {
+                console.write_all(said).map_err(|error| error.to_string()).and(Err(reason.clone()))
+            }
+        };
+        let forked = ran.as_ref().is_ok_and(|ran| ran.forked);
         let mut judged = match ran {
-            Ok(evidence) => judged(case, &evidence, &folder),
+            Ok(ran) => judged(case, &evidence(ran, console, output)),
             Err(reason) => result(case, Verdict::Error, Some(reason)),
         };
         judged.command = Some(command);
-        match folder.end(&judged.problems()) {
-            Ok(kept) => judged.artefacts = kept,
-            Err(error) => log::error!("artefacts of {}: {error}", case.id),
-        }
-        judged
+        judged.artefacts = kept(folder, &judged);
+        (judged, forked)
     }
 }
 
+/// A defect of this program ends one piece of work, not the suite.
+fn guard<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err("staleline itself has failed (a panic; see standard error)".into()))
+}
+
+fn no_descriptors(error: &io::Error) -> String {
+    format!("the host gives no descriptors: {error}")
+}
+
+fn evidence(ran: Ran, console: Stream, output: Stream) -> Evidence {
+    let ((console, more_console), (output, more_output)) = (console.into_bytes(), output.into_bytes());
+    let overflowed = more_console || more_output;
+    Evidence { outcome: ran.outcome, status: ran.status, console, output, overflowed }
+}
+
+/// Where the artefacts are that are kept of a case.
+fn kept(folder: CaseFolder<'_>, judged: &CaseResult) -> Option<std::path::PathBuf> {
+    folder.end(&judged.problems()).unwrap_or_else(|error| {
+        log::error!("artefacts of {}: {error}", judged.id);
+        None
+    })
+}
+
 /// What a run that has ended comes to.
-fn judged(case: &Case, evidence: &Evidence, folder: &CaseFolder<'_>) -> CaseResult {
+fn judged(case: &Case, evidence: &Evidence) -> CaseResult {
     let scenario = &case.scenario;
     let expected = scenario.expectation(&case.cell);
     let steps = scenario.steps.iter().map(|step| step.expectation(&case.cell).map(|one| (step, one)));
@@ -253,14 +461,20 @@ fn judged(case: &Case, evidence: &Evidence, folder: &CaseFolder<'_>) -> CaseResu
     let checks = judge::judge(&expected, &steps, evidence);
     let cause = &evidence.outcome.cause;
     let holds = checks.iter().all(|check| check.problems.is_empty());
+    let never_ready = case.has_mark() && !evidence.outcome.ready;
+    let early = if never_ready { " before the guest's ready mark" } else { "" };
     let (verdict, reason) = match cause {
         Cause::Interrupted(_) | Cause::Left => (Verdict::NotRun, Some("interrupted".to_owned())),
         _ if holds => (Verdict::Passed, None),
         Cause::Deadline => (
             Verdict::TimedOut,
-            Some(format!("its deadline of {} virtual seconds has passed", scenario.deadline.0)),
+            Some(format!("its deadline of {} virtual seconds has passed{early}", scenario.deadline.0)),
         ),
-        Cause::Timeout => (Verdict::TimedOut, Some("it took longer than --timeout".to_owned())),
+        Cause::Timeout => (Verdict::TimedOut, Some(format!("it took longer than --timeout{early}"))),
+        cause if never_ready => (
+            Verdict::Error,
+            Some(format!("the guest did not come to its ready mark: {}", cause.description())),
+        ),
         _ => (Verdict::Failed, None),
     };
     let mut judged = result(case, verdict, reason);
@@ -271,8 +485,5 @@ fn judged(case: &Case, evidence: &Evidence, folder: &CaseFolder<'_>) -> CaseResu
         instructions: evidence.outcome.instructions,
         virtual_nanos: evidence.outcome.virtual_nanos,
     });
-    if let Err(error) = folder.write(evidence) {
-        log::error!("artefacts of {}: {error}", case.id);
-    }
     judged
 }

@@ -1,0 +1,263 @@
+//! The guests of a suite, run as `staleline run` does.
+
+use crate::bounded::Bounded;
+use crate::cli::message;
+use crate::cli::run::{self, RunArguments};
+use crate::cli::status::Status;
+use crate::host::Host;
+use crate::session::{Cause, Outcome, Output, Session, SessionError, Template};
+use crate::suite::case::{Built, Case};
+use crate::suite::runner::{Boot, Launcher, Line, Ran, Streams, Trouble};
+use anyhow::{Result, bail};
+use clap::Parser;
+use devices::bus::Nanos;
+use guest_images::{Image, Store};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// The command line of one run.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true)]
+struct RunLine {
+    #[command(subcommand)]
+    command: RunCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum RunCommand {
+    Run(Box<RunArguments>),
+}
+
+fn parse_run(arguments: &[String]) -> Result<RunArguments> {
+    match RunLine::try_parse_from(arguments) {
+        Ok(RunLine { command: RunCommand::Run(arguments) }) => Ok(*arguments),
+        Err(error) => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            bail!("{}", line.strip_prefix("error: ").unwrap_or(line).to_owned())
+        }
+    }
+}
+
+/// What has been built, or has failed to be; it is tried once.
+type Once<K, V> = Mutex<BTreeMap<K, Result<V, Trouble>>>;
+
+/// Runs guests as `staleline run` does.
+#[derive(Debug)]
+pub(super) struct Guests {
+    /// Boot each case by itself.
+    cold: bool,
+    /// Where kernel modules are put; command lines of artefacts name them.
+    module_folder: PathBuf,
+    images: Once<String, Image>,
+    /// By image and source.
+    modules: Once<(String, PathBuf), Vec<PathBuf>>,
+}
+
+fn trouble(error: &guest_images::Error) -> Trouble {
+    match error.is_unavailable() {
+        true => Trouble::Unavailable(error.to_string()),
+        false => Trouble::Error(error.to_string()),
+    }
+}
+
+impl Guests {
+    pub(super) fn new(module_folder: PathBuf, cold: bool) -> Self {
+        Self { module_folder, cold, images: Mutex::default(), modules: Mutex::default() }
+    }
+
+    fn image(&self, name: &str) -> Result<Image, Trouble> {
+        let mut images = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        let build = || {
+            let store = Store::open(None).map_err(|error| trouble(&error))?;
+            store.ensure(name, guest_images::progress::for_stderr().as_ref()).map_err(|error| trouble(&error))
+        };
+        images.entry(name.to_owned()).or_insert_with(build).clone()
+    }
+
+    /// Builds the kernel modules of the folder `source` for an image.
+    fn modules(&self, image: &str, source: &Path) -> Result<Vec<PathBuf>, Trouble> {
+        let mut modules = self.modules.lock().unwrap_or_else(PoisonError::into_inner);
+        let build = || {
+            let store = Store::open(None).map_err(|error| trouble(&error))?;
+            // Folders of the same name are told apart by the rest of their paths.
+            let source = &source.canonicalize().unwrap_or_else(|_| source.to_owned());
+            let name = source.to_string_lossy().trim_start_matches('/').replace('/', "_");
+            let to = self.module_folder.join(image).join(name);
+            let progress = guest_images::progress::for_stderr();
+            store.build_module(image, source, &to, progress.as_ref()).map_err(|error| trouble(&error))
+        };
+        modules.entry((image.to_owned(), source.to_owned())).or_insert_with(build).clone()
+    }
+}
+
+/// A guest that several cases go on from.
+pub(super) struct Booted {
+    /// For `--status`.
+    image: String,
+    engine: &'static str,
+    end: BootEnd,
+}
+
+enum BootEnd {
+    Ready(Template),
+    /// Before the ready mark: with everything that is not to be decided before it, the run of each of the cases.
+    Ended {
+        outcome: Box<Outcome>,
+        deadline: Option<Nanos>,
+        console: Vec<u8>,
+        output: Vec<u8>,
+    },
+}
+
+/// Writes to both.
+struct Tee<'a>(&'a mut dyn Write, &'a mut dyn Write);
+
+impl Write for Tee<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write_all(bytes)?;
+        self.1.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()?;
+        self.1.flush()
+    }
+}
+
+impl Booted {
+    /// How a run of `arguments` ends that goes on from here; none if it would not have come here: its deadline is earlier.
+    fn go_on(
+        &self,
+        arguments: &RunArguments,
+        host: &Host,
+        streams: &mut Streams<'_>,
+    ) -> Result<Option<Outcome>> {
+        let own = arguments.virtual_deadline();
+        match &self.end {
+            BootEnd::Ready(template) => {
+                if own.is_some_and(|deadline| deadline <= template.virtual_nanos()) {
+                    return Ok(None);
+                }
+                let session = template.fork(&arguments.work().unwrap_or_default(), own, host.kick())?;
+                Ok(Some(run_session(session, host, streams)?))
+            }
+            BootEnd::Ended { outcome, deadline, console, output } => {
+                // The host's side knows nothing of virtual time.
+                let by_host = matches!(outcome.cause, Cause::Timeout | Cause::Interrupted(_) | Cause::Left);
+                let after = own.is_none_or(|own| own > outcome.virtual_nanos);
+                let same = by_host || own == *deadline || (outcome.cause != Cause::Deadline && after);
+                if same {
+                    streams.console.write_all(console)?;
+                    streams.output.write_all(output)?;
+                }
+                Ok(same.then(|| Outcome::clone(outcome)))
+            }
+        }
+    }
+}
+
+fn run_session(session: Session, host: &Host, streams: &mut Streams<'_>) -> Result<Outcome, SessionError> {
+    let mut stderr = io::sink();
+    let mut output = Output::new(vec![&mut *streams.console], &mut *streams.output, &mut stderr);
+    session.run(Some(host), &mut output)
+}
+
+impl Launcher for Guests {
+    type Booted = Booted;
+
+    fn prepare(&self, case: &Case) -> Result<Line, Trouble> {
+        let error = |error: anyhow::Error| Trouble::Error(message(&error));
+        // What cannot be run needs no image built.
+        let bare = case.arguments(&Built::default());
+        parse_run(&bare).and_then(|arguments| arguments.check()).map_err(error)?;
+        let mut built = Built::default();
+        let image = case.image().unwrap_or(run::DEFAULT_IMAGE);
+        if case.has_image() {
+            built.cmdline = Some(self.image(image)?.cmdline);
+        }
+        for source in &case.cell.guest.modules {
+            if !case.has_image() {
+                return Err(Trouble::Error(format!(
+                    "modules {source}: modules are built for an image's kernel"
+                )));
+            }
+            built.modules.extend(self.modules(image, &case.path(source))?);
+        }
+        let boot = (case.has_mark() && !self.cold).then(|| case.boot_arguments(&built));
+        Ok(Line { arguments: case.arguments(&built), boot })
+    }
+
+    fn boot(
+        &self,
+        arguments: &[String],
+        host: &Host,
+        streams: Streams<'_>,
+    ) -> Result<Boot<Self::Booted>, String> {
+        let (mut console, mut output, mut stderr) = (Bounded::default(), Bounded::default(), io::sink());
+        let mut boot = || -> Result<_> {
+            let prepared = run::prepare(&parse_run(arguments)?)?;
+            let mut stdout = Tee(streams.output, &mut output);
+            let mut sinks = Output::new(vec![streams.console, &mut console], &mut stdout, &mut stderr);
+            let template = Template::boot(&prepared.config, host.kick(), Some(host), &mut sinks);
+            Ok((prepared, template))
+        };
+        let (prepared, template) = boot().map_err(|error| message(&error))?;
+        let (end, memory) = match template {
+            Ok(template) => {
+                let memory = template.resident_memory();
+                (BootEnd::Ready(template), memory)
+            }
+            Err(SessionError::NotReady(outcome)) => {
+                let (deadline, console, output) = (prepared.config.deadline, console.bytes, output.bytes);
+                (BootEnd::Ended { outcome, deadline, console, output }, 0)
+            }
+            // On its own it may yet come to its end.
+            Err(error @ (SessionError::CannotFork(_) | SessionError::Talkative(_))) => {
+                return Ok(Boot::Alone(error.to_string()));
+            }
+            Err(error) => return Err(message(&error.into())),
+        };
+        let engine = prepared.config.engine.name();
+        Ok(Boot::Kept(Booted { image: prepared.image, engine, end }, memory))
+    }
+
+    fn run(
+        &self,
+        arguments: &[String],
+        booted: Option<&Self::Booted>,
+        host: &Host,
+        mut streams: Streams<'_>,
+        status: &Path,
+    ) -> Result<Ran, String> {
+        let ran = parse_run(arguments).and_then(|arguments| {
+            let shared = match booted {
+                Some(booted) => {
+                    booted.go_on(&arguments, host, &mut streams)?.map(|outcome| (booted, outcome))
+                }
+                None => None,
+            };
+            let (outcome, forked) = match shared {
+                Some((booted, outcome)) => {
+                    let image = booted.image.clone();
+                    Status::of(&outcome, booted.engine, image, arguments.seeds()).write(status)?;
+                    (outcome, true)
+                }
+                None => {
+                    let prepared = run::prepare(&arguments)?;
+                    let session = Session::new(&prepared.config, host.kick())?;
+                    let outcome = run_session(session, host, &mut streams)?;
+                    let engine = prepared.config.engine.name();
+                    Status::of(&outcome, engine, prepared.image, arguments.seeds()).write(status)?;
+                    (outcome, false)
+                }
+            };
+            let status = outcome.cause.exit_status(arguments.work().is_some());
+            Ok(Ran { outcome, status, forked })
+        });
+        ran.map_err(|error| message(&error))
+    }
+}

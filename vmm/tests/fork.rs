@@ -7,7 +7,10 @@ use common::bare_kernel;
 use staleline::boot::{InitrdPart, cmdline};
 use staleline::engine::{EngineKind, Kick};
 use staleline::machine::MachineConfig;
-use staleline::session::{Cause, Outcome, Output, Session, SessionConfig, SessionError, Template, Work};
+use staleline::session::{
+    Cause, MemoryRange, Outcome, Output, Session, SessionConfig, SessionError, Template, Work,
+};
+use std::hash::{DefaultHasher, Hasher};
 
 /// A machine with the mlx5 function, a source of entropy and a virtio console, on which the guest also has a log.
 fn config(cpus: u32) -> SessionConfig {
@@ -33,21 +36,29 @@ fn shell(script: &str, seed: Option<u64>) -> Work {
     Work { argv: ["sh", "-c", script].map(str::to_owned).into(), seed }
 }
 
-/// What is to be the same: console, output, error output, and how it ended.
+/// What is to be the same: console, output, error output, how it ended, and the kernel with its data.
 #[derive(Debug, PartialEq, Eq)]
 struct Ran {
     console: String,
     stdout: String,
     stderr: String,
     outcome: Outcome,
+    /// Of the 64 MiB where the kernel is.
+    memory_hash: u64,
 }
 
 fn run(session: Session) -> Ran {
     let (mut console, mut stdout, mut stderr) = (Vec::new(), Vec::new(), Vec::new());
-    let outcome = session.run(None, &mut Output::new(vec![&mut console], &mut stdout, &mut stderr)).unwrap();
+    let session = session.keep(vec![MemoryRange { address: 16 << 20, length: 64 << 20 }]);
+    let mut outcome =
+        session.run(None, &mut Output::new(vec![&mut console], &mut stdout, &mut stderr)).unwrap();
+    let memory = outcome.memory.pop().unwrap().unwrap();
+    assert!(memory.iter().any(|&byte| byte != 0));
+    let mut hasher = DefaultHasher::new();
+    hasher.write(&memory);
     let [console, stdout, stderr] =
         [console, stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    Ran { console, stdout, stderr, outcome }
+    Ran { console, stdout, stderr, outcome, memory_hash: hasher.finish() }
 }
 
 fn cold(config: &SessionConfig, work: &Work) -> Ran {

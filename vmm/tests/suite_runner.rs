@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Ran, bare_kernel, out, path, run, staleline};
+use common::{LOAD_ADDRESS, Ran, bare_kernel, out, path, run, staleline};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -160,6 +160,35 @@ fn bad_input_is_an_error_of_its_scenario_alone() {
         let ran = run(&["suite", paths]);
         assert!(ran.status == 125 && ran.stderr.contains(reason), "{ran:?}");
     }
+}
+
+#[test]
+fn memory_is_compared_at_the_end_of_a_run() {
+    let address = LOAD_ADDRESS + 0x1800;
+    // mov dword [address], 0x44332211
+    let mut code = vec![0xc7, 0x04, 0x25];
+    code.extend(u32::try_from(address).unwrap().to_le_bytes());
+    code.extend([0x11, 0x22, 0x33, 0x44]);
+    code.extend(out(DEBUG_EXIT.0, DEBUG_EXIT.1).into_iter().chain(SPIN));
+    let with = |bytes: &str, address: u64| {
+        let contents = format!("memory = [{{ address = {address:#x}, bytes = '{bytes}' }}]");
+        format!("[guest]\nkernel = './writes'\nmemory = '64M'\n[[expect]]\n{contents}")
+    };
+    let suite = Suite::new(&[
+        ("differs", &with("00 11 22 33 45", address - 1)),
+        ("holds", &with("11 22 33 44 00", address)),
+        ("outside", &with("11 22", (64 << 20) - 1)),
+    ]);
+    fs::copy(bare_kernel(&code).path(), suite.folder.path().join("writes")).unwrap();
+    let expected = [("differs/seed-1", "failed"), ("holds/seed-1", "passed"), ("outside/seed-1", "failed")];
+    assert_eq!(suite.verdicts(&[]), (1, named(expected)));
+    let problems =
+        |case: &str| fs::read_to_string(suite.artefacts().join(case).join("seed-1/problems")).unwrap();
+    assert_eq!(
+        problems("differs"),
+        "run: memory at 0x1001803 has 44, not 45 (1 of the 5 bytes from 0x10017ff on differ)\n"
+    );
+    assert_eq!(problems("outside"), "run: memory cannot be compared: no RAM at 0x3ffffff (2 bytes)\n");
 }
 
 #[test]

@@ -186,6 +186,19 @@ impl GuestRam {
         self.memory.read_slice(data, GuestAddress(address)).map_err(|_| NotRam { address, length })
     }
 
+    /// The `length` bytes of RAM at `address`.
+    ///
+    /// # Errors
+    /// [`NotRam`] unless all of it is RAM.
+    pub fn bytes(&self, address: u64, length: usize) -> Result<Vec<u8>, NotRam> {
+        if !self.contains(address, length as u64) {
+            return Err(NotRam { address, length: length as u64 });
+        }
+        let mut data = vec![0; length];
+        self.read(address, &mut data)?;
+        Ok(data)
+    }
+
     /// Copies `data` into RAM at `address`.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ mod output;
 mod panic_watch;
 mod template;
 
-pub use outcome::{CAUSES, Cause, Outcome, STATUS_ERROR, STATUS_GUEST, STATUS_TIME};
+pub use outcome::{CAUSES, Cause, Kept, MemoryRange, Outcome, STATUS_ERROR, STATUS_GUEST, STATUS_TIME};
 pub use output::Output;
 pub use template::Template;
 
@@ -107,6 +107,8 @@ pub struct Session {
     transcript: Option<Transcript>,
     /// Where the run begins, unless at power-on.
     start: Option<Start>,
+    /// What of RAM the outcome has.
+    kept: Vec<MemoryRange>,
 }
 
 /// Entries of input beyond which only the log has them.
@@ -148,7 +150,14 @@ impl Session {
             inputs: Vec::new(),
             transcript: None,
             start: None,
+            kept: Vec::new(),
         })
+    }
+
+    /// Has the outcome hold what is in these ranges of RAM at the end of the run.
+    #[must_use]
+    pub fn keep(self, ranges: Vec<MemoryRange>) -> Self {
+        Self { kept: ranges, ..self }
     }
 
     /// Runs the guest to its end.
@@ -335,12 +344,14 @@ impl Session {
         let progress = self.engine.progress();
         let state = self.engine.state(0).ok();
         log::debug!("ended: {cause:?}, {progress:?}, rip {:#x}", state.map_or(0, |state| state.rip));
+        let machine = self.machine.lock();
         Outcome {
             cause,
             instructions: progress.instructions,
             virtual_nanos: progress.now,
             ready: self.mark == Mark::Passed,
             inputs: self.inputs,
+            memory: self.kept.iter().map(|range| machine.ram().bytes(range.address, range.length)).collect(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! How a run has ended.
 
+use crate::memory::ram::NotRam;
+
 /// Why a run is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
@@ -136,6 +138,16 @@ impl Cause {
     }
 }
 
+/// Bytes of guest-physical memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryRange {
+    pub address: u64,
+    pub length: usize,
+}
+
+/// What RAM holds in a [`MemoryRange`].
+pub type Kept = Result<Vec<u8>, NotRam>;
+
 /// The end of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
@@ -148,6 +160,8 @@ pub struct Outcome {
     pub ready: bool,
     /// Host input that entered: at which count of instructions, and how many bytes.
     pub inputs: Vec<(u64, usize)>,
+    /// What RAM held in each of the ranges that [`super::Session::keep`] was asked for.
+    pub memory: Vec<Kept>,
 }
 
 #[cfg(test)]

@@ -110,6 +110,7 @@ impl Template {
             inputs: template.inputs.clone(),
             transcript: None,
             start: Some(self.start.clone()),
+            kept: Vec::new(),
         };
         fork.pass_ready_mark();
         Ok(fork)

@@ -1,11 +1,13 @@
 //! Whether a run has come to what its scenario expects.
 
+use super::expectation::{Expectation, StepExpectation};
 use super::kernel_log;
 use super::pattern::Pattern;
 use super::results::Check;
-use super::scenario::{Expectation, Step, StepExpectation};
+use super::scenario::Step;
 use super::steps::{self, Section, Told};
 use crate::session::Outcome;
+use toml::Spanned;
 
 /// What a run has left.
 #[derive(Debug)]
@@ -29,13 +31,13 @@ pub(super) fn judge(
     let console = String::from_utf8_lossy(&evidence.console);
     let told = steps::told(&String::from_utf8_lossy(&evidence.output));
     let mut checks = vec![judge_run(run, steps, evidence, &console, &told)];
-    let ends = run.cause.as_deref().is_none_or(|cause| cause == "exited");
+    let ends = exits(run);
     for (at, (step, expectation)) in steps.iter().enumerate() {
         let problems = match told.steps.get(at) {
             Some(section) => judge_step(expectation, section, ends),
             None => vec!["it never began".into()],
         };
-        checks.push(Check { name: step.name.clone(), problems });
+        checks.push(Check { name: step.name().to_owned(), problems });
     }
     checks
 }
@@ -53,10 +55,13 @@ fn judge_run(
         Some(detail) => format!("{} ({detail})", cause.name()),
         None => cause.name().to_owned(),
     };
-    if let Some(wanted) = expected.cause.as_ref().filter(|wanted| *wanted != cause.name()) {
+    let wanted = expected.cause.as_ref().map(|cause| cause.get_ref().0.as_str());
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != cause.name()) {
         problems.push(format!("the run ended by {}, not by {wanted}", said()));
     }
-    if let Some(wanted) = expected.status.filter(|wanted| *wanted != evidence.status) {
+    let usual = (exits(expected) && !steps.is_empty()).then_some(0);
+    let wanted = stated(expected.status.as_ref()).or(usual);
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != evidence.status) {
         problems.push(format!("exit status {} ({}), not {wanted}", evidence.status, said()));
     }
     if evidence.overflowed {
@@ -77,8 +82,9 @@ fn judge_run(
             }
             if let Some(wanted) = &expected.dma_debug {
                 let messages = kernel_log::dma_debug_messages(log);
+                let wanted: Vec<&str> = wanted.get_ref().iter().map(|text| text.0.as_str()).collect();
                 let same = messages.len() == wanted.len()
-                    && messages.iter().zip(wanted).all(|(message, wanted)| message.starts_with(wanted));
+                    && messages.iter().zip(&wanted).all(|(message, wanted)| message.starts_with(wanted));
                 if !same {
                     problems.push(format!("dma-debug warned of {messages:?}, not of {wanted:?}"));
                 }
@@ -87,8 +93,14 @@ fn judge_run(
         None if wants_log => problems.push("the kernel's log was never had".into()),
         _ => {}
     }
-    if let Some(wanted) = expected.error_count {
+    if let Some(wanted) = stated(expected.error_count.as_ref()) {
         compare_count(told.error_count, wanted, "dma-debug's error_count", &mut problems);
+    }
+    for (at, contents) in expected.memory.iter().enumerate() {
+        match evidence.outcome.memory.get(at) {
+            Some(kept) => problems.extend(contents.get_ref().problem(kept)),
+            None => problems.push("memory was not kept".into()),
+        }
     }
     if told.steps.len() > steps.len() {
         problems.push("more steps have begun than there are".into());
@@ -96,11 +108,20 @@ fn judge_run(
     Check { name: "run".into(), problems }
 }
 
+/// Whether the guest's command is to come to its end.
+fn exits(expected: &Expectation) -> bool {
+    expected.cause.as_ref().is_none_or(|cause| cause.get_ref().0 == "exited")
+}
+
+fn stated<T: Copy>(value: Option<&Spanned<T>>) -> Option<T> {
+    value.map(|value| *value.get_ref())
+}
+
 fn judge_step(expected: &StepExpectation, section: &Section, ends: bool) -> Vec<String> {
     let mut problems = Vec::new();
     match section.status {
         Some(status) => {
-            let wanted = expected.status.unwrap_or(0);
+            let wanted = stated(expected.status.as_ref()).unwrap_or(0);
             if status != wanted {
                 problems.push(format!("exit status {status}, not {wanted}"));
             }
@@ -109,7 +130,7 @@ fn judge_step(expected: &StepExpectation, section: &Section, ends: bool) -> Vec<
         None => {}
     }
     look(&section.output, "its output", &expected.output, &expected.not_output, &mut problems);
-    if let Some(wanted) = expected.error_count {
+    if let Some(wanted) = stated(expected.error_count.as_ref()) {
         let growth = section.errors_after.zip(section.errors_before);
         let growth = growth.map(|(after, before)| after.saturating_sub(before));
         compare_count(growth, wanted, "the growth of dma-debug's error_count", &mut problems);
@@ -144,8 +165,15 @@ mod tests {
 
     fn evidence(cause: Cause, output: &str) -> Evidence {
         let status = cause.exit_status(true);
-        let outcome =
-            Outcome { cause, instructions: Some(1), virtual_nanos: 1, ready: true, inputs: Vec::new() };
+        let memory = vec![Ok(vec![0, 0xff])];
+        let outcome = Outcome {
+            cause,
+            instructions: Some(1),
+            virtual_nanos: 1,
+            ready: true,
+            inputs: Vec::new(),
+            memory,
+        };
         Evidence {
             outcome,
             status,
@@ -168,7 +196,7 @@ mod tests {
     fn what_is_as_expected_has_no_problems() {
         let run = "status = 0\ncause = 'exited'\nconsole = ['booting']\nnot-console = ['BUG']\nerror-count = 2\n\
                    dma-debug = ['cacheline tracking EEXIST']\nlog = ['EEXIST']\nnot-log = ['Oops']\n\
-                   log-warnings = ['EEXIST']";
+                   log-warnings = ['EEXIST']\nmemory = [{ address = 0x1000, bytes = '00 ff' }]";
         let step = "status = 1\noutput = [{ regex = '^hello$' }]\nnot-output = ['bye']\nerror-count = 2";
         let none = (Vec::new(), Vec::new());
         assert_eq!(problems(run, step, &evidence(Cause::Exited(0), SAID)), none);
@@ -189,6 +217,8 @@ mod tests {
             "dma-debug = []",
             "dma-debug = ['exceeded']",
             "error-count = 1",
+            "memory = [{ address = 0, bytes = '00 fe' }]",
+            "memory = [{ address = 0, bytes = '00 ff' }, { address = 2, bytes = '00' }]",
         ] {
             assert_eq!(problems(run, "status = 1", &good).0.len(), 1, "{run}");
         }
@@ -203,9 +233,15 @@ mod tests {
         let cut = evidence(Cause::Panic("Kernel panic".into()), "\n@@staleline begin\nhel");
         assert_eq!(problems("status = 0", "", &cut).1, ["it never ended"]);
         assert_eq!(problems("cause = 'panic'", "output = ['hel']", &cut), (vec![], vec![]));
-        assert_eq!(problems("error-count = 0", "", &cut).0.len(), 1, "no count");
+        assert_eq!(problems("status = 255\nerror-count = 0", "", &cut).0.len(), 1, "no count");
         let silent = evidence(Cause::Deadline, "");
+        assert_eq!(
+            problems("", "", &silent).0,
+            ["exit status 124 (deadline), not 0"],
+            "0 unless told otherwise"
+        );
         assert_eq!(problems("", "", &silent).1, ["it never began"]);
-        assert_eq!(problems("log = ['x']", "", &silent).0, ["the kernel's log was never had"]);
+        let run = "cause = 'deadline'\nlog = ['x']";
+        assert_eq!(problems(run, "", &silent).0, ["the kernel's log was never had"]);
     }
 }

@@ -1,5 +1,6 @@
 //! The keys that say what guest a scenario has: those of `staleline run`.
 
+use super::text::Text;
 use crate::machine::{CPUS_MAX, DeviceSpec};
 use crate::quantity::parse_size;
 use serde::{Deserialize, Deserializer, de};
@@ -22,8 +23,10 @@ pub struct Keys {
     #[serde(deserialize_with = "devices")]
     pub devices: Vec<String>,
     /// `HOST:GUEST`.
+    #[serde(deserialize_with = "texts")]
     pub files: Vec<String>,
     /// Folders of kernel modules to build for the image; each `NAME.ko` is in the guest's root folder.
+    #[serde(deserialize_with = "texts")]
     pub modules: Vec<String>,
     pub cache: Option<String>,
     pub iommu: Option<String>,
@@ -101,15 +104,6 @@ impl<'de> Deserialize<'de> for Number {
     }
 }
 
-/// A text that says something.
-pub(super) fn text<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
-    let text = String::deserialize(input)?;
-    if text.trim().is_empty() {
-        return Err(de::Error::custom("must not be empty"));
-    }
-    Ok(text)
-}
-
 fn memory<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
     let size = String::deserialize(input)?;
     match parse_size(&size) {
@@ -127,16 +121,20 @@ fn cpus<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
 }
 
 /// A device as `--device` takes it.
-struct Device(String);
+#[derive(Deserialize)]
+struct Device(#[serde(deserialize_with = "device")] String);
 
-impl<'de> Deserialize<'de> for Device {
-    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(input)?;
-        text.parse::<DeviceSpec>().map_err(de::Error::custom)?;
-        Ok(Self(text))
-    }
+fn device<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
+    let text = String::deserialize(input)?;
+    text.parse::<DeviceSpec>().map_err(de::Error::custom)?;
+    Ok(text)
 }
 
 fn devices<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
     Ok(Vec::<Device>::deserialize(input)?.into_iter().map(|device| device.0).collect())
+}
+
+/// A list of texts that say something.
+fn texts<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    Ok(Vec::<Text>::deserialize(input)?.into_iter().map(|text| text.0).collect())
 }

@@ -2,22 +2,19 @@
 
 use super::keys::Keys;
 use super::scenario::Condition;
+use super::source::Wrong;
 use serde::{Deserialize, Deserializer, de};
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
 
 /// Cells of a scenario beyond which a matrix is a mistake.
 const MOST: usize = 10_000;
 
-/// A place in the file, and what is wrong there.
-type Wrong = (Range<usize>, String);
-
 /// The values of an axis as the file has them.
 #[derive(Debug, Clone)]
 pub(super) enum Axis {
     /// Values of the guest's key that the axis is named after.
-    Values(Vec<toml::Value>),
+    Values(Vec<Spanned<toml::Value>>),
     /// Names, and what each sets.
     Variants(BTreeMap<String, Keys>),
 }
@@ -82,6 +79,9 @@ pub(super) fn plain(text: &str) -> String {
 /// The axes by name, each with its values by name in order.
 pub(super) type Axes = BTreeMap<String, Vec<(String, Keys)>>;
 
+/// A way out for values that are no names.
+const NAMED: &str = "values can be given names: NAME = { … }";
+
 /// The variants of every axis.
 ///
 /// # Errors
@@ -89,31 +89,39 @@ pub(super) type Axes = BTreeMap<String, Vec<(String, Keys)>>;
 pub(super) fn axes(matrix: &BTreeMap<String, Spanned<Axis>>) -> Result<Axes, Wrong> {
     let mut axes = Axes::new();
     for (name, axis) in matrix {
-        let wrong = |reason: String| (axis.span(), format!("axis '{name}' {reason}"));
+        let wrong = |reason: String| Wrong::at(axis.span(), format!("axis '{name}' {reason}"));
         let variants = match axis.get_ref() {
             Axis::Variants(variants) => variants.clone().into_iter().collect(),
-            Axis::Values(values) => values
-                .iter()
-                .map(|value| variant(name, value).map_err(&wrong))
-                .collect::<Result<Vec<_>, _>>()?,
+            Axis::Values(values) => named_by_themselves(name, values)?,
         };
         if variants.is_empty() {
             return Err(wrong("has no values".into()));
         }
         let mut names = std::iter::once(name).chain(variants.iter().map(|(value, _)| value));
         if let Some(odd) = names.find(|odd| !is_name(odd)) {
-            return Err(wrong(format!(
-                "has the name '{odd}': {NAMES}; values can be given names: NAME = {{ … }}"
-            )));
-        }
-        for (at, (value, _)) in variants.iter().enumerate() {
-            if variants.iter().skip(at + 1).any(|(other, _)| other == value) {
-                return Err(wrong(format!("has the value '{value}' twice")));
-            }
+            return Err(wrong(format!("has the name '{odd}': {NAMES}")));
         }
         axes.insert(name.clone(), variants);
     }
     Ok(axes)
+}
+
+/// The variants of the axis `name` that has `values` of the guest's key of that name.
+fn named_by_themselves(name: &str, values: &[Spanned<toml::Value>]) -> Result<Vec<(String, Keys)>, Wrong> {
+    let mut names = BTreeSet::new();
+    let mut variants = Vec::new();
+    for value in values {
+        let wrong = |reason: String| Wrong::at(value.span(), format!("axis '{name}' {reason}"));
+        let (text, keys) = variant(name, value.get_ref()).map_err(wrong)?;
+        if !is_name(&text) {
+            return Err(wrong(format!("has the value '{text}': {NAMES}; {NAMED}")));
+        }
+        if !names.insert(text.clone()) {
+            return Err(wrong(format!("has the value '{text}' twice")));
+        }
+        variants.push((text, keys));
+    }
+    Ok(variants)
 }
 
 /// A value of the guest's key `name`, named by itself.
@@ -159,13 +167,16 @@ pub(super) fn cells(
     guest: &Keys,
     matrix: &BTreeMap<String, Spanned<Axis>>,
     exclude: &[Spanned<Condition>],
-) -> Result<Vec<Cell>, (Option<Range<usize>>, String)> {
-    let axes = axes(matrix).map_err(|(span, reason)| (Some(span), reason))?;
+) -> Result<Vec<Cell>, Wrong> {
+    let axes = axes(matrix)?;
     let count = axes.values().try_fold(1_usize, |count, values| count.checked_mul(values.len()));
     if count.is_none_or(|count| count > MOST) {
-        return Err((None, format!("the matrix has more than {MOST} cells")));
+        let sizes = axes.values().map(|values| values.len().to_string()).collect::<Vec<_>>().join(" × ");
+        let count = count.map_or_else(String::new, |count| format!(" = {count}"));
+        let reason = format!("the matrix has {sizes}{count} cells, more than {MOST}");
+        return Err(Wrong { span: matrix.values().map(Spanned::span).min_by_key(|span| span.start), reason });
     }
-    contradiction(&axes).map_err(|reason| (None, reason))?;
+    contradiction(matrix, &axes)?;
     let mut cells = vec![Cell { guest: guest.clone(), ..Cell::default() }];
     for (axis, values) in &axes {
         let step = |cell: Cell| {
@@ -182,20 +193,21 @@ pub(super) fn cells(
     }
     cells.retain(|cell| !exclude.iter().any(|condition| holds(condition.get_ref(), &cell.at)));
     if cells.is_empty() {
-        return Err((exclude.first().map(Spanned::span), "every cell of the matrix is excluded".into()));
+        let span = exclude.first().map(Spanned::span);
+        return Err(Wrong { span, reason: "every cell of the matrix is excluded".into() });
     }
     Ok(cells)
 }
 
 /// Two axes that set the same key would hide each other's values.
-fn contradiction(axes: &Axes) -> Result<(), String> {
+fn contradiction(matrix: &BTreeMap<String, Spanned<Axis>>, axes: &Axes) -> Result<(), Wrong> {
     let mut set_by: BTreeMap<&str, &str> = BTreeMap::new();
     for (axis, values) in axes {
-        let keys: std::collections::BTreeSet<&str> =
-            values.iter().flat_map(|(_, keys)| keys.replaced()).collect();
+        let keys: BTreeSet<&str> = values.iter().flat_map(|(_, keys)| keys.replaced()).collect();
         for key in keys {
             if let Some(other) = set_by.insert(key, axis) {
-                return Err(format!("axes '{other}' and '{axis}' both set '{key}'"));
+                let span = matrix.get(axis).map(Spanned::span);
+                return Err(Wrong { span, reason: format!("axes '{other}' and '{axis}' both set '{key}'") });
             }
         }
     }
@@ -216,7 +228,7 @@ mod tests {
     fn expand(text: &str) -> Result<Vec<Cell>, String> {
         let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
         let guest = Keys { cmdline: Some("a".into()), ..Keys::default() };
-        cells(&guest, &file.matrix, &file.exclude).map_err(|(_, reason)| reason)
+        cells(&guest, &file.matrix, &file.exclude).map_err(|wrong| wrong.reason)
     }
 
     #[test]
@@ -247,6 +259,6 @@ mod tests {
             assert!(error.contains(reason), "{text}: {error}");
         }
         let many = (1..=14).map(|axis| format!("a{axis} = {{ x = {{}}, y = {{}} }}\n")).collect::<String>();
-        assert!(expand(&format!("[matrix]\n{many}")).unwrap_err().contains("more than 10000 cells"));
+        assert!(expand(&format!("[matrix]\n{many}")).unwrap_err().contains("= 16384 cells, more than 10000"));
     }
 }

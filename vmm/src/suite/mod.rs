@@ -49,20 +49,25 @@
 //!                             # these; several such lists add up; [] is for a log that warns of nothing
 //! dma-debug = ["cacheline tracking EEXIST"]  # all of its warnings, in order, by their beginnings
 //! error-count = 1             # dma-debug's error_count at the end
+//! memory = [                  # what RAM holds at the end, at guest-physical addresses, byte by byte
+//!     { address = 0x100000, bytes = "00 11 aa ff" },
+//! ]
 //! ```
 //!
-//! `findings`, `verdict`, `culprit` and `memory` are known and refused: this version cannot judge them. What cannot be used is an
-//! error of that scenario alone, with file and line; the others run.
+//! `findings`, `verdict` and `culprit` are known and refused: no cache model runs under the guest yet that could raise a finding.
+//! What cannot be used is an error of that scenario alone, with file and line; the others run.
 //!
 //! A case is a scenario at one cell with one seed. It is the command line of `staleline run` that [`case::Case::arguments`]
 //! gives, nothing else, so that it can be done again by hand.
 
 pub mod artefacts;
 pub mod case;
+mod expectation;
 pub mod judge;
 mod kernel_log;
 mod keys;
 mod matrix;
+mod memory;
 mod pattern;
 pub mod progress;
 pub mod report;
@@ -71,10 +76,13 @@ pub mod runner;
 mod scenario;
 mod schedule;
 mod seeds;
+mod source;
 mod steps;
+mod text;
 
-pub use scenario::{Scenario, ScenarioError};
+pub use scenario::Scenario;
 pub use seeds::Seeds;
+pub use source::ScenarioError;
 
 use std::path::{Path, PathBuf};
 

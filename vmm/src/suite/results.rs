@@ -1,6 +1,6 @@
 //! What a suite has come to.
 
-use super::scenario::ScenarioError;
+use super::source::ScenarioError;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;

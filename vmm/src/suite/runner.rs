@@ -9,7 +9,7 @@ use super::results::{CaseResult, Ended, Verdict};
 use super::schedule::{Demand, Job, Next, Schedule};
 use crate::engine::Kick;
 use crate::host::{Host, HostEvent};
-use crate::session::{Cause, Outcome};
+use crate::session::{Cause, MemoryRange, Outcome};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,6 +36,8 @@ pub struct Line {
     pub arguments: Vec<String>,
     /// Cases with the same here can be forked from one boot; none if it boots by itself.
     pub boot: Option<Vec<String>>,
+    /// What of RAM is kept at the end.
+    pub memory: Vec<MemoryRange>,
 }
 
 /// How a boot for several cases has ended.
@@ -98,7 +100,7 @@ pub trait Launcher: Sync {
     /// What is wrong, for people.
     fn run(
         &self,
-        arguments: &[String],
+        line: &Line,
         booted: Option<&Self::Booted>,
         host: &Host,
         streams: Streams<'_>,
@@ -408,7 +410,7 @@ impl<L: Launcher> Workers<'_, L> {
         let ran = match boot.map(Result::as_ref).transpose() {
             Ok(booted) => {
                 let streams = Streams { console: &mut console, output: &mut output };
-                guard(|| self.launcher.run(&line.arguments, booted, host, streams, &status))
+                guard(|| self.launcher.run(line, booted, host, streams, &status))
             }
             Err(Failed { reason, console: said }) => {
                 console.write_all(said).map_err(|error| error.to_string()).and(Err(reason.clone()))
@@ -456,7 +458,7 @@ fn judged(case: &Case, evidence: &Evidence) -> CaseResult {
     let steps = scenario.steps.iter().map(|step| step.expectation(&case.cell).map(|one| (step, one)));
     let (expected, steps) = match (expected, steps.collect::<Result<Vec<_>, _>>()) {
         (Ok(expected), Ok(steps)) => (expected, steps),
-        (Err(reason), _) | (_, Err(reason)) => return result(case, Verdict::Error, Some(reason)),
+        (Err(wrong), _) | (_, Err(wrong)) => return result(case, Verdict::Error, Some(wrong.to_string())),
     };
     let checks = judge::judge(&expected, &steps, evidence);
     let cause = &evidence.outcome.cause;

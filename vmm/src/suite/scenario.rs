@@ -1,29 +1,17 @@
 //! Scenario files: what they may say, and reading them. The format is described at [`crate::suite`].
 
-use super::keys::{Keys, Number, text};
+use super::expectation::{Expectation, StepExpectation};
+use super::keys::{Keys, Number};
 use super::matrix::{self, Axis, Cell};
-use super::pattern::Pattern;
 use super::seeds::Seeds;
+use super::source::{ScenarioError, Source, Wrong};
+use super::text::{Text, text};
 use crate::quantity::parse_seconds;
-use serde::{Deserialize, Deserializer};
+use crate::session::MemoryRange;
+use serde::{Deserialize, Deserializer, de};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
-
-/// A scenario file that cannot be used: `FILE:LINE:COLUMN: reason`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}{}: {reason}", .file.display(), place(*.line))]
-pub struct ScenarioError {
-    pub file: PathBuf,
-    /// Line and column, from 1; none if the file as a whole is meant.
-    pub line: Option<(usize, usize)>,
-    pub reason: String,
-}
-
-fn place(line: Option<(usize, usize)>) -> String {
-    line.map_or_else(String::new, |(line, column)| format!(":{line}:{column}"))
-}
 
 /// Values of axes that something is limited to, by the axis' name.
 pub(super) type Condition = BTreeMap<String, Choice>;
@@ -70,13 +58,13 @@ pub struct Scenario {
     /// Cells that there are not.
     #[serde(default)]
     pub(super) exclude: Vec<Spanned<Condition>>,
-    #[serde(default, rename = "step")]
+    #[serde(default, rename = "step", deserialize_with = "steps")]
     pub steps: Vec<Step>,
     /// What every step has to come to; they are given it when the file is read.
     #[serde(default)]
-    each_step: Vec<StepExpectation>,
+    each_step: Vec<Spanned<StepExpectation>>,
     #[serde(default, rename = "expect")]
-    pub expectations: Vec<Expectation>,
+    expectations: Vec<Spanned<Expectation>>,
     /// The folder that relative paths start from.
     #[serde(skip)]
     pub folder: PathBuf,
@@ -89,9 +77,7 @@ pub struct Scenario {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Step {
-    /// The program, or the script's first line, unless said otherwise.
-    #[serde(default)]
-    pub name: String,
+    name: Option<Text>,
     /// Program and arguments.
     pub run: Option<Spanned<Vec<String>>>,
     /// A shell script instead.
@@ -100,61 +86,21 @@ pub struct Step {
     #[serde(default)]
     pub timeout: Option<Deadline>,
     #[serde(default, rename = "expect")]
-    pub expectations: Vec<StepExpectation>,
+    expectations: Vec<StepExpectation>,
 }
 
-/// What a step has to come to.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct StepExpectation {
-    pub(super) when: Option<Spanned<Condition>>,
-    pub status: Option<u8>,
-    #[serde(default)]
-    pub output: Vec<Pattern>,
-    #[serde(default)]
-    pub not_output: Vec<Pattern>,
-    /// Growth of dma-debug's `error_count`.
-    pub error_count: Option<u64>,
-}
-
-/// What a run as a whole has to come to.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Expectation {
-    pub(super) when: Option<Spanned<Condition>>,
-    /// Exit status of `staleline run`.
-    pub status: Option<u8>,
-    /// The cause as `--status` names it.
-    #[serde(default, deserialize_with = "cause")]
-    pub cause: Option<String>,
-    #[serde(default)]
-    pub console: Vec<Pattern>,
-    #[serde(default)]
-    pub not_console: Vec<Pattern>,
-    #[serde(default)]
-    pub log: Vec<Pattern>,
-    #[serde(default)]
-    pub not_log: Vec<Pattern>,
-    /// What is in the lines of the kernel's log that warn, one of these in each.
-    pub log_warnings: Option<Vec<Pattern>>,
-    /// The messages that dma-debug logs, in order and all of them: how each begins.
-    pub dma_debug: Option<Vec<String>>,
-    /// dma-debug's `error_count` at the end.
-    pub error_count: Option<u64>,
-    findings: Option<Spanned<BTreeMap<String, u64>>>,
-    verdict: Option<Spanned<String>>,
-    culprit: Option<Spanned<String>>,
-    memory: Option<Spanned<Vec<MemoryContents>>>,
-}
-
-/// Bytes in the guest's RAM at the end.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "the key is checked, and refused for now")]
-struct MemoryContents {
-    address: u64,
-    /// Hexadecimal.
-    bytes: String,
+/// Steps, each with exactly one thing to run, which names it.
+fn steps<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<Step>, D::Error> {
+    #[derive(Deserialize)]
+    struct Checked(#[serde(deserialize_with = "step")] Step);
+    fn step<'de, D: Deserializer<'de>>(input: D) -> Result<Step, D::Error> {
+        let step = Step::deserialize(input)?;
+        if step.run.is_none() && step.script.is_none() {
+            return Err(de::Error::custom("a step has 'run' or 'script'"));
+        }
+        Ok(step)
+    }
+    Ok(Vec::<Checked>::deserialize(input)?.into_iter().map(|checked| checked.0).collect())
 }
 
 /// A time in seconds, fractions allowed.
@@ -181,34 +127,7 @@ fn some_name<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
     let name = text(input)?;
     match matrix::is_name(&name) {
         true => Ok(name),
-        false => Err(serde::de::Error::custom(format!("the name '{name}': {}", matrix::NAMES))),
-    }
-}
-
-fn cause<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
-    let name = String::deserialize(input)?;
-    if crate::session::CAUSES.contains(&&*name) {
-        return Ok(Some(name));
-    }
-    let known = crate::session::CAUSES.join(", ");
-    Err(serde::de::Error::custom(format!("no run ends by '{name}' (causes: {known})")))
-}
-
-/// A file's text, for saying where something is.
-struct Source<'a> {
-    file: &'a Path,
-    text: &'a str,
-}
-
-impl Source<'_> {
-    fn error(&self, span: Option<Range<usize>>, reason: impl Into<String>) -> ScenarioError {
-        let line = span.map(|span| {
-            let before = self.text.get(..span.start).unwrap_or(self.text);
-            let start = before.rfind('\n').map_or(0, |at| at + 1);
-            let column = before.get(start..).unwrap_or_default().chars().count() + 1;
-            (before.matches('\n').count() + 1, column)
-        });
-        ScenarioError { file: self.file.to_owned(), line, reason: reason.into() }
+        false => Err(de::Error::custom(format!("the name '{name}': {}", matrix::NAMES))),
     }
 }
 
@@ -225,8 +144,9 @@ impl Scenario {
 
     fn parse(file: &Path, text: &str) -> Result<Self, ScenarioError> {
         let source = Source { file, text };
-        let mut scenario: Self =
-            toml::from_str(text).map_err(|error| source.error(error.span(), error.message().trim_end()))?;
+        let mut scenario: Self = toml::from_str(text).map_err(|error| {
+            source.error(Wrong { span: error.span(), reason: error.message().trim_end().to_owned() })
+        })?;
         if scenario.name.is_empty() {
             let stem = file.file_stem().unwrap_or_default().to_string_lossy();
             scenario.name = matrix::plain(&stem);
@@ -234,42 +154,45 @@ impl Scenario {
         scenario.file = file.to_owned();
         scenario.folder = file.parent().map_or_else(PathBuf::new, Path::to_owned);
         for step in &mut scenario.steps {
-            step.check(&source)?;
-            step.expectations.extend_from_slice(&scenario.each_step);
+            step.expectations.extend(scenario.each_step.iter().map(|one| one.get_ref().clone()));
         }
-        if scenario.steps.is_empty() && !scenario.each_step.is_empty() {
-            return Err(source.error(None, "each-step: there is no step"));
-        }
-        scenario.expectations.iter().try_for_each(|one| one.refuse_later(&source))?;
-        scenario.check_cells(&source)?;
+        scenario.check().map_err(|wrong| source.error(wrong))?;
         Ok(scenario)
     }
 
     /// Every cell can be had, and something is expected in each of them, but not two things at once.
-    fn check_cells(&self, source: &Source<'_>) -> Result<(), ScenarioError> {
-        let axes = matrix::axes(&self.matrix).map_err(|(span, reason)| source.error(Some(span), reason))?;
-        let conditions = self.expectations.iter().filter_map(|one| one.when.as_ref());
+    fn check(&self) -> Result<(), Wrong> {
+        self.steps.iter().try_for_each(Step::check)?;
+        if let Some(each) = self.each_step.first().filter(|_| self.steps.is_empty()) {
+            return Err(Wrong::at(each.span(), "each-step: there is no step"));
+        }
+        self.expectations.iter().try_for_each(|one| one.get_ref().refuse_later())?;
+        let axes = matrix::axes(&self.matrix)?;
+        let conditions = self.expectations.iter().filter_map(|one| one.get_ref().when.as_ref());
         let of_steps =
             self.steps.iter().flat_map(|step| step.expectations.iter().filter_map(|one| one.when.as_ref()));
         for condition in conditions.chain(of_steps).chain(&self.exclude) {
             matrix::check_condition(&axes, condition.get_ref())
-                .map_err(|reason| source.error(Some(condition.span()), reason))?;
+                .map_err(|reason| Wrong::at(condition.span(), reason))?;
         }
-        let cells = self.cells().map_err(|(span, reason)| source.error(span, reason))?;
-        for cell in &cells {
-            let of = |reason: String| match cell.name.as_str() {
-                "" => source.error(None, reason),
-                name => source.error(None, format!("{name}: {reason}")),
-            };
-            let run = self.expectation(cell).map_err(of)?;
-            if self.steps.is_empty() && !run.says_something() {
-                return Err(of(
-                    "nothing runs in the guest and nothing is expected: this could not fail".into()
-                ));
-            }
-            for step in &self.steps {
-                step.expectation(cell).map_err(|reason| of(format!("step {}: {reason}", step.name)))?;
-            }
+        for cell in &self.cells()? {
+            self.check_cell(cell).map_err(|wrong| match cell.name.as_str() {
+                "" => wrong,
+                name => wrong.of(name),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_cell(&self, cell: &Cell) -> Result<(), Wrong> {
+        let run = self.expectation(cell)?;
+        if self.steps.is_empty() && !run.says_something() {
+            return Err(Wrong::somewhere(
+                "nothing runs in the guest and nothing is expected: this could not fail",
+            ));
+        }
+        for step in &self.steps {
+            step.expectation(cell).map_err(|wrong| wrong.of(format_args!("step {}", step.name())))?;
         }
         Ok(())
     }
@@ -278,123 +201,70 @@ impl Scenario {
     ///
     /// # Errors
     /// The place in the file and the reason.
-    pub(super) fn cells(&self) -> Result<Vec<Cell>, (Option<Range<usize>>, String)> {
+    pub(super) fn cells(&self) -> Result<Vec<Cell>, Wrong> {
         matrix::cells(&self.guest, &self.matrix, &self.exclude)
     }
 
     /// What the run of `cell` has to come to.
     ///
     /// # Errors
-    /// If two expectations contradict each other.
-    pub(super) fn expectation(&self, cell: &Cell) -> Result<Expectation, String> {
+    /// If two expectations contradict each other, or one needs a step where there is none.
+    pub(super) fn expectation(&self, cell: &Cell) -> Result<Expectation, Wrong> {
         let mut all = Expectation::default();
-        for one in self.expectations.iter().filter(|one| cell.is_in(one.when.as_ref())) {
-            merge(&mut all.status, one.status.as_ref(), "status")?;
-            merge(&mut all.cause, one.cause.as_ref(), "cause")?;
-            merge(&mut all.dma_debug, one.dma_debug.as_ref(), "dma-debug")?;
-            merge(&mut all.error_count, one.error_count.as_ref(), "error-count")?;
-            all.console.extend_from_slice(&one.console);
-            all.not_console.extend_from_slice(&one.not_console);
-            all.log.extend_from_slice(&one.log);
-            all.not_log.extend_from_slice(&one.not_log);
-            if let Some(warnings) = &one.log_warnings {
-                all.log_warnings.get_or_insert_default().extend_from_slice(warnings);
+        for one in self.expectations.iter().filter(|one| cell.is_in(one.get_ref().when.as_ref())) {
+            if self.steps.is_empty() && one.get_ref().asks_the_guest() {
+                return Err(Wrong::at(
+                    one.span(),
+                    "log, log-warnings, dma-debug and error-count need a step: without one nothing asks the guest",
+                ));
             }
-        }
-        if self.steps.is_empty() {
-            if all.wants_log() || all.error_count.is_some() {
-                return Err(
-                    "log, log-warnings, dma-debug and error-count need a step: without one nothing asks the guest".into()
-                );
-            }
-        } else if all.cause.as_deref().is_none_or(|cause| cause == "exited") {
-            all.status.get_or_insert(0);
+            all.add(one.get_ref())?;
         }
         Ok(all)
     }
-}
 
-fn merge<T: Clone>(to: &mut Option<T>, from: Option<&T>, key: &str) -> Result<(), String> {
-    match from {
-        Some(_) if to.is_some() => Err(format!("two expectations state '{key}'")),
-        Some(value) => {
-            *to = Some(value.clone());
-            Ok(())
-        }
-        None => Ok(()),
-    }
-}
-
-impl Expectation {
-    fn says_something(&self) -> bool {
-        self.status.is_some()
-            || self.cause.is_some()
-            || !(self.console.is_empty() && self.not_console.is_empty())
-    }
-
-    /// Whether the kernel's log is needed to judge it.
-    pub(super) fn wants_log(&self) -> bool {
-        self.dma_debug.is_some()
-            || self.log_warnings.is_some()
-            || !(self.log.is_empty() && self.not_log.is_empty())
-    }
-
-    /// Refuses what this version cannot judge.
-    fn refuse_later(&self, source: &Source<'_>) -> Result<(), ScenarioError> {
-        let asked = [
-            ("findings", self.findings.as_ref().map(Spanned::span)),
-            ("verdict", self.verdict.as_ref().map(Spanned::span)),
-            ("culprit", self.culprit.as_ref().map(Spanned::span)),
-            ("memory", self.memory.as_ref().map(Spanned::span)),
-        ];
-        match asked.into_iter().find(|(_, span)| span.is_some()) {
-            Some((key, span)) => {
-                Err(source.error(span, format!("{key}: not yet: this version of staleline cannot judge it")))
-            }
-            None => Ok(()),
-        }
+    /// The memory that is compared at the end of the run of `cell`.
+    #[must_use]
+    pub fn memory(&self, cell: &Cell) -> Vec<MemoryRange> {
+        let expected = self.expectation(cell).unwrap_or_default();
+        expected.memory.iter().map(|contents| contents.get_ref().range()).collect()
     }
 }
 
 impl Step {
-    /// Exactly one thing to run, which gives a name.
-    fn check(&mut self, source: &Source<'_>) -> Result<(), ScenarioError> {
-        let name = match (&self.run, &self.script) {
-            (Some(run), None) => match run.get_ref().first() {
-                Some(program) if !program.is_empty() => program.clone(),
-                _ => return Err(source.error(Some(run.span()), "run: no program is named")),
-            },
-            (None, Some(script)) => {
-                let line = script.get_ref().lines().map(str::trim).find(|line| !line.is_empty());
-                let line = line.ok_or_else(|| source.error(Some(script.span()), "the script is empty"))?;
-                line.to_owned()
-            }
+    /// Whether what it runs is something.
+    fn check(&self) -> Result<(), Wrong> {
+        match (&self.run, &self.script) {
             (Some(run), Some(_)) => {
-                return Err(source.error(Some(run.span()), "a step has either 'run' or 'script', not both"));
+                Err(Wrong::at(run.span(), "a step has either 'run' or 'script', not both"))
             }
-            (None, None) => {
-                return Err(
-                    source.error(None, format!("step '{}' has neither 'run' nor 'script'", self.name))
-                );
+            (Some(run), None) if run.get_ref().first().is_none_or(String::is_empty) => {
+                Err(Wrong::at(run.span(), "run: no program is named"))
             }
-        };
-        if self.name.is_empty() {
-            self.name = name;
+            (None, Some(script)) if script.get_ref().trim().is_empty() => {
+                Err(Wrong::at(script.span(), "the script is empty"))
+            }
+            _ => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Its name: the program, or the script's first line, unless it has one of its own.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let script = self.script.iter().flat_map(|script| script.get_ref().lines());
+        let program = self.run.iter().filter_map(|run| run.get_ref().first().map(String::as_str));
+        let own = self.name.iter().map(|name| name.0.as_str());
+        own.chain(program).chain(script).map(str::trim).find(|name| !name.is_empty()).unwrap_or_default()
     }
 
     /// What the step has to come to in `cell`.
     ///
     /// # Errors
     /// If two expectations contradict each other.
-    pub(super) fn expectation(&self, cell: &Cell) -> Result<StepExpectation, String> {
+    pub(super) fn expectation(&self, cell: &Cell) -> Result<StepExpectation, Wrong> {
         let mut all = StepExpectation::default();
         for one in self.expectations.iter().filter(|one| cell.is_in(one.when.as_ref())) {
-            merge(&mut all.status, one.status.as_ref(), "status")?;
-            merge(&mut all.error_count, one.error_count.as_ref(), "error-count")?;
-            all.output.extend_from_slice(&one.output);
-            all.not_output.extend_from_slice(&one.not_output);
+            all.add(one)?;
         }
         Ok(all)
     }
@@ -413,7 +283,7 @@ mod tests {
     #[test]
     fn a_scenario_is_named_by_its_file_or_itself() {
         let scenario = parse("[[step]]\nrun = ['true']").unwrap();
-        assert_eq!((&*scenario.name, &*scenario.steps[0].name), ("x", "true"));
+        assert_eq!((&*scenario.name, scenario.steps[0].name()), ("x", "true"));
         assert_eq!(scenario.folder, Path::new("dir"));
         assert_eq!(parse("name = 'y'\n[[step]]\nscript = \"\\n true\"").unwrap().name, "y");
     }
@@ -426,15 +296,36 @@ mod tests {
             ("name = 'a b'", "dir/x.toml:3:8: the name 'a b'"),
             ("[guest]\nmemory = '512'", "dir/x.toml:4:10: memory: a size needs a unit"),
             ("[guest]\ncpus = 9", "dir/x.toml:4:8: "),
-            ("[guest]\ndevices = ['mlx5', 'e1000']", "dir/x.toml:4:11: unknown device 'e1000'"),
+            ("[guest]\ndevices = [\n'mlx5',\n  'e1000']", "dir/x.toml:6:3: unknown device 'e1000'"),
+            ("[guest]\nfiles = ['a',\n'']", "dir/x.toml:5:1: must not be empty"),
+            ("[guest]\nmodules = ['a',\n5]", "dir/x.toml:5:1: invalid type: integer"),
             ("seeds = '5..1'", "dir/x.toml:3:9: "),
             ("deadline = 0", "dir/x.toml:3:12: not a positive number of seconds"),
             ("[[step]]\nrun = []", "dir/x.toml:4:7: run: no program"),
             ("[[step]]\nrun = ['a']\nscript = 'b'", "dir/x.toml:4:7: a step has either"),
-            ("[[step]]\nname = 'n'", "dir/x.toml: step 'n' has neither"),
+            ("[[step]]\nrun = ['a']\n[[step]]\nname = 'n'", "dir/x.toml:5:1: a step has 'run' or 'script'"),
+            ("[[step]]\nrun = ['a',\n 5]", "dir/x.toml:5:2: invalid type: integer"),
+            ("[[step]]\nscript = ' '", "dir/x.toml:4:10: the script is empty"),
+            (
+                "[[step]]\nrun = ['a']\n[[step.expect]]\nstatus = 1\n[[step.expect]]\nstatus = 1",
+                "dir/x.toml:8:10: step a: two expectations state 'status'",
+            ),
+            ("[[step]]\nrun = ['a']\n[[step.expect]]\noutput = ['x',\n'']", "dir/x.toml:7:1: an empty text"),
+            (
+                "[[step]]\nrun = ['a']\n[[expect]]\ndma-debug = ['x',\n'']",
+                "dir/x.toml:7:1: must not be empty",
+            ),
             ("[[step]]\nrun = ['a']\n[[step.expect]]\noutput = [{ regex = '(' }]", "dir/x.toml:6:"),
             ("[[expect]]\ncause = 'boredom'", "dir/x.toml:4:9: no run ends by 'boredom' (causes: exited"),
             ("[[expect]]\nfindings = { stale = 1 }", "dir/x.toml:4:12: findings: not yet"),
+            (
+                "[[expect]]\nmemory = [{ address = 0, bytes = '00' },\n{ address = 1, bytes = '0' }]",
+                "dir/x.toml:5:24: not bytes in hexadecimal",
+            ),
+            (
+                "[[expect]]\nmemory = [{ address = 0, bytes = '0011' },\n{ address = 1, bytes = '12' }]",
+                "dir/x.toml:5:1: two expectations state different bytes at 0x1",
+            ),
             ("[[expect]]\nwhen = { a = 'b' }\nstatus = 1", "dir/x.toml:4:8: no axis is called 'a'"),
             (
                 "[[expect]]\nwhen = { a = 1 }\nstatus = 1",
@@ -448,16 +339,27 @@ mod tests {
                 "[matrix]\ncpus = [1]\n[[expect]]\nwhen = { cpus = [] }",
                 "dir/x.toml:6:8: axis 'cpus': none of its values",
             ),
-            ("[[expect]]\nstatus = 1\n[[expect]]\nstatus = 2", "dir/x.toml: two expectations state 'status'"),
-            ("[guest]\ncpus = 1", "dir/x.toml: nothing runs in the guest and nothing is expected"),
-            ("[[expect]]\nstatus = 1\nerror-count = 1", "need a step"),
-            ("[[each-step]]\nstatus = 1", "each-step: there is no step"),
+            ("[[each-step]]\nstatus = 1", "dir/x.toml:3:1: each-step: there is no step"),
             (
                 "[[step]]\nrun = ['a']\n[[step.expect]]\nstatus = 1\n[[each-step]]\nstatus = 1",
-                "two expectations state 'status'",
+                "dir/x.toml:8:10: step a: two expectations state 'status'",
+            ),
+            (
+                "[[expect]]\nstatus = 1\n[[expect]]\nstatus = 2",
+                "dir/x.toml:6:10: two expectations state 'status'",
+            ),
+            ("[guest]\ncpus = 1", "dir/x.toml: nothing runs in the guest and nothing is expected"),
+            (
+                "[[expect]]\nstatus = 1\nerror-count = 1",
+                "dir/x.toml:3:1: log, log-warnings, dma-debug and error-count need a step",
             ),
             ("[matrix]\ncpus = []", "dir/x.toml:4:8: axis 'cpus' has no values"),
-            ("[matrix]\ncolour = ['red']", "dir/x.toml:4:10: axis 'colour'"),
+            ("[matrix]\ncolour = ['red']", "dir/x.toml:4:11: axis 'colour'"),
+            ("[matrix]\ncpus = [1,\n 2,\n 1]", "dir/x.toml:6:2: axis 'cpus' has the value '1' twice"),
+            (
+                "[matrix]\ncpus = [1]\nx = { y = { cpus = 2 } }",
+                "dir/x.toml:5:5: axes 'cpus' and 'x' both set 'cpus'",
+            ),
             ("[matrix]\na = { b = { memory = '1X' } }", "dir/x.toml:4:22: memory: "),
         ] {
             assert!(error(text).contains(expected), "{text}: {}", error(text));
@@ -480,9 +382,9 @@ mod tests {
         let scenario = parse(text).unwrap();
         let cells = scenario.cells().unwrap();
         let of = |at: usize| scenario.steps[0].expectation(&cells[at]).unwrap();
-        assert_eq!((of(0).status, of(0).output.len()), (None, 1));
-        assert_eq!((of(1).status, of(1).output.len()), (Some(3), 2));
-        assert_eq!(scenario.expectation(&cells[0]).unwrap().status, Some(0));
+        let status = |at: usize| of(at).status.map(Spanned::into_inner);
+        assert_eq!((status(0), of(0).output.len()), (None, 1));
+        assert_eq!((status(1), of(1).output.len()), (Some(3), 2));
     }
 
     #[test]
@@ -492,9 +394,11 @@ mod tests {
                     [[expect]]\nwhen = { cpus = ['2', '1'] }\nlog-warnings = ['x']\n";
         let scenario = parse(text).unwrap();
         let cells = scenario.cells().unwrap();
-        let of = |at: usize| scenario.steps[at].expectation(&cells[0]).unwrap();
-        assert_eq!((of(0).status, of(0).error_count), (None, Some(0)));
-        assert_eq!((of(1).status, of(1).error_count), (Some(3), Some(0)));
+        let of = |at: usize| {
+            let all = scenario.steps[at].expectation(&cells[0]).unwrap();
+            (all.status.map(Spanned::into_inner), all.error_count.map(Spanned::into_inner))
+        };
+        assert_eq!((of(0), of(1)), ((None, Some(0)), (Some(3), Some(0))));
         let allowed =
             |at: usize| scenario.expectation(&cells[at]).unwrap().log_warnings.map(|list| list.len());
         assert_eq!((allowed(0), allowed(1)), (Some(1), Some(1)));

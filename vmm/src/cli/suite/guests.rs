@@ -5,7 +5,7 @@ use crate::cli::message;
 use crate::cli::run::{self, RunArguments};
 use crate::cli::status::Status;
 use crate::host::Host;
-use crate::session::{Cause, Outcome, Output, Session, SessionError, Template};
+use crate::session::{Cause, MemoryRange, Outcome, Output, Session, SessionError, Template};
 use crate::suite::case::{Built, Case};
 use crate::suite::runner::{Boot, Launcher, Line, Ran, Streams, Trouble};
 use anyhow::{Result, bail};
@@ -129,10 +129,12 @@ impl Write for Tee<'_> {
 }
 
 impl Booted {
-    /// How a run of `arguments` ends that goes on from here; none if it would not have come here: its deadline is earlier.
+    /// How a run of `arguments` ends that goes on from here, with `memory` kept; none if it would not have come here, since its
+    /// deadline is earlier, or if what it is to keep is gone.
     fn go_on(
         &self,
         arguments: &RunArguments,
+        memory: &[MemoryRange],
         host: &Host,
         streams: &mut Streams<'_>,
     ) -> Result<Option<Outcome>> {
@@ -143,13 +145,14 @@ impl Booted {
                     return Ok(None);
                 }
                 let session = template.fork(&arguments.work().unwrap_or_default(), own, host.kick())?;
-                Ok(Some(run_session(session, host, streams)?))
+                Ok(Some(run_session(session.keep(memory.to_vec()), host, streams)?))
             }
             BootEnd::Ended { outcome, deadline, console, output } => {
                 // The host's side knows nothing of virtual time.
                 let by_host = matches!(outcome.cause, Cause::Timeout | Cause::Interrupted(_) | Cause::Left);
                 let after = own.is_none_or(|own| own > outcome.virtual_nanos);
                 let same = by_host || own == *deadline || (outcome.cause != Cause::Deadline && after);
+                let same = same && memory.is_empty();
                 if same {
                     streams.console.write_all(console)?;
                     streams.output.write_all(output)?;
@@ -188,7 +191,8 @@ impl Launcher for Guests {
             built.modules.extend(self.modules(image, &case.path(source))?);
         }
         let boot = (case.has_mark() && !self.cold).then(|| case.boot_arguments(&built));
-        Ok(Line { arguments: case.arguments(&built), boot })
+        let memory = case.scenario.memory(&case.cell);
+        Ok(Line { arguments: case.arguments(&built), boot, memory })
     }
 
     fn boot(
@@ -227,16 +231,17 @@ impl Launcher for Guests {
 
     fn run(
         &self,
-        arguments: &[String],
+        line: &Line,
         booted: Option<&Self::Booted>,
         host: &Host,
         mut streams: Streams<'_>,
         status: &Path,
     ) -> Result<Ran, String> {
-        let ran = parse_run(arguments).and_then(|arguments| {
+        let ran = parse_run(&line.arguments).and_then(|arguments| {
             let shared = match booted {
                 Some(booted) => {
-                    booted.go_on(&arguments, host, &mut streams)?.map(|outcome| (booted, outcome))
+                    let outcome = booted.go_on(&arguments, &line.memory, host, &mut streams)?;
+                    outcome.map(|outcome| (booted, outcome))
                 }
                 None => None,
             };
@@ -249,7 +254,7 @@ impl Launcher for Guests {
                 None => {
                     let prepared = run::prepare(&arguments)?;
                     let session = Session::new(&prepared.config, host.kick())?;
-                    let outcome = run_session(session, host, &mut streams)?;
+                    let outcome = run_session(session.keep(line.memory.clone()), host, &mut streams)?;
                     let engine = prepared.config.engine.name();
                     Status::of(&outcome, engine, prepared.image, arguments.seeds()).write(status)?;
                     (outcome, false)

@@ -7,6 +7,8 @@
 //! What is derived from other state (decoded ranges, translations, host addresses) is not saved but made again, and what the
 //! description of a machine decides is checked, not taken over: a state is put into a device built from the description.
 
+pub mod layout;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -15,13 +17,36 @@ use serde::de::DeserializeOwned;
 pub enum StateError {
     /// What was read is no state of this layout.
     #[error("{what}: {reason}")]
-    Malformed { what: &'static str, reason: String },
+    Malformed { what: String, reason: String },
     /// The state is another machine's, or one that no machine can be in.
     #[error("{what}: {reason}")]
-    Unfit { what: &'static str, reason: &'static str },
+    Unfit { what: String, reason: &'static str },
     /// There is more than the machine has a place for.
     #[error("{0} bytes are left over")]
     LeftOver(usize),
+}
+
+impl StateError {
+    /// [`StateError::Unfit`].
+    #[must_use]
+    pub fn unfit(what: impl Into<String>, reason: &'static str) -> Self {
+        Self::Unfit { what: what.into(), reason }
+    }
+
+    /// [`StateError::Malformed`], of a `T`.
+    fn malformed<T>(error: postcard::Error) -> Self {
+        Self::Malformed { what: name_of::<T>().to_owned(), reason: error.to_string() }
+    }
+
+    /// The same of what users know as `name`.
+    #[must_use]
+    pub fn of(self, name: impl Into<String>) -> Self {
+        match self {
+            Self::Malformed { reason, .. } => Self::Malformed { what: name.into(), reason },
+            Self::Unfit { reason, .. } => Self::Unfit { what: name.into(), reason },
+            Self::LeftOver(_) => self,
+        }
+    }
 }
 
 /// The short name of a type, for errors.
@@ -34,27 +59,36 @@ fn name_of<T>() -> &'static str {
 
 /// Takes states, one after the other.
 #[derive(Debug, Default)]
-pub struct Saver(Vec<u8>);
+pub struct Saver {
+    bytes: Vec<u8>,
+    describes: bool,
+}
 
 impl Saver {
+    /// One that takes the layouts of states, as text, instead of what is in them.
+    #[must_use]
+    pub fn describing() -> Self {
+        Self { bytes: Vec::new(), describes: true }
+    }
+
     /// Adds `value`.
     ///
     /// # Errors
     /// [`StateError::Malformed`] for a value that the codec has no form for.
-    pub fn put<T: Serialize>(&mut self, value: &T) -> Result<(), StateError> {
-        let bytes = std::mem::take(&mut self.0);
-        let reason = |error: postcard::Error| StateError::Malformed {
-            what: name_of::<T>(),
-            reason: error.to_string(),
-        };
-        self.0 = postcard::to_extend(value, bytes).map_err(reason)?;
+    pub fn put<T: Serialize + DeserializeOwned>(&mut self, value: &T) -> Result<(), StateError> {
+        if self.describes {
+            self.bytes.extend_from_slice(layout::of::<T>().as_bytes());
+            return Ok(());
+        }
+        let bytes = std::mem::take(&mut self.bytes);
+        self.bytes = postcard::to_extend(value, bytes).map_err(StateError::malformed::<T>)?;
         Ok(())
     }
 
     /// What has been added.
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
-        self.0
+        self.bytes
     }
 }
 
@@ -73,11 +107,7 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// [`StateError::Malformed`] if there is none of this type.
     pub fn take<T: DeserializeOwned>(&mut self) -> Result<T, StateError> {
-        let reason = |error: postcard::Error| StateError::Malformed {
-            what: name_of::<T>(),
-            reason: error.to_string(),
-        };
-        let (value, rest) = postcard::take_from_bytes(self.0).map_err(reason)?;
+        let (value, rest) = postcard::take_from_bytes(self.0).map_err(StateError::malformed::<T>)?;
         self.0 = rest;
         Ok(value)
     }
@@ -134,7 +164,7 @@ impl<T: State> SaveState for T {
     }
     fn restore(&mut self, from: &mut Loader<'_>) -> Result<(), StateError> {
         let saved = from.take::<T>()?;
-        self.accepts(&saved).map_err(|reason| StateError::Unfit { what: name_of::<T>(), reason })?;
+        self.accepts(&saved).map_err(|reason| StateError::unfit(name_of::<T>(), reason))?;
         *self = saved;
         Ok(())
     }
@@ -142,25 +172,32 @@ impl<T: State> SaveState for T {
 
 /// Arrays of bytes of any length: serde knows those up to 32. For `#[serde(with)]`.
 pub(crate) mod bytes {
-    use serde::de::{Error, Visitor};
+    use serde::de::{Error, SeqAccess, Visitor};
+    use serde::ser::SerializeTuple;
     use serde::{Deserializer, Serializer};
     use std::fmt;
 
     pub fn serialize<S: Serializer, const N: usize>(bytes: &[u8; N], to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_bytes(bytes)
+        let mut to = to.serialize_tuple(N)?;
+        bytes.iter().try_for_each(|byte| to.serialize_element(byte))?;
+        to.end()
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>, const N: usize>(from: D) -> Result<[u8; N], D::Error> {
         struct Array<const N: usize>;
-        impl<const N: usize> Visitor<'_> for Array<N> {
+        impl<'de, const N: usize> Visitor<'de> for Array<N> {
             type Value = [u8; N];
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{N} bytes")
             }
-            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
-                bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))
+            fn visit_seq<A: SeqAccess<'de>>(self, mut bytes: A) -> Result<Self::Value, A::Error> {
+                let mut array = [0; N];
+                for (at, byte) in array.iter_mut().enumerate() {
+                    *byte = bytes.next_element()?.ok_or_else(|| A::Error::invalid_length(at, &self))?;
+                }
+                Ok(array)
             }
         }
-        from.deserialize_bytes(Array)
+        from.deserialize_tuple(N, Array)
     }
 }

@@ -128,11 +128,11 @@ impl ConfigSpace {
 /// The masks are the function's own and not saved.
 impl SaveState for ConfigSpace {
     fn save(&self, to: &mut Saver) -> Result<(), StateError> {
-        to.put(&self.value.as_slice())
+        to.put(&self.value.to_vec())
     }
     fn restore(&mut self, from: &mut Loader<'_>) -> Result<(), StateError> {
         let value = from.take::<Vec<u8>>()?;
-        let unfit = |_| StateError::Unfit { what: "configuration space", reason: "it has another size" };
+        let unfit = |_| StateError::unfit("configuration space", "it has another size");
         self.value = value.try_into().map_err(unfit)?;
         Ok(())
     }

@@ -51,20 +51,23 @@ impl Default for RootComplex {
 impl SaveState for RootComplex {
     fn save(&self, to: &mut Saver) -> Result<(), StateError> {
         self.host_bridge.save(to)?;
-        to.put(&(self.config_address, &self.log))?;
+        to.put(&self.config_address)?;
+        to.put(&self.log)?;
         to.put(&self.kinds())?;
         self.ports.iter().try_for_each(|port| port.save(to))
     }
 
     fn restore(&mut self, from: &mut Loader<'_>) -> Result<(), StateError> {
         self.host_bridge.restore(from)?;
-        (self.config_address, self.log) = from.take()?;
-        let kinds: Vec<String> = from.take()?;
-        if kinds != self.kinds() {
-            let reason = "other devices are attached to it, or in other slots";
-            return Err(StateError::Unfit { what: "PCI", reason });
+        self.config_address = from.take()?;
+        self.log = from.take()?;
+        if from.take::<Vec<String>>()? != self.kinds() {
+            return Err(StateError::unfit("PCI", "other devices were attached to it, or in other slots"));
         }
-        self.ports.iter_mut().try_for_each(|port| port.restore(from))?;
+        for (slot, port) in (1..=ROOT_PORTS).zip(&mut self.ports) {
+            let name = port.endpoint.as_ref().map_or("no device", |endpoint| endpoint.device().name());
+            port.restore(from).map_err(|error| error.of(format!("{name} in PCI slot {slot}")))?;
+        }
         self.rebuild_map();
         Ok(())
     }
@@ -132,9 +135,9 @@ impl RootComplex {
     }
 
     /// The name of the device behind each port; none is empty.
-    fn kinds(&self) -> Vec<&'static str> {
+    fn kinds(&self) -> Vec<String> {
         let name = |port: &RootPort| port.endpoint.as_ref().map_or("", |endpoint| endpoint.device().name());
-        self.ports.iter().map(name).collect()
+        self.ports.iter().map(|port| name(port).to_owned()).collect()
     }
 
     fn endpoint(&self, slot: Slot) -> Option<&Endpoint> {

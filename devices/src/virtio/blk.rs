@@ -212,6 +212,9 @@ fn le64(bytes: &[u8], at: usize) -> u64 {
 
 impl State for Blk {
     fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        if self.config.sectors != saved.config.sectors {
+            return Err("the disk has another size than the one it was saved with");
+        }
         same(self.config == saved.config && self.requests.len() == saved.requests.len())
     }
 }

@@ -2,6 +2,7 @@
 
 use devices::bus::Nanos;
 use devices::pci::Slot;
+use devices::state::State;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -28,6 +29,18 @@ pub struct EventQueue {
     due: BTreeMap<(Nanos, u64), EventId>,
     pending: BTreeMap<EventId, (Nanos, u64)>,
     next_sequence: u64,
+}
+
+/// The two maps are one another's reverse.
+impl State for EventQueue {
+    fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
+        let is_due = |(id, key): (&EventId, &(Nanos, u64))| saved.due.get(key) == Some(id);
+        let in_sequence = |&(_, sequence): &(Nanos, u64)| sequence < saved.next_sequence;
+        let whole = saved.pending.len() == saved.due.len()
+            && saved.pending.iter().all(is_due)
+            && saved.due.keys().all(in_sequence);
+        if whole { Ok(()) } else { Err("its events and their times do not agree") }
+    }
 }
 
 impl EventQueue {

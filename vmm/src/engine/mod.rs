@@ -13,6 +13,7 @@ use crate::boot::CpuState;
 use crate::machine::SharedMachine;
 use crate::memory::GuestRam;
 use devices::bus::{Nanos, PowerRequest};
+use devices::state::{Saver, StateError};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -82,6 +83,10 @@ pub enum EngineError {
     NoVcpu(u32),
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    #[error("the {0} engine cannot save its vCPUs")]
+    CannotSave(&'static str),
+    #[error(transparent)]
+    State(#[from] StateError),
 }
 
 /// Runs the vCPUs of one machine.
@@ -110,6 +115,11 @@ pub trait Engine: std::fmt::Debug + Send {
     /// An engine that goes on from the same state with a copy of the machine, and comes back when `kick` is raised. What
     /// this one has cached is not copied: [`Engine::drop_caches`] comes before. `None` if its state cannot be copied.
     fn fork(&self, kick: Kick) -> Option<Box<dyn Engine>>;
+    /// Adds to `to` what [`Engine::fork`] copies.
+    ///
+    /// # Errors
+    /// [`EngineError::CannotSave`] if its state cannot be copied.
+    fn save(&self, to: &mut Saver) -> Result<(), EngineError>;
     /// What makes [`Engine::run`] come back soon, from another thread.
     fn kick(&self) -> Kick;
     /// How far the machine has come.

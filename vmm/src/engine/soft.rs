@@ -4,6 +4,8 @@ use super::{Engine, EngineError, Exit, Kick, Progress};
 use crate::boot::{CpuState, firmware};
 use crate::machine::{Machine, SharedMachine};
 use devices::bus::Nanos;
+use devices::state::{Loader, Saver, StateError};
+use serde::{Deserialize, Serialize};
 use x86_cpu::flags::bits;
 use x86_cpu::{Activity, CodeCache, CodePages, Segment, Vcpu, World, seg};
 
@@ -16,13 +18,15 @@ const BARREN_RUNS: u32 = 16;
 /// Instructions between looks at the outside world. Independent of the host, so that runs are alike.
 const OUTSIDE_INTERVAL: u64 = 200_000;
 
-/// The engine, with its vCPUs and decoded code.
-#[derive(Debug, Default)]
+/// The engine, with its vCPUs and decoded code. What is saved of it is all but the code.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct SoftEngine {
     vcpus: Vec<Vcpu>,
     /// TSC adjustment of each vCPU that its local APIC's timer knows of.
     tsc_adjust: Vec<i64>,
+    #[serde(skip)]
     code: CodeCache<Machine>,
+    #[serde(skip)]
     kick: Kick,
     now: Nanos,
     /// Virtual time skipped while idle.
@@ -50,6 +54,34 @@ impl SoftEngine {
     #[must_use]
     pub fn new(kick: Kick) -> Self {
         Self { kick, ..Self::default() }
+    }
+
+    /// The engine of a machine with `cpus` vCPUs as [`Engine::save`] has saved it.
+    ///
+    /// # Errors
+    /// [`StateError`] if there is no such state.
+    pub fn restore(cpus: u32, kick: Kick, from: &mut Loader<'_>) -> Result<Self, StateError> {
+        let mut engine = Self { kick, ..from.take()? };
+        engine.complete(cpus).map_err(|reason| StateError::unfit("vCPUs", reason))?;
+        Ok(engine)
+    }
+
+    /// Checks what was read and makes the vCPUs ready to run.
+    fn complete(&mut self, cpus: u32) -> Result<(), &'static str> {
+        let count = cpus as usize;
+        if (self.vcpus.len(), self.tsc_adjust.len()) != (count, count) || self.turn >= count {
+            return Err("they are not as many as the machine has");
+        }
+        if self.skipped > self.now || self.barren >= BARREN_RUNS {
+            return Err("their clock is impossible");
+        }
+        for (vcpu, id) in self.vcpus.iter_mut().zip(0..) {
+            if (vcpu.id, vcpu.count) != (id, cpus) {
+                return Err("they are out of order");
+            }
+            vcpu.complete()?;
+        }
+        Ok(())
     }
 
     /// Gives the vCPU whose turn it is its quantum, ending at `limit` at the latest.
@@ -217,6 +249,10 @@ impl Engine for SoftEngine {
             barren: self.barren,
             turn_end: self.turn_end,
         }))
+    }
+
+    fn save(&self, to: &mut Saver) -> Result<(), EngineError> {
+        Ok(to.put(self)?)
     }
 
     fn kick(&self) -> Kick {

@@ -66,6 +66,16 @@ impl Attachments {
         !self.console.is_empty()
     }
 
+    /// Output for the console that has not been taken yet.
+    pub(super) fn console(&self) -> &Vec<u8> {
+        &self.console
+    }
+
+    /// Replaces it.
+    pub(super) fn set_console(&mut self, console: Vec<u8>) {
+        self.console = console;
+    }
+
     /// Output for the console since the last call.
     pub(super) fn take_console(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.console)

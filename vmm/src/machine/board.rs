@@ -36,7 +36,7 @@ pub(super) struct Board {
     /// Virtual time of the access being made.
     pub now: Nanos,
     /// The slots whose functions assert their interrupt pin, by bit.
-    pins: u16,
+    pub pins: u16,
 }
 
 impl Board {

@@ -7,6 +7,7 @@ use super::attachment::Attachment;
 use devices::mlx5::{Mlx5, Mlx5Config, NoSnoop, PortType};
 use devices::pci::{PciDevice, ROOT_PORTS, Slot};
 use keys::Keys;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -105,6 +106,17 @@ impl DeviceSpec {
 
 fn find(name: &str) -> Option<&'static Kind> {
     KINDS.iter().find(|kind| kind.name == name)
+}
+
+/// As [`FromStr`] reads it.
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.kind)?;
+        if let Some(slot) = self.slot {
+            write!(f, ",slot={slot}")?;
+        }
+        self.keys.iter().try_for_each(|(key, value)| write!(f, ",{key}={value}"))
+    }
 }
 
 impl FromStr for DeviceSpec {

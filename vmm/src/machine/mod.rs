@@ -6,6 +6,7 @@ mod bus;
 pub mod device;
 mod ports;
 mod shared;
+mod state;
 mod world;
 
 pub use board::InterruptSignal;

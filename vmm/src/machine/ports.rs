@@ -35,8 +35,8 @@ pub(super) enum PortTarget {
 /// Platform devices by index: the two serial ports first, since the host talks to them.
 #[derive(Debug, Clone)]
 pub(super) struct PortDevices {
-    serial: [Serial; 2],
-    others: Vec<Box<dyn PlatformDevice>>,
+    pub serial: [Serial; 2],
+    pub others: Vec<Box<dyn PlatformDevice>>,
     pub fw_cfg: FwCfg,
     /// Index of the test device, if there is one.
     test_device: Option<usize>,

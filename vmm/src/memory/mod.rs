@@ -2,6 +2,7 @@
 
 pub mod dma;
 pub mod layout;
+pub mod pages;
 pub mod ram;
 
 pub use ram::{GuestRam, RamError};

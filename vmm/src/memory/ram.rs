@@ -33,7 +33,7 @@ pub enum RamError {
     Map(#[from] MmapRegionError),
     #[error("guest RAM cannot be laid out: {0}")]
     Layout(#[from] GuestRegionCollectionError),
-    #[error("RAM that is itself a copy cannot be copied")]
+    #[error("RAM that is itself a copy cannot be copied or saved")]
     Copy,
 }
 
@@ -96,6 +96,14 @@ impl GuestRam {
         let file = self.file.as_ref().ok_or(RamError::Copy)?;
         let memory = Self::map(file, self.size, libc::MAP_PRIVATE)?;
         Ok(Self::of(memory, self.size, None))
+    }
+
+    /// The file behind RAM, in which the part above [`HIGH_RAM`] follows that below at once.
+    ///
+    /// # Errors
+    /// [`RamError::Copy`] if this is a copy.
+    pub(super) fn file(&self) -> Result<&File, RamError> {
+        self.file.as_deref().ok_or(RamError::Copy)
     }
 
     /// Maps the file behind RAM; `sharing` says whether writes reach it.

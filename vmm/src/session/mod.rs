@@ -3,10 +3,12 @@
 mod outcome;
 mod output;
 mod panic_watch;
+mod snapshot;
 mod template;
 
 pub use outcome::{CAUSES, Cause, Kept, MemoryRange, Outcome, STATUS_ERROR, STATUS_GUEST, STATUS_TIME};
 pub use output::Output;
+pub use snapshot::{FileError, Restored, SnapshotError};
 pub use template::Template;
 
 use crate::boot::{self, Boot, BootError, InitrdPart, Kernel};
@@ -69,6 +71,8 @@ pub enum SessionError {
     Talkative(usize),
     #[error("this machine cannot be forked: {0}")]
     CannotFork(&'static str),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
 }
 
 /// Virtual time after a panic message in which the guest may finish its report.

@@ -3,7 +3,7 @@
 use super::{Mark, Output, Session, SessionConfig, SessionError, Work};
 use crate::engine::{Exit, Kick};
 use crate::host::Host;
-use crate::machine::SharedMachine;
+use crate::machine::{MachineConfig, SharedMachine};
 use devices::bus::Nanos;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -38,8 +38,10 @@ pub(super) struct Start {
 #[derive(Debug)]
 pub struct Template {
     /// Behind a lock since the machine's devices may move between threads, but not be used by two at once.
-    session: Mutex<Session>,
-    start: Start,
+    pub(super) session: Mutex<Session>,
+    pub(super) start: Start,
+    /// What the machine was built from.
+    pub(super) config: MachineConfig,
 }
 
 impl Template {
@@ -64,6 +66,7 @@ impl Template {
         // Also a guest that is to be told only later what to run may say that it cannot.
         session.has_work = true;
         session.request.clear();
+        session.seed = None;
         session.transcript = Some(Transcript::default());
         let exit = loop {
             let (exit, ended) = session.advance(host, output)?;
@@ -81,7 +84,8 @@ impl Template {
         };
         session.pass_ready_mark();
         let transcript = Arc::new(session.transcript.take().unwrap_or_default());
-        Ok(Self { session: Mutex::new(session), start: Start { transcript, exit } })
+        let start = Start { transcript, exit };
+        Ok(Self { session: Mutex::new(session), start, config: config.machine.clone() })
     }
 
     /// A run that goes on from here with `work`, up to `deadline` in virtual time, which is counted from power-on; it looks
@@ -114,6 +118,23 @@ impl Template {
         };
         fork.pass_ready_mark();
         Ok(fork)
+    }
+
+    /// The template itself goes on, with `work` and up to `deadline`, after [`Template::boot`]: it is no template any more. The
+    /// run needs the kick, and the output, that the boot was given.
+    pub fn go_on(self, work: &Work, deadline: Option<Nanos>) -> Session {
+        let session = self.session.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // The output has what the guest has sent so far.
+        let start = Start { transcript: Arc::default(), exit: self.start.exit };
+        let mut session = Session {
+            deadline: deadline.unwrap_or(Nanos::MAX),
+            request: work.request(),
+            seed: work.seed,
+            start: Some(start),
+            ..session
+        };
+        session.pass_ready_mark();
+        session
     }
 
     /// Virtual time at the ready mark.

@@ -4,6 +4,7 @@
 pub mod images;
 pub mod kernel_log;
 pub mod rdma;
+pub mod session;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

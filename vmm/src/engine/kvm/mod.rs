@@ -27,6 +27,7 @@ use crate::machine::SharedMachine;
 use crate::memory::GuestRam;
 use crew::Crew;
 use devices::bus::Nanos;
+use devices::state::Saver;
 use kvm_ioctls::VcpuFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,6 +122,10 @@ impl Engine for KvmEngine {
     /// The state is the kernel's.
     fn fork(&self, _: Kick) -> Option<Box<dyn Engine>> {
         None
+    }
+
+    fn save(&self, _: &mut Saver) -> Result<(), EngineError> {
+        Err(EngineError::CannotSave("KVM"))
     }
 
     fn kick(&self) -> Kick {

@@ -1,0 +1,192 @@
+//! Machines at their guest's ready mark, in files.
+//!
+//! What is saved is what a [`Template`] is: the state of the machine's parts, put by serde into the sections of a
+//! [`file`]. It is restored by building the machine from its description, which opens the host's files
+//! afresh, and putting each part into its state. Nothing of the host (paths of this program, times, addresses) is in the file, and
+//! the same machine gives the same bytes.
+
+mod file;
+
+pub use file::FileError;
+
+use super::template::{Start, Transcript};
+use super::{Mark, Session, SessionError, Template};
+use crate::engine::{Engine, EngineError, Exit, Kick, SoftEngine};
+use crate::machine::{DeviceError, Machine, MachineConfig, SharedMachine};
+use crate::memory::pages::{self, Pages, PagesError};
+use devices::bus::Nanos;
+use devices::state::{Loader, SaveState, Saver, StateError};
+use file::{Content, SavedFile, Section};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::VecDeque;
+use std::fs::Permissions;
+use std::io::BufWriter;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a machine is built from, and what its guest has sent up to the mark.
+#[derive(Debug, Serialize, Deserialize)]
+struct SavedSession {
+    /// What was booted, for reports.
+    guest: String,
+    memory: u64,
+    cpus: u32,
+    seed: u64,
+    /// As `--device` takes them.
+    devices: Vec<String>,
+    console: Vec<u8>,
+    channel: Vec<u8>,
+    exit: Exit,
+    panic_end: Option<Nanos>,
+    inputs: Vec<(u64, usize)>,
+}
+
+/// A machine cannot be saved, or not be restored.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("{}: {error}", .path.display())]
+    Write { path: PathBuf, error: std::io::Error },
+    #[error("{}: {error}", .path.display())]
+    File { path: PathBuf, error: FileError },
+    #[error("{}: in its {section}: {error}", .path.display())]
+    State { path: PathBuf, section: &'static str, error: StateError },
+    #[error("{}: in its ram: {error}", .path.display())]
+    Ram { path: PathBuf, error: PagesError },
+    #[error("{}: in its session: {error}", .path.display())]
+    Device { path: PathBuf, error: DeviceError },
+    #[error("{}: saved by a staleline whose machine keeps its state in another way: save it anew with this one", .0.display())]
+    Layout(PathBuf),
+}
+
+/// The digest of how the state of a machine and its engine is laid out.
+fn layout(machine: &Machine, engine: &dyn Engine) -> Result<Vec<u8>, EngineError> {
+    let mut text = Saver::describing();
+    machine.save(&mut text)?;
+    engine.save(&mut text)?;
+    Ok(Sha256::digest(text.into_bytes()).to_vec())
+}
+
+/// A machine from a file.
+#[derive(Debug)]
+pub struct Restored {
+    pub template: Template,
+    /// What was booted, as [`Template::save`] was told.
+    pub guest: String,
+    pub machine: MachineConfig,
+}
+
+impl Template {
+    /// Writes the machine to a file, which is whole or as it was before; returns its length in bytes. `guest` says what was
+    /// booted, for the reports of runs that go on from the file.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Write`] with the host's reason.
+    pub fn save(&self, path: &Path, guest: &str) -> Result<u64, SessionError> {
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let machine = session.machine.lock();
+        let write = |error| SnapshotError::Write { path: path.to_owned(), error };
+        let state = |section: Section| {
+            move |error| SnapshotError::State { path: path.to_owned(), section: section.name(), error }
+        };
+        let saved = SavedSession {
+            guest: guest.to_owned(),
+            memory: self.config.memory,
+            cpus: self.config.cpus,
+            seed: self.config.seed,
+            devices: self.config.devices.iter().map(ToString::to_string).collect(),
+            console: self.start.transcript.console.clone(),
+            channel: self.start.transcript.channel.clone(),
+            exit: self.start.exit,
+            panic_end: session.panic_end,
+            inputs: session.inputs.clone(),
+        };
+        let (mut description, mut devices, mut cpus) = (Saver::default(), Saver::default(), Saver::default());
+        description.put(&saved).map_err(state(Section::Session))?;
+        machine.save(&mut devices).map_err(state(Section::Devices))?;
+        session.engine.save(&mut cpus)?;
+        let contents = [
+            Content::Bytes(description.into_bytes()),
+            Content::Bytes(layout(&machine, &*session.engine)?),
+            Content::Bytes(devices.into_bytes()),
+            Content::Bytes(cpus.into_bytes()),
+            Content::Pages(Pages::of(machine.ram()).map_err(write)?),
+        ];
+        // A rename puts the whole file in place. That it survives a loss of power is not waited for: its checksum tells.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut partial = tempfile::Builder::new()
+            .prefix(".staleline-")
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder)
+            .map_err(write)?;
+        let length = file::write(&mut BufWriter::new(partial.as_file_mut()), &contents).map_err(write)?;
+        partial.persist(path).map_err(|error| write(error.error))?;
+        Ok(length)
+    }
+
+    /// Reads a machine from the file that [`Template::save`] has written. Its forks are those of the template that was saved.
+    ///
+    /// # Errors
+    /// [`SnapshotError`] if the file is none or cannot be read, [`SessionError::Machine`] if the machine cannot be built here,
+    /// such as for want of a disk's file.
+    pub fn restore(path: &Path) -> Result<Restored, SessionError> {
+        let read = |error: FileError| SnapshotError::File { path: path.to_owned(), error };
+        let file = SavedFile::open(path).map_err(read)?;
+        let content = |section| file.bytes(section).map_err(|error| read(error.into()));
+        let state = |section: Section| {
+            move |error| SnapshotError::State { path: path.to_owned(), section: section.name(), error }
+        };
+
+        let description = content(Section::Session)?;
+        let mut from = Loader::new(&description);
+        let saved: SavedSession = from.take().map_err(state(Section::Session))?;
+        from.finish().map_err(state(Section::Session))?;
+        let device = |error| SnapshotError::Device { path: path.to_owned(), error };
+        let devices = saved.devices.iter().map(|device| device.parse()).collect::<Result<_, _>>();
+        let config = MachineConfig {
+            memory: saved.memory,
+            cpus: saved.cpus,
+            seed: saved.seed,
+            devices: devices.map_err(device)?,
+        };
+        let mut machine = Machine::new(&config)?;
+        machine.can_fork().map_err(SessionError::CannotFork)?;
+
+        if content(Section::Layout)? != layout(&machine, &SoftEngine::default())? {
+            return Err(SnapshotError::Layout(path.to_owned()).into());
+        }
+        let devices = content(Section::Devices)?;
+        let mut from = Loader::new(&devices);
+        machine.restore(&mut from).map_err(state(Section::Devices))?;
+        from.finish().map_err(state(Section::Devices))?;
+
+        let cpus = content(Section::Cpus)?;
+        let mut from = Loader::new(&cpus);
+        let engine = SoftEngine::restore(config.cpus, Kick::default(), &mut from);
+        let engine = engine.map_err(state(Section::Cpus))?;
+        from.finish().map_err(state(Section::Cpus))?;
+
+        let (mut from, length) = file.section(Section::Ram).map_err(|error| read(error.into()))?;
+        pages::read(machine.ram(), &mut from, length)
+            .map_err(|error| SnapshotError::Ram { path: path.to_owned(), error })?;
+
+        let session = Session {
+            machine: SharedMachine::new(machine),
+            engine: Box::new(engine),
+            deadline: Nanos::MAX,
+            has_work: true,
+            request: VecDeque::new(),
+            seed: None,
+            mark: Mark::Passed,
+            panic_end: saved.panic_end,
+            inputs: saved.inputs,
+            transcript: None,
+            start: None,
+        };
+        let transcript = Arc::new(Transcript { console: saved.console, channel: saved.channel });
+        let start = Start { transcript, exit: saved.exit };
+        let template = Self { session: Mutex::new(session), start, config: config.clone() };
+        Ok(Restored { template, guest: saved.guest, machine: config })
+    }
+}

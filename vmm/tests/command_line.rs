@@ -23,7 +23,15 @@ fn usage_errors_are_125() {
     refused(&["run", "--timeout", "0"], &["--timeout"]);
     refused(&["run", "--seed", "x"], &["--seed"]);
     refused(&["run", "--ready-seed", "7"], &["--ready-seed", "no ready mark"]);
-    refused(&["run", "--restore", "a", "--kernel", "b"], &["--restore", "--kernel"]);
+    for option in
+        ["--kernel=b", "--memory=1G", "--cpus=2", "--device=rng", "--seed=2", "--file=b", "--save=b"]
+    {
+        let (name, _) = option.split_once('=').unwrap();
+        refused(&["run", "--restore", "a", option, "--", "true"], &["--restore", name]);
+    }
+    refused(&["run", "--restore", "a"], &["--restore", "command"]);
+    refused(&["run", "--engine", "kvm", "--restore", "a", "--", "true"], &["--restore", "KVM"]);
+    refused(&["run", "--engine", "kvm", "--save", "a"], &["--save", "KVM"]);
     refused(&["repro", "--expect", "absent"], &["NAME"]);
     refused(&["images", "bogus"], &["bogus"]);
 }
@@ -45,8 +53,6 @@ fn options_of_later_versions_say_not_yet() {
         &["--iommu", "bounce"],
         &["--confidential", "sev"],
         &["--dma", "noncoherent"],
-        &["--save", "x"],
-        &["--restore", "x"],
         &["--ledger", "on"],
         &["--symbols", "x"],
         &["--findings", "x"],

@@ -86,6 +86,7 @@ fn what_cannot_be_booted_says_why() {
         (1 << 16 | 1 << 5, &[][..], "flags 0x20"),
         (0, &[], "gives no addresses"),
         (1 << 16, &["--", "true"], "runs no command"),
+        (1 << 16, &["--save", "/nonexistent/x"], "no ready mark"),
         (1 << 16, &["--initrd", "/nonexistent"], "/nonexistent: No such file"),
     ] {
         let ran = run_flat(flags, &[0xf4], options);

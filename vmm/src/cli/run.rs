@@ -8,7 +8,9 @@ use crate::engine::{EngineKind, Kick, Paravirtual};
 use crate::host::{Host, HostOptions, LastResort};
 use crate::machine::{CPUS_MAX, DeviceSpec, MachineConfig};
 use crate::quantity::{parse_seconds, parse_size};
-use crate::session::{Cause, Output, Session, SessionConfig, Work};
+use crate::session::{
+    Cause, Outcome, Output, Restored, Session, SessionConfig, SessionError, Template, Work,
+};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use devices::bus::Nanos;
@@ -58,6 +60,25 @@ enum FailOn {
     Latent,
     None,
 }
+
+/// What a saved machine is, and so cannot be told again: arguments that `--restore` excludes.
+const FIXED_BY_FILE: [&str; 15] = [
+    "arch",
+    "kernel",
+    "initrd",
+    "files",
+    "cmdline",
+    "memory",
+    "cpus",
+    "devices",
+    "cache",
+    "iommu",
+    "confidential",
+    "dma",
+    "kernel_source",
+    "seed",
+    "save",
+];
 
 #[derive(Debug, Args)]
 pub(super) struct RunArguments {
@@ -129,11 +150,13 @@ pub(super) struct RunArguments {
     /// the debug image nearest to the tree's version, out of tree, and only what has changed since the last time.
     #[arg(long, value_name = "DIR")]
     kernel_source: Option<PathBuf>,
-    /// Save the machine at the ready mark.
+    /// Write the machine to FILE at the guest's ready mark, for `--restore`: without COMMAND the run ends there, with one it
+    /// goes on. By the software engine only, and not with devices that write to files of the host.
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
-    /// Go on from a saved machine.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "kernel_source", "initrd", "cmdline", "save"])]
+    /// Run COMMAND on the machine in FILE instead of booting one: the same bytes come out, in a fraction of the time. What the
+    /// machine is, FILE says: options about that cannot be given again. Disks are opened anew, and must be as large as they were.
+    #[arg(long, value_name = "FILE", conflicts_with_all = FIXED_BY_FILE)]
     restore: Option<PathBuf>,
     /// Follow the guest's DMA API calls.
     #[arg(long, value_enum, default_value = "auto")]
@@ -204,6 +227,11 @@ impl RunArguments {
         command.map(|argv| Work { argv, seed: self.ready_seed })
     }
 
+    /// Whether the guest is to come to its ready mark, at which it waits for something to run.
+    fn takes_work(&self) -> bool {
+        !self.command.is_empty() || self.save.is_some()
+    }
+
     /// `--deadline` in virtual nanoseconds.
     pub(super) fn virtual_deadline(&self) -> Option<Nanos> {
         self.deadline.map(|limit| Nanos::try_from(limit.as_nanos()).unwrap_or(Nanos::MAX))
@@ -220,13 +248,19 @@ impl RunArguments {
         refuse("--confidential", self.confidential.is_some())?;
         refuse("--dma noncoherent", self.dma == Dma::Noncoherent)?;
         refuse("--dma lying", self.dma == Dma::Lying)?;
-        refuse("--save", self.save.is_some())?;
-        refuse("--restore", self.restore.is_some())?;
         refuse("--ledger on", self.ledger == LedgerMode::On)?;
         refuse("--symbols", self.symbols.is_some())?;
         refuse("--findings", self.findings.is_some())?;
         refuse("--fail-on", self.fail_on.is_some_and(|kind| kind != FailOn::None))?;
         refuse("--record", self.record.is_some())?;
+        for (option, file) in [("--save", &self.save), ("--restore", &self.restore)] {
+            if file.is_some() && self.engine == EngineChoice::Kvm {
+                bail!("{option}: the KVM engine cannot save or restore a machine (--engine soft can)");
+            }
+        }
+        if self.restore.is_some() && self.command.is_empty() {
+            bail!("--restore: the machine waits for a command: give one after --");
+        }
         if self.ready_seed.is_some() && self.command.is_empty() {
             bail!(
                 "--ready-seed: without a command the guest has no ready mark to seed at (give one after --, or use --seed)"
@@ -245,9 +279,9 @@ impl RunArguments {
     }
 }
 
-/// The engine asked for, as far as this host has it.
-fn choose_engine(choice: EngineChoice) -> Result<EngineKind> {
-    if choice == EngineChoice::Soft {
+/// The engine asked for, as far as this host has it and can save what it runs if it is to be `saved`.
+fn choose_engine(choice: EngineChoice, saved: bool) -> Result<EngineKind> {
+    if choice == EngineChoice::Soft || saved {
         return Ok(EngineKind::Soft);
     }
     let device = Path::new(kvm_probe::DEVICE);
@@ -347,33 +381,95 @@ fn find_guest(arguments: &RunArguments) -> Result<Guest> {
 pub(super) fn run(arguments: &RunArguments) -> Result<u8> {
     let result = run_guest(arguments);
     if let (Err(error), Some(path)) = (&result, &arguments.status) {
-        let image = arguments.kernel.clone().unwrap_or_else(|| DEFAULT_IMAGE.into());
+        let file = arguments.restore.as_ref().map(|file| file.display().to_string());
+        let image = file.or_else(|| arguments.kernel.clone()).unwrap_or_else(|| DEFAULT_IMAGE.into());
         Status::error(super::message(error), image, arguments.seeds()).write(path)?;
     }
     result
 }
 
+/// Where a run begins.
+pub(super) enum Origin {
+    /// At power-on.
+    Boot(Box<SessionConfig>),
+    /// At the ready mark of a saved machine.
+    Saved(Box<Template>),
+}
+
 /// A run, ready to begin.
 pub(super) struct Prepared {
-    pub config: SessionConfig,
+    pub origin: Origin,
     /// The image's name and hash, or the kernel's path.
     pub image: String,
+    pub seeds: Seeds,
+    pub work: Option<Work>,
+    pub deadline: Option<Nanos>,
+}
+
+impl Prepared {
+    /// The name of the engine.
+    pub(super) fn engine(&self) -> &'static str {
+        match &self.origin {
+            Origin::Boot(config) => config.engine.name(),
+            Origin::Saved(_) => EngineKind::Soft.name(),
+        }
+    }
+
+    /// The run.
+    pub(super) fn session(&self, kick: Kick) -> Result<Session, SessionError> {
+        match &self.origin {
+            Origin::Boot(config) => Session::new(config, kick),
+            Origin::Saved(template) => {
+                template.fork(&self.work.clone().unwrap_or_default(), self.deadline, kick)
+            }
+        }
+    }
+}
+
+impl Origin {
+    /// The machine at its ready mark; what it sends on the way there goes to `output`.
+    pub(super) fn template(
+        self,
+        kick: Kick,
+        host: &Host,
+        output: &mut Output<'_>,
+    ) -> Result<Template, SessionError> {
+        match self {
+            Self::Boot(config) => Template::boot(&config, kick, Some(host), output),
+            Self::Saved(template) => Ok(*template),
+        }
+    }
+}
+
+/// Reads what is to go on.
+fn restore(arguments: &RunArguments, file: &Path) -> Result<Prepared> {
+    let Restored { template, guest, machine } = Template::restore(file).context("--restore")?;
+    Ok(Prepared {
+        origin: Origin::Saved(Box::new(template)),
+        image: guest,
+        seeds: Seeds { seed: machine.seed, ..arguments.seeds() },
+        work: arguments.work(),
+        deadline: arguments.virtual_deadline(),
+    })
 }
 
 /// Finds or builds what is to run.
 pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
     arguments.check()?;
+    if let Some(file) = &arguments.restore {
+        return restore(arguments, file);
+    }
     let guest = find_guest(arguments)?;
-    let has_command = !arguments.command.is_empty();
+    let takes_work = arguments.takes_work();
     let mut initrd: Vec<_> = guest.initrd.iter().cloned().map(InitrdPart::File).collect();
     let mut command_line = guest.command_line;
     if !arguments.files.is_empty() {
         initrd.push(InitrdPart::Bytes(guest_images::files_archive(&arguments.files)?));
     }
-    if has_command {
+    if takes_work {
         initrd.push(InitrdPart::Bytes(guest_images::work_archive()));
     }
-    if has_command || guest.ours {
+    if takes_work || guest.ours {
         let line = command_line.unwrap_or_else(|| cmdline::DEFAULT.into());
         let has_init = line.contains("rdinit=");
         command_line = Some(if has_init { line } else { cmdline::append(&line, cmdline::OUR_INIT) });
@@ -385,19 +481,53 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
             seed: arguments.seed,
             devices: arguments.devices.clone(),
         },
-        engine: choose_engine(arguments.engine)?,
+        engine: choose_engine(arguments.engine, arguments.save.is_some())?,
         kernel: guest.kernel,
         initrd,
         command_line,
         deadline: arguments.virtual_deadline(),
         work: arguments.work(),
     };
-    Ok(Prepared { config, image: guest.name })
+    Ok(Prepared {
+        origin: Origin::Boot(Box::new(config)),
+        image: guest.name,
+        seeds: arguments.seeds(),
+        work: arguments.work(),
+        deadline: arguments.virtual_deadline(),
+    })
+}
+
+/// Boots to the ready mark, saves the machine, and goes on if there is anything to do.
+fn run_saving(
+    prepared: Prepared,
+    file: &Path,
+    kick: Kick,
+    host: &Host,
+    output: &mut Output<'_>,
+) -> Result<Outcome> {
+    let template = match prepared.origin.template(kick, host, output) {
+        Ok(template) => template,
+        Err(SessionError::NotReady(outcome)) => return Ok(*outcome),
+        Err(error) => return Err(error).context("--save"),
+    };
+    let length = template.save(file, &prepared.image).context("--save")?;
+    let at = Duration::from_nanos(template.virtual_nanos());
+    eprintln!(
+        "staleline: saved {} ({} MiB) at virtual time {:.6}",
+        file.display(),
+        length.div_ceil(1 << 20),
+        at.as_secs_f64()
+    );
+    match &prepared.work {
+        Some(work) => Ok(template.go_on(work, prepared.deadline).run(Some(host), output)?),
+        None => Ok(template.end(Cause::Saved)),
+    }
 }
 
 fn run_guest(arguments: &RunArguments) -> Result<u8> {
-    let Prepared { config, image } = prepare(arguments)?;
-    let has_command = config.work.is_some();
+    let prepared = prepare(arguments)?;
+    let has_command = prepared.work.is_some();
+    let (engine, image, seeds) = (prepared.engine(), prepared.image.clone(), prepared.seeds);
     let mut console_file = arguments.console.as_deref().map(create).transpose()?;
     let (mut console, mut stdout, mut stderr) = (io::stdout(), io::stdout(), io::stderr());
     let mut sinks: Vec<&mut dyn Write> = Vec::new();
@@ -408,17 +538,21 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     }
     let mut output = Output::new(sinks, &mut stdout, &mut stderr);
     let kick = Kick::default();
-    let last_resort = last_resort(arguments.status.clone(), image.clone(), arguments.seeds());
-    let options = HostOptions { stdin: !has_command, timeout: arguments.timeout, last_resort };
+    let last_resort = last_resort(arguments.status.clone(), image.clone(), seeds);
+    // What is typed into a machine that is saved would be saved with it.
+    let options = HostOptions { stdin: !arguments.takes_work(), timeout: arguments.timeout, last_resort };
     // The host's side comes first: a limit holds for loading as well.
     let host = Host::start(options, kick.clone()).context("cannot watch the host's side")?;
-    let outcome = Session::new(&config, kick)?.run(Some(&host), &mut output)?;
+    let outcome = match &arguments.save {
+        Some(file) => run_saving(prepared, file, kick, &host, &mut output)?,
+        None => prepared.session(kick)?.run(Some(&host), &mut output)?,
+    };
     drop(host);
-    explain(&outcome.cause, has_command);
+    explain(&outcome.cause, arguments.takes_work());
     if let Some(path) = &arguments.status {
-        Status::of(&outcome, config.engine.name(), image, arguments.seeds()).write(path)?;
+        Status::of(&outcome, engine, image, seeds).write(path)?;
     }
-    Ok(outcome.cause.exit_status(has_command))
+    Ok(outcome.cause.exit_status(arguments.takes_work()))
 }
 
 /// What happens when the run does not come to its end although it was told to: standard output or a file that the kernel
@@ -443,10 +577,10 @@ fn create(path: &Path) -> Result<File> {
 /// Says on standard error how the run ended, unless it ended as it should.
 fn explain(cause: &Cause, has_command: bool) {
     let text = match cause {
-        Cause::Exited(_) | Cause::Left => return,
+        Cause::Exited(_) | Cause::Left | Cause::Saved => return,
         Cause::PowerOff | Cause::Reset | Cause::DebugExit(_) if !has_command => return,
         Cause::PowerOff | Cause::Reset => {
-            format!("the guest stopped ({}) before the command had ended", cause.name())
+            format!("the guest stopped ({}) before its work was done", cause.name())
         }
         Cause::Timeout => "the run took longer than --timeout".into(),
         Cause::Deadline => "virtual time has reached --deadline".into(),

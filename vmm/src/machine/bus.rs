@@ -209,6 +209,7 @@ mod tests {
     use super::*;
     use crate::memory::layout::{MIB, TEST_MEMORY};
     use devices::bus::PowerRequest;
+    use devices::state::{Loader, SaveState, Saver};
 
     fn machine() -> Machine {
         let devices = ["mlx5", "rng", "console", "input"].map(|device| device.parse().unwrap()).into();
@@ -351,5 +352,20 @@ mod tests {
             machine.apic_write_msr(0, 0, index, random.next_u64());
         }
         machine.interrupts_mut().acknowledge(0);
+
+        // What it has come to can be saved and is whole when it is restored.
+        let saved = |machine: &Machine| {
+            let mut saver = Saver::default();
+            machine.save(&mut saver).unwrap();
+            saver.into_bytes()
+        };
+        let bytes = saved(&machine);
+        let mut restored = self::machine();
+        restored.add_test_device().unwrap();
+        let mut from = Loader::new(&bytes);
+        restored.restore(&mut from).unwrap();
+        from.finish().unwrap();
+        assert!(saved(&restored) == bytes);
+        assert!(saved(&self::machine()) != bytes);
     }
 }

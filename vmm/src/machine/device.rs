@@ -8,7 +8,7 @@ use devices::mlx5::{Mlx5, Mlx5Config, NoSnoop, PortType};
 use devices::pci::{PciDevice, ROOT_PORTS, Slot};
 use keys::Keys;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Understands the keys and values of a device, without touching anything of the host.
@@ -19,15 +19,17 @@ struct Kind {
     name: &'static str,
     default_slot: Option<Slot>,
     parse: Parse,
+    /// Keys that name a file of the host.
+    files: &'static [&'static str],
 }
 
 /// Every kind there is.
 const KINDS: &[Kind] = &[
-    Kind { name: "mlx5", default_slot: Some(8), parse: mlx5 },
-    Kind { name: "blk", default_slot: None, parse: virtio::blk },
-    Kind { name: "rng", default_slot: None, parse: virtio::rng },
-    Kind { name: "console", default_slot: None, parse: virtio::console },
-    Kind { name: "input", default_slot: None, parse: virtio::input },
+    Kind { name: "mlx5", default_slot: Some(8), parse: mlx5, files: &[] },
+    Kind { name: "blk", default_slot: None, parse: virtio::blk, files: &["path"] },
+    Kind { name: "rng", default_slot: None, parse: virtio::rng, files: &[] },
+    Kind { name: "console", default_slot: None, parse: virtio::console, files: &["out", "in"] },
+    Kind { name: "input", default_slot: None, parse: virtio::input, files: &["events"] },
 ];
 
 /// A device whose keys have been understood.
@@ -90,6 +92,16 @@ impl DeviceSpec {
         self.slot.or_else(|| find(&self.kind).and_then(|kind| kind.default_slot))
     }
 
+    /// The same device with files that start from `folder` unless they are absolute.
+    #[must_use]
+    pub fn with_files_in(mut self, folder: &Path) -> Self {
+        let files = find(&self.kind).map_or(&[][..], |kind| kind.files);
+        for (_, value) in self.keys.iter_mut().filter(|(key, _)| files.contains(&key.as_str())) {
+            *value = folder.join(&*value).to_string_lossy().into_owned();
+        }
+        self
+    }
+
     fn plan(&self) -> Result<Box<dyn Plan>, DeviceError> {
         let kind = find(&self.kind).ok_or_else(|| DeviceError::UnknownKind(self.kind.clone()))?;
         (kind.parse)(&self.keys)
@@ -104,12 +116,8 @@ impl DeviceSpec {
     }
 }
 
-fn find(name: &str) -> Option<&'static Kind> {
-    KINDS.iter().find(|kind| kind.name == name)
-}
-
-/// As [`FromStr`] reads it.
 impl fmt::Display for DeviceSpec {
+    /// As [`DeviceSpec::from_str`] takes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.kind)?;
         if let Some(slot) = self.slot {
@@ -117,6 +125,10 @@ impl fmt::Display for DeviceSpec {
         }
         self.keys.iter().try_for_each(|(key, value)| write!(f, ",{key}={value}"))
     }
+}
+
+fn find(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().find(|kind| kind.name == name)
 }
 
 impl FromStr for DeviceSpec {
@@ -194,6 +206,17 @@ mod tests {
         ] {
             text.parse::<DeviceSpec>().unwrap().build(1).unwrap();
         }
+    }
+
+    #[test]
+    fn files_start_from_a_folder_and_a_device_is_written_as_it_is_read() {
+        let moved =
+            |text: &str| text.parse::<DeviceSpec>().unwrap().with_files_in(Path::new("/dir")).to_string();
+        assert_eq!(moved("blk,path=a/b,serial=path,slot=2"), "blk,slot=2,path=/dir/a/b,serial=path");
+        assert_eq!(moved("blk,path=/a"), "blk,path=/a");
+        assert_eq!(moved("console,out=o,in=i"), "console,out=/dir/o,in=/dir/i");
+        assert_eq!(moved("input,events=e"), "input,events=/dir/e");
+        assert_eq!(moved("mlx5,port=ib"), "mlx5,port=ib");
     }
 
     #[test]

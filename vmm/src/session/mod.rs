@@ -60,7 +60,7 @@ pub enum SessionError {
     Machine(#[from] MachineError),
     #[error(transparent)]
     Boot(#[from] BootError),
-    #[error("kernel {}: a multiboot kernel runs no command: leave out `-- COMMAND`", .0.display())]
+    #[error("kernel {}: a multiboot kernel comes to no ready mark and runs no command: leave out `-- COMMAND`", .0.display())]
     NoCommand(PathBuf),
     #[error(transparent)]
     Engine(#[from] EngineError),

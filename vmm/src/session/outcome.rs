@@ -33,6 +33,8 @@ pub enum Cause {
     Left,
     /// The guest's output cannot be written any more.
     OutputLost(String),
+    /// The machine has been saved, which was all there was to do.
+    Saved,
 }
 
 /// Every name that [`Cause::name`] gives.
@@ -51,6 +53,7 @@ pub const CAUSES: &[&str] = &[
     "interrupted",
     "left",
     "output-lost",
+    "saved",
 ];
 
 /// Exit status: end of time.
@@ -81,6 +84,7 @@ impl Cause {
             Self::Interrupted(_) => "interrupted",
             Self::Left => "left",
             Self::OutputLost(_) => "output-lost",
+            Self::Saved => "saved",
         }
     }
 
@@ -122,7 +126,7 @@ impl Cause {
     pub fn exit_status(&self, command: bool) -> u8 {
         match self {
             Self::PowerOff | Self::Reset if command => STATUS_GUEST,
-            Self::PowerOff | Self::Reset | Self::Left => 0,
+            Self::PowerOff | Self::Reset | Self::Left | Self::Saved => 0,
             Self::Panic(_) | Self::TripleFault(_) | Self::Halted => STATUS_GUEST,
             Self::Timeout | Self::Deadline => STATUS_TIME,
             Self::CommandFailed(_) | Self::Interrupted(_) | Self::OutputLost(_) => STATUS_ERROR,

@@ -1,6 +1,6 @@
 //! A guest that has been booted to its ready mark, and runs that go on from there.
 
-use super::{Mark, Output, Session, SessionConfig, SessionError, Work};
+use super::{Cause, Mark, Outcome, Output, Session, SessionConfig, SessionError, Work};
 use crate::engine::{Exit, Kick};
 use crate::host::Host;
 use crate::machine::{MachineConfig, SharedMachine};
@@ -57,16 +57,15 @@ impl Template {
         host: Option<&Host>,
         output: &mut Output<'_>,
     ) -> Result<Self, SessionError> {
+        // A guest that is told only later what to run must take it, too.
+        let config = &SessionConfig { work: Some(Work::default()), ..config.clone() };
         let mut session = Session::new(config, kick)?;
         session.machine.lock().can_fork().map_err(SessionError::CannotFork)?;
         session
             .engine
             .fork(Kick::default())
             .ok_or(SessionError::CannotFork("its engine cannot copy vCPUs"))?;
-        // Also a guest that is to be told only later what to run may say that it cannot.
-        session.has_work = true;
         session.request.clear();
-        session.seed = None;
         session.transcript = Some(Transcript::default());
         let exit = loop {
             let (exit, ended) = session.advance(host, output)?;
@@ -135,6 +134,12 @@ impl Template {
         };
         session.pass_ready_mark();
         session
+    }
+
+    /// How the run ends if it does not go on.
+    #[must_use]
+    pub fn end(self, cause: Cause) -> Outcome {
+        self.session.into_inner().unwrap_or_else(PoisonError::into_inner).outcome(cause)
     }
 
     /// Virtual time at the ready mark.

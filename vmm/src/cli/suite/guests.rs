@@ -102,7 +102,7 @@ pub(super) struct Booted {
 }
 
 enum BootEnd {
-    Ready(Template),
+    Ready(Box<Template>),
     /// Before the ready mark: with everything that is not to be decided before it, the run of each of the cases.
     Ended {
         outcome: Box<Outcome>,
@@ -206,17 +206,18 @@ impl Launcher for Guests {
             let prepared = run::prepare(&parse_run(arguments)?)?;
             let mut stdout = Tee(streams.output, &mut output);
             let mut sinks = Output::new(vec![streams.console, &mut console], &mut stdout, &mut stderr);
-            let template = Template::boot(&prepared.config, host.kick(), Some(host), &mut sinks);
-            Ok((prepared, template))
+            let (engine, deadline) = (prepared.engine(), prepared.deadline);
+            let template = prepared.origin.template(host.kick(), host, &mut sinks);
+            Ok((prepared.image, engine, deadline, template))
         };
-        let (prepared, template) = boot().map_err(|error| message(&error))?;
+        let (image, engine, deadline, template) = boot().map_err(|error| message(&error))?;
         let (end, memory) = match template {
             Ok(template) => {
                 let memory = template.resident_memory();
-                (BootEnd::Ready(template), memory)
+                (BootEnd::Ready(Box::new(template)), memory)
             }
             Err(SessionError::NotReady(outcome)) => {
-                let (deadline, console, output) = (prepared.config.deadline, console.bytes, output.bytes);
+                let (console, output) = (console.bytes, output.bytes);
                 (BootEnd::Ended { outcome, deadline, console, output }, 0)
             }
             // On its own it may yet come to its end.
@@ -225,8 +226,7 @@ impl Launcher for Guests {
             }
             Err(error) => return Err(message(&error.into())),
         };
-        let engine = prepared.config.engine.name();
-        Ok(Boot::Kept(Booted { image: prepared.image, engine, end }, memory))
+        Ok(Boot::Kept(Booted { image, engine, end }, memory))
     }
 
     fn run(
@@ -253,10 +253,9 @@ impl Launcher for Guests {
                 }
                 None => {
                     let prepared = run::prepare(&arguments)?;
-                    let session = Session::new(&prepared.config, host.kick())?;
-                    let outcome = run_session(session.keep(line.memory.clone()), host, &mut streams)?;
-                    let engine = prepared.config.engine.name();
-                    Status::of(&outcome, engine, prepared.image, arguments.seeds()).write(status)?;
+                    let session = prepared.session(host.kick())?.keep(line.memory.clone());
+                    let outcome = run_session(session, host, &mut streams)?;
+                    Status::of(&outcome, prepared.engine(), prepared.image, prepared.seeds).write(status)?;
                     (outcome, false)
                 }
             };

@@ -183,7 +183,7 @@ impl SavedFile {
         let file = File::open(path)?;
         let found = file.metadata()?.len();
         let expected = read_header(&file)?;
-        let places = walk(&file, found.min(expected));
+        let places = walk(&file, found, expected);
         match &places {
             _ if found > expected => return Err(FileError::TooLong { found, expected }),
             Err(Misplaced(section)) if found < expected => {
@@ -246,15 +246,15 @@ fn read_header(file: &File) -> Result<u64, FileError> {
 /// The section that is not where it should be, or does not end within the file.
 struct Misplaced(Section);
 
-/// Finds the sections of a file of `length` bytes; the host's reason for not reading one is that it is misplaced.
-fn walk(mut file: &File, length: u64) -> Result<Vec<Range<u64>>, Misplaced> {
+/// Finds the sections of a file that has `found` bytes and should have `expected`. One that cannot be read is misplaced.
+fn walk(mut file: &File, found: u64, expected: u64) -> Result<Vec<Range<u64>>, Misplaced> {
     let (mut places, mut at) = (Vec::new(), HEADER);
     for section in Section::ALL {
         let mut header = [0; SECTION_HEADER as usize];
         let read = file.seek(SeekFrom::Start(at)).and_then(|_| file.read_exact(&mut header));
         let size = header.last_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let start = at + SECTION_HEADER;
-        let end = start.checked_add(size).filter(|&end| end <= length);
+        let end = start.checked_add(size).filter(|&end| end <= found);
         match end {
             Some(end) if read.is_ok() && header == section.header(size) => {
                 places.push(start..end);
@@ -264,7 +264,7 @@ fn walk(mut file: &File, length: u64) -> Result<Vec<Range<u64>>, Misplaced> {
         }
     }
     let checksum =
-        places.last().is_some_and(|place| place.end - place.start == CHECKSUM && place.end == length);
+        places.last().is_some_and(|place| place.end - place.start == CHECKSUM && place.end == expected);
     if checksum { Ok(places) } else { Err(Misplaced(Section::Checksum)) }
 }
 

@@ -15,7 +15,7 @@ use crate::engine::{Engine, EngineError, Exit, Kick, SoftEngine};
 use crate::machine::{DeviceError, Machine, MachineConfig, SharedMachine};
 use crate::memory::pages::{self, Pages, PagesError};
 use devices::bus::Nanos;
-use devices::state::{Loader, SaveState, Saver, StateError};
+use devices::state::{Loader, SaveState, Saver, StateError, layout};
 use file::{Content, SavedFile, Section};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -60,12 +60,26 @@ pub enum SnapshotError {
     Layout(PathBuf),
 }
 
-/// The digest of how the state of a machine and its engine is laid out.
+/// How the state of a machine and its engine is laid out, as text.
 fn layout(machine: &Machine, engine: &dyn Engine) -> Result<Vec<u8>, EngineError> {
     let mut text = Saver::describing();
     machine.save(&mut text)?;
     engine.save(&mut text)?;
-    Ok(Sha256::digest(text.into_bytes()).to_vec())
+    Ok([layout::of::<SavedSession>().into_bytes(), text.into_bytes()].concat())
+}
+
+/// Reads all of a section by `read`.
+fn load<T>(
+    path: &Path,
+    file: &SavedFile,
+    section: Section,
+    read: impl FnOnce(&mut Loader<'_>) -> Result<T, StateError>,
+) -> Result<T, SnapshotError> {
+    let bytes = file.bytes(section);
+    let bytes = bytes.map_err(|error| SnapshotError::File { path: path.to_owned(), error: error.into() })?;
+    let mut from = Loader::new(&bytes);
+    let value = read(&mut from).and_then(|value| from.finish().map(|()| value));
+    value.map_err(|error| SnapshotError::State { path: path.to_owned(), section: section.name(), error })
 }
 
 /// A machine from a file.
@@ -90,12 +104,19 @@ impl Template {
         let state = |section: Section| {
             move |error| SnapshotError::State { path: path.to_owned(), section: section.name(), error }
         };
+        // The file may be restored in another folder.
+        let here = std::env::current_dir().map_err(write)?;
         let saved = SavedSession {
             guest: guest.to_owned(),
             memory: self.config.memory,
             cpus: self.config.cpus,
             seed: self.config.seed,
-            devices: self.config.devices.iter().map(ToString::to_string).collect(),
+            devices: self
+                .config
+                .devices
+                .iter()
+                .map(|device| device.clone().with_files_in(&here).to_string())
+                .collect(),
             console: self.start.transcript.console.clone(),
             channel: self.start.transcript.channel.clone(),
             exit: self.start.exit,
@@ -108,7 +129,7 @@ impl Template {
         session.engine.save(&mut cpus)?;
         let contents = [
             Content::Bytes(description.into_bytes()),
-            Content::Bytes(layout(&machine, &*session.engine)?),
+            Content::Bytes(Sha256::digest(layout(&machine, &*session.engine)?).to_vec()),
             Content::Bytes(devices.into_bytes()),
             Content::Bytes(cpus.into_bytes()),
             Content::Pages(Pages::of(machine.ram()).map_err(write)?),
@@ -133,15 +154,7 @@ impl Template {
     pub fn restore(path: &Path) -> Result<Restored, SessionError> {
         let read = |error: FileError| SnapshotError::File { path: path.to_owned(), error };
         let file = SavedFile::open(path).map_err(read)?;
-        let content = |section| file.bytes(section).map_err(|error| read(error.into()));
-        let state = |section: Section| {
-            move |error| SnapshotError::State { path: path.to_owned(), section: section.name(), error }
-        };
-
-        let description = content(Section::Session)?;
-        let mut from = Loader::new(&description);
-        let saved: SavedSession = from.take().map_err(state(Section::Session))?;
-        from.finish().map_err(state(Section::Session))?;
+        let saved: SavedSession = load(path, &file, Section::Session, |from| from.take())?;
         let device = |error| SnapshotError::Device { path: path.to_owned(), error };
         let devices = saved.devices.iter().map(|device| device.parse()).collect::<Result<_, _>>();
         let config = MachineConfig {
@@ -152,21 +165,13 @@ impl Template {
         };
         let mut machine = Machine::new(&config)?;
         machine.can_fork().map_err(SessionError::CannotFork)?;
-
-        if content(Section::Layout)? != layout(&machine, &SoftEngine::default())? {
+        let known = Sha256::digest(layout(&machine, &SoftEngine::default())?).to_vec();
+        if file.bytes(Section::Layout).map_err(|error| read(error.into()))? != known {
             return Err(SnapshotError::Layout(path.to_owned()).into());
         }
-        let devices = content(Section::Devices)?;
-        let mut from = Loader::new(&devices);
-        machine.restore(&mut from).map_err(state(Section::Devices))?;
-        from.finish().map_err(state(Section::Devices))?;
-
-        let cpus = content(Section::Cpus)?;
-        let mut from = Loader::new(&cpus);
-        let engine = SoftEngine::restore(config.cpus, Kick::default(), &mut from);
-        let engine = engine.map_err(state(Section::Cpus))?;
-        from.finish().map_err(state(Section::Cpus))?;
-
+        load(path, &file, Section::Devices, |from| machine.restore(from))?;
+        let engine =
+            load(path, &file, Section::Cpus, |from| SoftEngine::restore(config.cpus, Kick::default(), from))?;
         let (mut from, length) = file.section(Section::Ram).map_err(|error| read(error.into()))?;
         pages::read(machine.ram(), &mut from, length)
             .map_err(|error| SnapshotError::Ram { path: path.to_owned(), error })?;
@@ -183,10 +188,38 @@ impl Template {
             inputs: saved.inputs,
             transcript: None,
             start: None,
+            kept: Vec::new(),
         };
         let transcript = Arc::new(Transcript { console: saved.console, channel: saved.channel });
         let start = Start { transcript, exit: saved.exit };
         let template = Self { session: Mutex::new(session), start, config: config.clone() };
         Ok(Restored { template, guest: saved.guest, machine: config })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::layout::MIB;
+
+    /// Digests of all layouts that there have been, by version: one that has changed is added at the end, and the version
+    /// raised.
+    const LAYOUTS: &[&str] = &["6aa0be35559fdf405767dc4c0c067e884c219efbc6569dcc85b57ad255e1d72b"];
+
+    #[test]
+    fn the_layout_has_this_version() {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(512).unwrap();
+        let blk = format!("blk,readonly=on,path={}", disk.path().display());
+        let devices = ["mlx5", "rng", "console", "input", &blk].map(|device| device.parse().unwrap()).into();
+        let machine = Machine::new(&MachineConfig { memory: 16 * MIB, cpus: 1, seed: 1, devices }).unwrap();
+        let text = layout(&machine, &SoftEngine::default()).unwrap();
+        assert!(!text.contains(&b'!'), "a type refused what it was given");
+        let digest: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            (LAYOUTS.last(), LAYOUTS.len() as u64),
+            (Some(&&*digest), file::VERSION),
+            "what is saved has changed: add the digest to LAYOUTS and raise VERSION"
+        );
     }
 }

@@ -63,11 +63,20 @@ struct World {
 /// # Panics
 /// If the device does what it must not.
 pub fn run(input: &[u8]) -> Verbs {
+    run_with(input, |_| {})
+}
+
+/// The same; `between` is called after each action.
+///
+/// # Panics
+/// If the device does what it must not.
+pub fn run_with(input: &[u8], mut between: impl FnMut(&mut Verbs)) -> Verbs {
     let mut source = Source(input);
     let mut world = World::new(Driver::new(Mlx5Config::default()));
     while !source.0.is_empty() {
         world.act(&mut source);
         world.check();
+        between(&mut world.verbs);
     }
     world.pass_time(64);
     world.others_work();

@@ -96,7 +96,9 @@ impl Case {
         line.extend(["--deadline".into(), self.deadline().to_string()]);
         if has_mark {
             line.extend(["--", "sh", "-c"].map(str::to_owned));
-            line.push(steps::script(&self.scenario.steps));
+            // The scenario was checked when it was read.
+            let wants_log = self.scenario.expectation(&self.cell).is_ok_and(|expected| expected.wants_log());
+            line.push(steps::script(&self.scenario.steps, wants_log));
         }
         line
     }

@@ -150,6 +150,7 @@ impl Progress for OnStderr {
         let rate = state.done as f64 / took.max(f64::MIN_POSITIVE);
         let forks = match (state.boots, state.forks) {
             (0, _) => String::new(),
+            (1, forks) => format!("{forks} forked from 1 boot, "),
             (boots, forks) => format!("{forks} forked from {boots} boots, "),
         };
         self.print(&format!("{}; {forks}{took:.1} s, {rate:.1} cases a second", state.summary));

@@ -53,6 +53,32 @@ fn mlx5_goes_on_under_a_hostile_program() {
     assert!(states.len() > 500, "only {} states: hardly anything has happened", states.len());
 }
 
+/// What is read need not have been saved by anybody.
+#[test]
+fn made_up_states_are_refused_or_are_states() {
+    let mut random = Random::new(12);
+    let input: Vec<u8> = (0..4000).map(|_| random.next_u64() as u8).collect();
+    let whole = saved(&fuzz::run(&input).driver.device);
+    let (mut refused, mut taken) = (0, 0);
+    for _ in 0..3000 {
+        let mut bytes = whole.clone();
+        for _ in 0..=random.next_u64() % 3 {
+            let at = random.next_u64() as usize % bytes.len();
+            bytes[at] = random.next_u64() as u8;
+        }
+        let mut device = Mlx5::new(Mlx5Config::default());
+        match restore(&mut device, &bytes) {
+            Ok(()) => {
+                // Numbers may have been written in more bytes than they need: only from here on it is the same.
+                replace(&mut device, Mlx5::new(Mlx5Config::default()));
+                taken += 1;
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(refused > 20 && taken > 100, "{refused} refused, {taken} taken");
+}
+
 /// What `work` makes of a virtio device that `make` makes, with and without being replaced after each of its steps.
 fn virtio_goes_on<T: DeviceType>(
     make: impl Fn() -> VirtioPci<T>,

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use staleline::engine::{EngineKind, Kick};
 use staleline::machine::MachineConfig;
 use staleline::session::{
-    Cause, FileError, Session, SessionConfig, SessionError, SnapshotError, Template, Work,
+    Cause, FileError, Output, Session, SessionConfig, SessionError, SnapshotError, Template, Work,
 };
 use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, TempDir};
@@ -146,7 +146,7 @@ impl Small {
         let file = self.folder.path().join("altered");
         std::fs::write(&file, bytes).unwrap();
         let restored = Template::restore(&file)?;
-        restored.template.fork(&Work::default(), Some(1 << 40), Kick::default())
+        restored.template.fork(&Work::default(), Some(10_000_000), Kick::default())
     }
 
     /// Where each section's content is, by name.
@@ -233,7 +233,11 @@ fn a_file_made_up_is_refused_or_runs() {
                 if below(2) == 0 { bytes[at] ^ 1 << below(8) } else { [0, 0x7f, 0x80, 0xff][below(4)] };
             seal(&mut bytes);
             match small.restore(&bytes) {
-                Ok(_) => ran += 1,
+                Ok(session) => {
+                    let (mut stdout, mut stderr) = (std::io::sink(), std::io::sink());
+                    session.run(None, &mut Output::new(Vec::new(), &mut stdout, &mut stderr)).unwrap();
+                    ran += 1;
+                }
                 Err(error) => {
                     assert!(!error.to_string().is_empty());
                     refused += 1;
@@ -320,6 +324,7 @@ fn what_cannot_be_saved_says_why() {
     let (_folder, disk) = disk(1 << 20);
     let blk = format!("blk,path={}", path(&disk));
     refused(&["--kernel", kernel, "--memory", "64M", "--device", &blk], &["--save", "writes to a file"]);
+    refused(&["--kernel", kernel, "--cmdline", "rdinit=/bin/sh"], &["--save", "rdinit="]);
     let ran = common::run(&["run", "--kernel", kernel, "--memory", "64M", "--save", "/nonexistent/file"]);
     assert_eq!(ran.status, 125, "{ran:?}");
     assert!(ran.stderr.contains("--save: /nonexistent/file: No such file"), "{ran:?}");

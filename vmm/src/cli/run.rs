@@ -472,6 +472,11 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
     if takes_work || guest.ours {
         let line = command_line.unwrap_or_else(|| cmdline::DEFAULT.into());
         let has_init = line.contains("rdinit=");
+        if arguments.save.is_some() && has_init && !line.contains(cmdline::OUR_INIT) {
+            bail!(
+                "--save: only staleline's init comes to the ready mark, and the command line has an rdinit= of its own"
+            );
+        }
         command_line = Some(if has_init { line } else { cmdline::append(&line, cmdline::OUR_INIT) });
     }
     let config = SessionConfig {

@@ -123,6 +123,23 @@ mod tests {
     }
 
     #[test]
+    fn a_saved_queue_agrees_with_itself() {
+        let mut queue = EventQueue::default();
+        queue.schedule(20, A);
+        queue.schedule(10, C);
+        let accepts = |change: fn(&mut EventQueue)| {
+            let mut saved = queue.clone();
+            change(&mut saved);
+            EventQueue::default().accepts(&saved).is_ok()
+        };
+        assert!(accepts(|_| {}));
+        assert!(!accepts(|saved| saved.next_sequence = 1));
+        assert!(!accepts(|saved| saved.pending.clear()));
+        assert!(!accepts(|saved| saved.due.values_mut().for_each(|id| *id = B)));
+        assert!(!accepts(|saved| saved.pending.values_mut().for_each(|key| *key = (10, 1))));
+    }
+
+    #[test]
     fn a_reset_withdraws_what_a_source_asked_for() {
         let mut queue = EventQueue::default();
         for id in [A, B, C] {

@@ -303,3 +303,44 @@ impl Engine for SoftEngine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn saved(engine: &SoftEngine) -> Vec<u8> {
+        let mut saver = Saver::default();
+        engine.save(&mut saver).unwrap();
+        saver.into_bytes()
+    }
+
+    fn restored(engine: &SoftEngine, cpus: u32) -> Result<SoftEngine, StateError> {
+        SoftEngine::restore(cpus, Kick::default(), &mut Loader::new(&saved(engine)))
+    }
+
+    #[test]
+    fn a_state_that_no_engine_can_be_in_is_refused() {
+        let engine = |change: fn(&mut SoftEngine)| {
+            let vcpus = vec![Vcpu::new(0), Vcpu::new(1)];
+            let mut engine = SoftEngine { vcpus, tsc_adjust: vec![0; 2], now: 1000, ..SoftEngine::default() };
+            engine.vcpus.iter_mut().for_each(|vcpu| vcpu.count = 2);
+            change(&mut engine);
+            engine
+        };
+        let good = engine(|engine| engine.turn = 1);
+        assert_eq!(saved(&restored(&good, 2).unwrap()), saved(&good));
+        for (cpus, change) in [
+            (1, (|_| {}) as fn(&mut SoftEngine)),
+            (2, |engine| engine.turn = 2),
+            (2, |engine| engine.skipped = 1001),
+            (2, |engine| engine.barren = BARREN_RUNS),
+            (2, |engine| engine.vcpus.swap(0, 1)),
+            (2, |engine| engine.vcpus[1].count = 3),
+            (2, |engine| engine.vcpus[1].cpl = 4),
+            (2, |engine| engine.tsc_adjust.push(0)),
+        ] {
+            let error = restored(&engine(change), cpus).unwrap_err().to_string();
+            assert!(error.starts_with("vCPUs: "), "{error}");
+        }
+    }
+}

@@ -92,11 +92,13 @@ mod tests {
 
     #[test]
     fn texts_are_literal_and_expressions_are_not() {
-        let patterns: Patterns = toml::from_str("all = ['a.c', { regex = '^a.c$' }]").unwrap();
+        let patterns: Patterns =
+            toml::from_str(r"all = ['a.c', { regex = '^a.c$' }, { regex = '(?i)^\d\sÄ' }]").unwrap();
         let found = |text: &str| patterns.all.iter().map(|pattern| pattern.is_in(text)).collect::<Vec<_>>();
-        assert_eq!(found("a.c"), [true, true]);
-        assert_eq!(found("x\r\nabc\r\ny"), [false, true]);
-        assert_eq!(found("xa.cx"), [true, false]);
+        assert_eq!(found("a.c"), [true, true, false]);
+        assert_eq!(found("x\r\nabc\r\ny"), [false, true, false]);
+        assert_eq!(found("xa.cx"), [true, false, false]);
+        assert_eq!(found("1 ä"), [false, false, true]);
         assert_eq!(patterns.all[1].to_string(), "/^a.c$/");
         for bad in [
             "all = ['']",

@@ -64,6 +64,9 @@ pub(super) struct SuiteArguments {
     /// End a case, and a boot that several have in common, after this time on the host.
     #[arg(long, value_name = "HOST_SECONDS", value_parser = parse_seconds)]
     timeout: Option<Duration>,
+    /// Let the suite hold although there are cases whose image the mirror cannot serve: they are reported as skipped.
+    #[arg(long)]
+    allow_unavailable: bool,
     /// List the cases instead of running them.
     #[arg(long)]
     list: bool,
@@ -114,7 +117,7 @@ pub(super) fn run(arguments: &SuiteArguments) -> Result<u8> {
         std::fs::write(file, text).with_context(|| format!("--report {}", file.display()))?;
     }
     io::stdout().write_all(report::render(arguments.format, &results)?.as_bytes())?;
-    Ok(Summary::of(&results).exit_status())
+    Ok(Summary::of(&results).exit_status(arguments.allow_unavailable))
 }
 
 /// Finds out how the cases are run. Images are built for that, one after the other, before anything runs. None if something on

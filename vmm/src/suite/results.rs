@@ -161,12 +161,14 @@ impl Summary {
         }
     }
 
-    /// 0 if all hold, 1 if something does not, 125 if nothing failed but something could not be tested.
+    /// 0 if all hold, 1 if something does not, 125 if nothing failed but something could not be tested; cases whose image is
+    /// unavailable do not count among these if they are `allowed`, as long as others have passed.
     #[must_use]
-    pub fn exit_status(&self) -> u8 {
+    pub fn exit_status(&self, allowed: bool) -> u8 {
+        let unavailable = if allowed { 0 } else { self.unavailable };
         if self.failed > 0 {
             1
-        } else if self.errors + self.unavailable + self.not_run > 0 || self.passed == 0 {
+        } else if self.errors + unavailable + self.not_run > 0 || self.passed == 0 {
             crate::session::STATUS_ERROR
         } else {
             0
@@ -181,5 +183,24 @@ impl std::fmt::Display for Summary {
         rest.into_iter()
             .filter(|(count, _)| *count > 0)
             .try_for_each(|(count, what)| write!(f, ", {count} {what}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_tested_is_no_failure_and_no_success() {
+        let status = |passed, failed, errors, unavailable, not_run| {
+            let summary = Summary { passed, failed, errors, unavailable, not_run };
+            (summary.exit_status(false), summary.exit_status(true))
+        };
+        assert_eq!(status(1, 0, 0, 0, 0), (0, 0));
+        assert_eq!(status(1, 1, 1, 1, 1), (1, 1));
+        assert_eq!(status(1, 0, 1, 0, 0), (125, 125));
+        assert_eq!(status(1, 0, 0, 0, 1), (125, 125));
+        assert_eq!(status(1, 0, 0, 1, 0), (125, 0));
+        assert_eq!(status(0, 0, 0, 1, 0), (125, 125), "nothing was tested");
     }
 }

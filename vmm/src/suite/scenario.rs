@@ -289,6 +289,14 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_scenario_can_be_read() {
+        let documentation = include_str!("../../../ci/suites/README.md");
+        let text = documentation.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let scenario = Scenario::parse(Path::new("x.toml"), text).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((scenario.cells().unwrap().len(), scenario.steps.len()), (3, 1));
+    }
+
+    #[test]
     fn errors_name_file_and_line() {
         let error = |text: &str| parse(text).unwrap_err();
         for (text, expected) in [

@@ -1,49 +1,131 @@
-//! The suites in `ci/suites` hold: one test a case, run by `staleline suite`.
+//! The scenarios in `ci`: all of them can be read and name nothing that is not there, and the quick one holds, comes to
+//! the same every time, and is reported so that readers of each format find the same in it. The others are run by
+//! `staleline suite ci/suites`, as CI does.
 //!
-//! Images (built at first use): those that the scenarios name. One that the mirror cannot serve makes its cases "ignored,
-//! unavailable: …".
+//! Images (built at first use): those of `ci/suites/before-after`. One that the mirror cannot serve has its cases skipped.
 
 mod common;
 
 use common::{path, run};
-use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use std::process::ExitCode;
+use staleline::suite::case::{Case, cases};
+use staleline::suite::{Scenario, files};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
 use tempfile::TempDir;
 
-const SUITES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/suites");
+const ALL: [&str; 2] = [
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/suites"),
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/soaks"),
+];
+const QUICK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/suites/before-after");
 
-fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
-    let listed = run(&["suite", SUITES, "--list"]);
-    let mut trials = vec![Trial::test("all_scenarios_can_be_read", {
-        let (status, stderr) = (listed.status, listed.stderr.clone());
-        move || if status == 0 { Ok(()) } else { Err(stderr.into()) }
-    })];
-    trials.extend(listed.stdout.lines().map(|case| {
-        let case = case.to_owned();
-        Trial::ignorable_test(case.clone(), move || holds(&case))
-    }));
-    libtest_mimic::run(&arguments, trials).exit_code()
+/// Every scenario's cases, with no name twice.
+fn all_cases() -> Vec<Case> {
+    let mut names = BTreeSet::new();
+    let mut all = Vec::new();
+    for file in files(&ALL.map(Into::into)).unwrap() {
+        let scenario = Scenario::read(&file).unwrap_or_else(|error| panic!("{error}"));
+        assert!(names.insert(scenario.name.clone()), "{} is there twice", scenario.name);
+        all.extend(cases(&Arc::new(scenario), None));
+    }
+    all
 }
 
-/// Runs one case.
-fn holds(case: &str) -> Result<Completion, Failed> {
-    let folder = TempDir::new()?;
-    let filter = format!("^{}$", case.replace('.', "\\.").replace('+', "\\+"));
-    let ran =
-        run(&["suite", SUITES, "--filter", &filter, "--format", "json", "--artefacts", path(folder.path())]);
-    let report: serde_json::Value =
-        serde_json::from_str(&ran.stdout).map_err(|error| format!("{error}: {ran:?}"))?;
-    let result = &report["scenarios"][0]["cases"][0];
-    match result["verdict"].as_str() {
-        Some("passed") if ran.status == 0 && result["id"] == case => Ok(Completion::Completed),
-        Some("unavailable") => {
-            Ok(Completion::ignored_with(result["reason"].as_str().unwrap_or_default().to_owned()))
+#[test]
+fn scenarios_name_only_images_and_files_that_there_are() {
+    let store = guest_images::Store::open(None).unwrap();
+    let images: BTreeSet<&str> = store.recipes().iter().map(|recipe| recipe.name.as_str()).collect();
+    let cases = all_cases();
+    assert!(cases.len() > 50, "{}", cases.len());
+    for case in cases {
+        if let Some(image) = case.image() {
+            assert!(images.contains(image), "{}: no image {image}", case.id);
         }
-        _ => {
-            let console =
-                result["artefacts"].as_str().map(|at| std::fs::read_to_string(format!("{at}/console")));
-            Err(format!("{}\n{}", ran.stderr, console.and_then(Result::ok).unwrap_or_default()).into())
+        let guest = &case.cell.guest;
+        let files = guest.files.iter().map(|file| file.split_once(':').map_or(file.as_str(), |pair| pair.0));
+        for file in files.chain(guest.modules.iter().map(String::as_str)) {
+            assert!(case.path(file).exists(), "{}: no {file}", case.id);
+        }
+    }
+}
+
+/// Verdicts by case.
+type Verdicts = BTreeMap<String, String>;
+
+fn of_json(text: &str) -> Verdicts {
+    let report: serde_json::Value = serde_json::from_str(text).unwrap();
+    let scenarios = report["scenarios"].as_array().unwrap().iter();
+    let cases = scenarios.flat_map(|scenario| scenario["cases"].as_array().unwrap());
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    cases.map(|case| (text(&case["id"]), text(&case["verdict"]))).collect()
+}
+
+fn of_junit(text: &str) -> Verdicts {
+    let document = roxmltree::Document::parse(text).unwrap();
+    let cases = document.descendants().filter(|node| node.has_tag_name("testcase"));
+    let verdict = |case: &roxmltree::Node<'_, '_>| {
+        let has = |name: &str| case.children().any(|child| child.has_tag_name(name));
+        match (has("failure") || has("error"), has("skipped")) {
+            (false, false) => "passed",
+            (false, true) => "unavailable",
+            _ => "failed",
+        }
+    };
+    cases.map(|case| (case.attribute("name").unwrap().to_owned(), verdict(&case).to_owned())).collect()
+}
+
+/// The tests of the second level: cases.
+fn of_ktap(text: &str) -> Verdicts {
+    assert!(text.starts_with("KTAP version 1\n1.."), "{text}");
+    let case = |line: &str| {
+        let line = line.strip_prefix("  ")?;
+        let (ok, rest) = match line.strip_prefix("not ok ") {
+            Some(rest) => (false, rest),
+            None => (true, line.strip_prefix("ok ")?),
+        };
+        let (id, directive) =
+            rest.split_once(' ')?.1.split_once(" # ").unwrap_or((rest.split_once(' ')?.1, ""));
+        let verdict = match (ok, directive.starts_with("SKIP")) {
+            (true, false) => "passed",
+            (true, true) => "unavailable",
+            (false, _) => "failed",
+        };
+        Some((id.to_owned(), verdict.to_owned()))
+    };
+    text.lines().filter_map(case).collect()
+}
+
+/// Runs the quick suite; returns its verdicts as each format has them, and keeps what the runs leave in `artefacts`.
+fn quick(artefacts: &Path, more: &[&str]) -> Verdicts {
+    let folder = TempDir::new().unwrap();
+    let file = |format: &str| path(folder.path()).to_owned() + "/" + format;
+    let reports = ["junit", "json"].map(|format| format!("{format}={}", file(format)));
+    let arguments = ["suite", QUICK, "--allow-unavailable", "--keep", "--artefacts", path(artefacts)];
+    let ran = run(&[&arguments[..], &["--report", &reports[0], "--report", &reports[1]], more].concat());
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let read = |format: &str| fs::read_to_string(file(format)).unwrap();
+    let verdicts = of_json(&read("json"));
+    assert_eq!(of_junit(&read("junit")), verdicts);
+    assert_eq!(of_ktap(&ran.stdout), verdicts);
+    verdicts
+}
+
+#[test]
+fn the_quick_suite_holds_and_leaves_the_same_every_time() {
+    let folders = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let (first, second) = (folders[0].path(), folders[1].path());
+    let verdicts = quick(first, &["--jobs", "1"]);
+    assert_eq!(quick(second, &["--jobs", "3"]), verdicts);
+    let listed = run(&["suite", QUICK, "--list"]);
+    assert!(listed.stdout.lines().eq(verdicts.keys()), "{listed:?}");
+    let passed = verdicts.iter().filter(|(_, verdict)| *verdict == "passed");
+    for (case, _) in passed {
+        for file in ["console", "output", "status.json"] {
+            let read = |folder: &Path| fs::read(folder.join(case).join(file)).unwrap();
+            assert!(!read(first).is_empty(), "{case}: {file} is empty");
+            assert!(read(first) == read(second), "{case}: {file} differs");
         }
     }
 }

@@ -1,9 +1,6 @@
 //! Running the built program, and the smallest guests there are.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-pub mod images;
-pub mod kernel_log;
-pub mod rdma;
 pub mod session;
 
 use std::io::Write;

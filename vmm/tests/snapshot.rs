@@ -321,13 +321,17 @@ fn what_cannot_be_saved_says_why() {
     };
     let kernel = tiny_kernel();
     let kernel = path(kernel.path());
-    let (_folder, disk) = disk(1 << 20);
+    let (disk_folder, disk) = disk(1 << 20);
+    let folder = disk_folder.path();
     let blk = format!("blk,path={}", path(&disk));
     refused(&["--kernel", kernel, "--memory", "64M", "--device", &blk], &["--save", "writes to a file"]);
     refused(&["--kernel", kernel, "--cmdline", "rdinit=/bin/sh"], &["--save", "rdinit="]);
     let ran = common::run(&["run", "--kernel", kernel, "--memory", "64M", "--save", "/nonexistent/file"]);
     assert_eq!(ran.status, 125, "{ran:?}");
     assert!(ran.stderr.contains("--save: /nonexistent/file: No such file"), "{ran:?}");
+    let ran = common::run(&["run", "--kernel", kernel, "--memory", "64M", "--save", path(folder)]);
+    assert_eq!(ran.status, 125, "{ran:?}");
+    assert!(ran.stderr.contains("not a regular file") && folder.is_dir(), "{ran:?}");
     // A guest that ends before its mark ends as it would have ended anyway.
     let halts = bare_kernel(&[0xf4]);
     let (_folder, file) = common::new_file();

@@ -513,7 +513,8 @@ fn run_saving(
     let template = match prepared.origin.template(kick, host, output) {
         Ok(template) => template,
         Err(SessionError::NotReady(outcome)) => return Ok(*outcome),
-        Err(error) => return Err(error).context("--save"),
+        Err(error @ SessionError::CannotFork(_)) => return Err(error).context("--save"),
+        Err(error) => return Err(error.into()),
     };
     let length = template.save(file, &prepared.image).context("--save")?;
     let at = Duration::from_nanos(template.virtual_nanos());

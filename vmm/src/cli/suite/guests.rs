@@ -3,7 +3,7 @@
 use crate::bounded::Bounded;
 use crate::cli::message;
 use crate::cli::run::{self, RunArguments};
-use crate::cli::status::Status;
+use crate::cli::status::{Seeds, Status};
 use crate::host::Host;
 use crate::session::{Cause, MemoryRange, Outcome, Output, Session, SessionError, Template};
 use crate::suite::case::{Built, Case};
@@ -98,6 +98,8 @@ pub(super) struct Booted {
     /// For `--status`.
     image: String,
     engine: &'static str,
+    /// The machine's seed.
+    seed: u64,
     end: BootEnd,
 }
 
@@ -208,9 +210,9 @@ impl Launcher for Guests {
             let mut sinks = Output::new(vec![streams.console, &mut console], &mut stdout, &mut stderr);
             let (engine, deadline) = (prepared.engine(), prepared.deadline);
             let template = prepared.origin.template(host.kick(), host, &mut sinks);
-            Ok((prepared.image, engine, deadline, template))
+            Ok((prepared.image, engine, prepared.seeds.seed, deadline, template))
         };
-        let (image, engine, deadline, template) = boot().map_err(|error| message(&error))?;
+        let (image, engine, seed, deadline, template) = boot().map_err(|error| message(&error))?;
         let (end, memory) = match template {
             Ok(template) => {
                 let memory = template.resident_memory();
@@ -226,7 +228,7 @@ impl Launcher for Guests {
             }
             Err(error) => return Err(message(&error.into())),
         };
-        Ok(Boot::Kept(Booted { image, engine, end }, memory))
+        Ok(Boot::Kept(Booted { image, engine, seed, end }, memory))
     }
 
     fn run(
@@ -248,7 +250,8 @@ impl Launcher for Guests {
             let (outcome, forked) = match shared {
                 Some((booted, outcome)) => {
                     let image = booted.image.clone();
-                    Status::of(&outcome, booted.engine, image, arguments.seeds()).write(status)?;
+                    let seeds = Seeds { seed: booted.seed, ..arguments.seeds() };
+                    Status::of(&outcome, booted.engine, image, seeds).write(status)?;
                     (outcome, true)
                 }
                 None => {

@@ -96,11 +96,15 @@ impl Template {
     /// booted, for the reports of runs that go on from the file.
     ///
     /// # Errors
-    /// [`SnapshotError::Write`] with the host's reason.
+    /// [`SnapshotError::Write`] with the host's reason, [`FileError::NotAFile`] if there is something else at `path`.
     pub fn save(&self, path: &Path, guest: &str) -> Result<u64, SessionError> {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let machine = session.machine.lock();
         let write = |error| SnapshotError::Write { path: path.to_owned(), error };
+        // Renaming would put the file in the place of a device or a pipe.
+        if std::fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return Err(SnapshotError::File { path: path.to_owned(), error: FileError::NotAFile }.into());
+        }
         let state = |section: Section| {
             move |error| SnapshotError::State { path: path.to_owned(), section: section.name(), error }
         };

@@ -1,9 +1,12 @@
 //! Machines at their guest's ready mark, in files.
 //!
-//! What is saved is what a [`Template`] is: the state of the machine's parts, put by serde into the sections of a
-//! [`file`]. It is restored by building the machine from its description, which opens the host's files
-//! afresh, and putting each part into its state. Nothing of the host (paths of this program, times, addresses) is in the file, and
-//! the same machine gives the same bytes.
+//! What is saved is what a [`Template`] is: the state of the machine's parts, put by serde into the sections of a [`file`]. It
+//! is restored by building the machine from its description, which opens the host's files afresh, and putting each part into
+//! its state. Of the host nothing is in the file but the paths of its devices' files, and the same machine gives the same bytes.
+//!
+//! A file is believed as far as it has been checked. Loading checks the checksum, then that the machine is the one described
+//! and that whatever is used as a length, an index or a divisor is in range. Any other value is taken: at worst the guest has
+//! odd hardware, which it could not have come to by itself.
 
 mod file;
 

@@ -1,79 +1,13 @@
-//! `staleline suite` with tiny guests: what holds and what does not, reports, artefacts, bad input, interruption.
+//! `staleline suite` with tiny guests: what holds and what does not, reports, artefacts, interruption.
 
 mod common;
 
-use common::{LOAD_ADDRESS, Ran, bare_kernel, out, path, run, staleline};
+use common::suite::{DEBUG_EXIT, HOLDS, SPIN, Suite, named, verdicts};
+use common::{LOAD_ADDRESS, Ran, bare_kernel, out, path, staleline};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
-use tempfile::TempDir;
-
-/// The port of the debug exit, and a value: exit status 7.
-const DEBUG_EXIT: (u16, u8) = (0xf4, 3);
-/// `1: jmp 1b`
-const SPIN: [u8; 2] = [0xeb, 0xfe];
-
-/// A folder of scenarios, with two kernels: one ends with status 7 after it has said "hi", one never ends.
-struct Suite {
-    folder: TempDir,
-}
-
-impl Suite {
-    fn new(scenarios: &[(&str, &str)]) -> Self {
-        let folder = TempDir::new().unwrap();
-        let said = b"hi\n".iter().flat_map(|&byte| out(0x3f8, byte));
-        let code: Vec<u8> = said.chain(out(DEBUG_EXIT.0, DEBUG_EXIT.1)).chain(SPIN).collect();
-        fs::copy(bare_kernel(&code).path(), folder.path().join("exits")).unwrap();
-        fs::copy(bare_kernel(&SPIN).path(), folder.path().join("spins")).unwrap();
-        for (name, text) in scenarios {
-            let head = "bug = 'none'\nsource = 'this test'\n";
-            fs::write(folder.path().join(format!("{name}.toml")), format!("{head}{text}")).unwrap();
-        }
-        Self { folder }
-    }
-
-    fn artefacts(&self) -> PathBuf {
-        self.folder.path().join("artefacts")
-    }
-
-    fn arguments<'a>(&'a self, artefacts: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
-        let mut arguments = vec!["suite", path(self.folder.path()), "--artefacts", path(artefacts)];
-        arguments.extend(more);
-        arguments
-    }
-
-    fn run(&self, more: &[&str]) -> Ran {
-        run(&self.arguments(&self.artefacts(), more))
-    }
-
-    /// Verdicts by case, and scenarios that cannot be used.
-    fn verdicts(&self, more: &[&str]) -> (i32, Vec<(String, String)>) {
-        let ran = self.run(&[&["--format", "json"], more].concat());
-        (ran.status, verdicts(&ran))
-    }
-}
-
-fn verdicts(ran: &Ran) -> Vec<(String, String)> {
-    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|_| panic!("{ran:?}"));
-    let mut all = Vec::new();
-    for scenario in report["scenarios"].as_array().unwrap() {
-        if let Some(error) = scenario["error"].as_str() {
-            all.push(("error".to_owned(), error.to_owned()));
-        }
-        for case in scenario["cases"].as_array().unwrap() {
-            all.push((case["id"].as_str().unwrap().to_owned(), case["verdict"].as_str().unwrap().to_owned()));
-        }
-    }
-    all
-}
-
-fn named<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {
-    pairs.map(|(id, verdict)| (id.to_owned(), verdict.to_owned())).into()
-}
-
-const HOLDS: &str =
-    "[guest]\nkernel = './exits'\n[[expect]]\nstatus = 7\ncause = 'debug-exit'\nconsole = ['hi']";
 
 #[test]
 fn what_fails_leaves_the_command_that_does_it_again() {
@@ -126,40 +60,6 @@ fn cases_are_listed_filtered_and_given_seeds() {
     assert_eq!(seeded.stdout.lines().count(), 2000);
     assert_eq!(suite.verdicts(&["--filter", "cpus=2/.*-1$"]), (0, named([("m/cpus=2/seed-1", "passed")])));
     assert_eq!(suite.run(&["--filter", "nowhere"]).status, 125);
-}
-
-#[test]
-fn bad_input_is_an_error_of_its_scenario_alone() {
-    let key = HOLDS.replace("status = 7", "status = 7\nbogus = 1");
-    let missing = HOLDS.replace("./exits", "./nothing");
-    let unknown = HOLDS.replace("./exits", "no-such-image");
-    let suite = Suite::new(&[
-        ("a-key", &key),
-        ("b-matrix", &format!("[matrix]\ncpus = []\n{HOLDS}")),
-        ("c-missing", &missing),
-        ("d-unknown", &unknown),
-        ("e-later", &HOLDS.replace("[[expect]]", "cache = 'sets=64'\n[[expect]]")),
-        ("f-holds", HOLDS),
-    ]);
-    let ran = suite.run(&["--format", "json"]);
-    assert_eq!(ran.status, 125, "{ran:?}");
-    let verdicts = verdicts(&ran);
-    assert!(verdicts[0].1.contains("a-key.toml:7:1: unknown field `bogus`"), "{verdicts:?}");
-    assert!(verdicts[1].1.contains("b-matrix.toml:4:8: axis 'cpus' has no values"), "{verdicts:?}");
-    let expected = [
-        ("c-missing/seed-1", "error"),
-        ("d-unknown/seed-1", "error"),
-        ("e-later/seed-1", "error"),
-        ("f-holds/seed-1", "passed"),
-    ];
-    assert_eq!(verdicts[2..], named(expected));
-    for reason in ["/nothing: No such file", "no image is called", "--cache sets=64: not yet"] {
-        assert!(ran.stdout.contains(reason), "{reason}: {}", ran.stdout);
-    }
-    for (paths, reason) in [("/nonexistent", "No such file"), (path(&suite.artefacts()), "no scenarios")] {
-        let ran = run(&["suite", paths]);
-        assert!(ran.status == 125 && ran.stderr.contains(reason), "{ran:?}");
-    }
 }
 
 #[test]

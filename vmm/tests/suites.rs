@@ -28,7 +28,7 @@ fn all_cases() -> Vec<Case> {
     for file in files(&ALL.map(Into::into)).unwrap() {
         let scenario = Scenario::read(&file).unwrap_or_else(|error| panic!("{error}"));
         assert!(names.insert(scenario.name.clone()), "{} is there twice", scenario.name);
-        all.extend(cases(&Arc::new(scenario), None));
+        all.extend(cases(&Arc::new(scenario)));
     }
     all
 }

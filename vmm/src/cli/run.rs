@@ -5,6 +5,7 @@ use super::status::{Seeds, Status};
 use crate::boot::{InitrdPart, cmdline};
 use crate::doctor::kvm_probe::{self, Kvm};
 use crate::engine::{EngineKind, Kick, Paravirtual};
+use crate::guest_file::parse_file;
 use crate::host::{Host, HostOptions, LastResort};
 use crate::machine::{CPUS_MAX, DeviceSpec, MachineConfig};
 use crate::quantity::{parse_seconds, parse_size};
@@ -198,21 +199,6 @@ pub(super) struct RunArguments {
     /// standard output, and standard input goes to it; on a terminal Ctrl-A x leaves.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
-}
-
-/// `HOST[:GUEST]`; a colon in the host's path needs the guest's path to be given as well.
-fn parse_file(text: &str) -> Result<(PathBuf, String), String> {
-    let (host, guest) = match text.rsplit_once(':') {
-        Some((host, guest)) if guest.starts_with('/') => (PathBuf::from(host), guest.to_owned()),
-        Some(_) => return Err("the guest's path begins with /".into()),
-        None => {
-            let host = PathBuf::from(text);
-            let name = host.file_name().ok_or("name the guest's path: HOST:GUEST")?;
-            let guest = format!("/{}", name.to_string_lossy());
-            (host, guest)
-        }
-    };
-    Ok((host, guest))
 }
 
 impl RunArguments {

@@ -86,7 +86,7 @@ type Read = Result<Arc<Scenario>, ScenarioError>;
 
 /// Runs scenarios, or lists them; returns the exit status.
 pub(super) fn run(arguments: &SuiteArguments) -> Result<u8> {
-    let scenarios = read(&files(&arguments.scenarios)?);
+    let scenarios = read(&files(&arguments.scenarios)?, arguments.seeds.as_ref());
     let folder = absolute(&arguments.artefacts).context("--artefacts")?;
     let launcher = Arc::new(Guests::new(folder.join("modules"), arguments.cold));
     let artefacts = Artefacts::new(folder, arguments.keep);
@@ -147,13 +147,16 @@ fn prepare(
     }
 }
 
-/// Reads the files. A name that another scenario has already is an error of the later one.
-fn read(files: &[PathBuf]) -> Vec<Read> {
+/// Reads the files, and gives the scenarios `seeds`. A name that another scenario has already is an error of the later one.
+fn read(files: &[PathBuf], seeds: Option<&Seeds>) -> Vec<Read> {
     let mut names: BTreeMap<String, PathBuf> = BTreeMap::new();
     files
         .iter()
         .map(|file| {
-            let scenario = Scenario::read(file)?;
+            let mut scenario = Scenario::read(file)?;
+            if let Some(seeds) = seeds {
+                scenario = scenario.with_seeds(seeds.clone())?;
+            }
             match names.insert(scenario.name.clone(), file.clone()) {
                 Some(other) => Err(ScenarioError {
                     file: file.clone(),
@@ -169,7 +172,7 @@ fn read(files: &[PathBuf]) -> Vec<Read> {
 /// The cases that are asked for.
 fn select(arguments: &SuiteArguments, scenarios: &[Read], artefacts: &Artefacts) -> Result<Vec<Case>> {
     let usable = scenarios.iter().filter_map(|scenario| scenario.as_ref().ok());
-    let mut all: Vec<_> = usable.flat_map(|scenario| cases(scenario, arguments.seeds.as_ref())).collect();
+    let mut all: Vec<_> = usable.flat_map(cases).collect();
     if let Some(filter) = &arguments.filter {
         all.retain(|case| filter.is_match(&case.id));
     }
@@ -221,7 +224,7 @@ fn by_scenario(scenarios: &[Read], results: Vec<CaseResult>) -> Vec<ScenarioResu
                 if !cases.is_empty() {
                     all.push(ScenarioResult {
                         name: scenario.name.clone(),
-                        file: scenario.file.clone(),
+                        file: scenario.file().to_owned(),
                         bug: scenario.bug.clone(),
                         source: scenario.source.clone(),
                         error: None,

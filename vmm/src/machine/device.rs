@@ -19,17 +19,19 @@ struct Kind {
     name: &'static str,
     default_slot: Option<Slot>,
     parse: Parse,
-    /// Keys that name a file of the host.
-    files: &'static [&'static str],
+    /// Keys that name a file of the host which must be there.
+    reads: &'static [&'static str],
+    /// Keys that name a file of the host which is made.
+    writes: &'static [&'static str],
 }
 
 /// Every kind there is.
 const KINDS: &[Kind] = &[
-    Kind { name: "mlx5", default_slot: Some(8), parse: mlx5, files: &[] },
-    Kind { name: "blk", default_slot: None, parse: virtio::blk, files: &["path"] },
-    Kind { name: "rng", default_slot: None, parse: virtio::rng, files: &[] },
-    Kind { name: "console", default_slot: None, parse: virtio::console, files: &["out", "in"] },
-    Kind { name: "input", default_slot: None, parse: virtio::input, files: &["events"] },
+    Kind { name: "mlx5", default_slot: Some(8), parse: mlx5, reads: &[], writes: &[] },
+    Kind { name: "blk", default_slot: None, parse: virtio::blk, reads: &["path"], writes: &[] },
+    Kind { name: "rng", default_slot: None, parse: virtio::rng, reads: &[], writes: &[] },
+    Kind { name: "console", default_slot: None, parse: virtio::console, reads: &["in"], writes: &["out"] },
+    Kind { name: "input", default_slot: None, parse: virtio::input, reads: &["events"], writes: &[] },
 ];
 
 /// A device whose keys have been understood.
@@ -95,11 +97,20 @@ impl DeviceSpec {
     /// The same device with files that start from `folder` unless they are absolute.
     #[must_use]
     pub fn with_files_in(mut self, folder: &Path) -> Self {
-        let files = find(&self.kind).map_or(&[][..], |kind| kind.files);
-        for (_, value) in self.keys.iter_mut().filter(|(key, _)| files.contains(&key.as_str())) {
-            *value = folder.join(&*value).to_string_lossy().into_owned();
+        let names_a_file = |kind: &Kind, key: &str| kind.reads.contains(&key) || kind.writes.contains(&key);
+        for (key, value) in &mut self.keys {
+            if find(&self.kind).is_some_and(|kind| names_a_file(kind, key)) {
+                *value = folder.join(&*value).to_string_lossy().into_owned();
+            }
         }
         self
+    }
+
+    /// The files of the host that must be there.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let reads = find(&self.kind).map_or(&[][..], |kind| kind.reads);
+        let read = self.keys.iter().filter(|(key, _)| reads.contains(&key.as_str()));
+        read.map(|(_, value)| Path::new(value))
     }
 
     fn plan(&self) -> Result<Box<dyn Plan>, DeviceError> {

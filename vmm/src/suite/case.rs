@@ -2,8 +2,10 @@
 
 use super::matrix::Cell;
 use super::scenario::Scenario;
-use super::seeds::Seeds;
+use super::source::ScenarioError;
 use super::steps;
+use crate::guest_file::parse_file;
+use crate::machine::DeviceSpec;
 use crate::quantity::parse_size;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
@@ -26,14 +28,18 @@ pub struct Case {
 pub struct Built {
     /// The image's own command line; none if the kernel is a file.
     pub cmdline: Option<String>,
+    /// What a source tree has come to.
+    pub kernel: Option<PathBuf>,
+    /// Goes with that kernel, unless the guest has one of its own.
+    pub initrd: Option<PathBuf>,
     /// Kernel modules.
     pub modules: Vec<PathBuf>,
 }
 
-/// The cases of a scenario, with other seeds than its own if `seeds` says so.
+/// The cases of a scenario.
 #[must_use]
-pub fn cases(scenario: &Arc<Scenario>, seeds: Option<&Seeds>) -> Vec<Case> {
-    let seeds = &seeds.unwrap_or(&scenario.seeds).0;
+pub fn cases(scenario: &Arc<Scenario>) -> Vec<Case> {
+    let seeds = &scenario.seeds.0;
     // The scenario was checked when it was read.
     let cells = scenario.cells().unwrap_or_default();
     let of_cell = |cell: Cell| {
@@ -68,10 +74,11 @@ impl Case {
         self.id.rsplit_once('/').map_or(&self.id, |(place, _)| place)
     }
 
-    /// Whether the kernel is an image, not a file.
+    /// Whether the guest is an image: its kernel is not a file, and it is not restored.
     #[must_use]
     pub fn has_image(&self) -> bool {
-        self.cell.guest.kernel.as_ref().is_none_or(|kernel| !kernel.contains('/'))
+        let guest = &self.cell.guest;
+        guest.restore.is_none() && guest.kernel.as_ref().is_none_or(|kernel| !kernel.contains('/'))
     }
 
     /// The name of the image, if one is named.
@@ -83,8 +90,50 @@ impl Case {
     /// A path that the scenario names, which starts from its folder.
     #[must_use]
     pub fn path(&self, path: &str) -> PathBuf {
-        let path = self.scenario.folder.join(path);
+        let path = self.scenario.folder().join(path);
         absolute(&path).unwrap_or(path)
+    }
+
+    /// The devices, with the paths of their files as [`Case::path`] has them.
+    fn devices(&self) -> impl Iterator<Item = (&str, DeviceSpec)> {
+        let folder = self.path("");
+        // They were parsed when the scenario was read.
+        let parsed = |device: &String| device.parse::<DeviceSpec>().ok();
+        let devices = self.cell.guest.devices.iter();
+        devices.filter_map(move |device| Some((device.as_str(), parsed(device)?.with_files_in(&folder))))
+    }
+
+    /// Looks for every file and folder of the host that it names.
+    ///
+    /// # Errors
+    /// [`ScenarioError`] with the place of the first that is not there.
+    pub fn check_files(&self) -> Result<(), ScenarioError> {
+        let guest = &self.cell.guest;
+        let kernel = if self.has_image() { &[] } else { guest.kernel.as_slice() };
+        let plain = [
+            ("kernel", kernel),
+            ("initrd", guest.initrd.as_slice()),
+            ("restore", guest.restore.as_slice()),
+            ("kernel-source", guest.kernel_source.as_slice()),
+            ("modules", &guest.modules),
+        ];
+        for (key, values) in plain {
+            values.iter().try_for_each(|value| self.check_file(key, value, &self.path(value)))?;
+        }
+        for value in &guest.files {
+            // It was parsed when the scenario was read.
+            let (host, _) = parse_file(value).unwrap_or_default();
+            self.check_file("files", value, &self.path(&host.to_string_lossy()))?;
+        }
+        for (value, device) in self.devices() {
+            device.files().try_for_each(|file| self.check_file("devices", value, file))?;
+        }
+        Ok(())
+    }
+
+    fn check_file(&self, key: &str, value: &str, path: &Path) -> Result<(), ScenarioError> {
+        let missing = |error| self.scenario.error_at(key, value, &format!("{}: {error}", path.display()));
+        std::fs::metadata(path).map(|_| ()).map_err(missing)
     }
 
     /// The arguments of `staleline` that run it.
@@ -125,18 +174,24 @@ impl Case {
             Some(image) => image.to_owned(),
             None => file(kernel),
         });
+        let (kernel, tree) = match &built.kernel {
+            Some(built) => (Some(text(built)), None),
+            None => (kernel, guest.kernel_source.as_ref().map(file)),
+        };
+        let initrd = guest.initrd.as_ref().map(file).or_else(|| built.initrd.as_deref().map(text));
         let cmdline = match (&built.cmdline, &guest.cmdline) {
             (Some(own), Some(more)) => Some(crate::boot::cmdline::append(own, more)),
             (_, more) => more.clone(),
         };
         add("arch", guest.arch.clone());
         add("kernel", kernel);
-        add("kernel-source", guest.kernel_source.as_ref().map(file));
-        add("initrd", guest.initrd.as_ref().map(file));
+        add("kernel-source", tree);
+        add("initrd", initrd);
+        add("restore", guest.restore.as_ref().map(file));
         add("cmdline", cmdline);
         add("memory", guest.memory.clone());
         add("cpus", guest.cpus.map(|cpus| cpus.to_string()));
-        guest.devices.iter().for_each(|device| add("device", Some(device.clone())));
+        self.devices().for_each(|(_, device)| add("device", Some(device.to_string())));
         guest.files.iter().for_each(|file| add("file", Some(text(&self.path(file)))));
         for module in &built.modules {
             let name = module.file_name().unwrap_or_default().to_string_lossy();
@@ -169,13 +224,17 @@ mod tests {
                     devices = ['mlx5']\nfiles = ['data:/data']\n[matrix]\nmemory = ['512M', '1G']\n[[step]]\nrun = ['a b']";
         std::fs::write(&file, text).unwrap();
         let scenario = Arc::new(Scenario::read(&file).unwrap());
-        let cases = cases(&scenario, None);
+        let cases = cases(&scenario);
         let ids: Vec<_> = cases.iter().map(|case| &*case.id).collect();
         assert_eq!(
             ids,
             ["x/memory=512M/seed-1", "x/memory=512M/seed-2", "x/memory=1G/seed-1", "x/memory=1G/seed-2"]
         );
-        let built = Built { cmdline: Some("console=ttyS0".into()), modules: vec!["/m/k.ko".into()] };
+        let built = Built {
+            cmdline: Some("console=ttyS0".into()),
+            modules: vec!["/m/k.ko".into()],
+            ..Built::default()
+        };
         let line = shell_line(&cases[2].arguments(&built));
         let data = folder.path().join("data:/data");
         let expected = format!(

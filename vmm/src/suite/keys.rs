@@ -1,6 +1,7 @@
 //! The keys that say what guest a scenario has: those of `staleline run`.
 
 use super::text::Text;
+use crate::guest_file::parse_file;
 use crate::machine::{CPUS_MAX, DeviceSpec};
 use crate::quantity::parse_size;
 use serde::{Deserialize, Deserializer, de};
@@ -14,7 +15,10 @@ pub struct Keys {
     pub kernel: Option<String>,
     pub kernel_source: Option<String>,
     pub initrd: Option<String>,
+    /// A machine that `staleline run --save` has written, instead of one that boots.
+    pub restore: Option<String>,
     /// Appended to the image's command line.
+    #[serde(deserialize_with = "cmdline")]
     pub cmdline: Option<String>,
     #[serde(deserialize_with = "memory")]
     pub memory: Option<String>,
@@ -23,7 +27,7 @@ pub struct Keys {
     #[serde(deserialize_with = "devices")]
     pub devices: Vec<String>,
     /// `HOST:GUEST`.
-    #[serde(deserialize_with = "texts")]
+    #[serde(deserialize_with = "files")]
     pub files: Vec<String>,
     /// Folders of kernel modules to build for the image; each `NAME.ko` is in the guest's root folder.
     #[serde(deserialize_with = "texts")]
@@ -46,6 +50,7 @@ impl Keys {
         replace(&mut self.kernel, &more.kernel);
         replace(&mut self.kernel_source, &more.kernel_source);
         replace(&mut self.initrd, &more.initrd);
+        replace(&mut self.restore, &more.restore);
         replace(&mut self.memory, &more.memory);
         replace(&mut self.cache, &more.cache);
         replace(&mut self.iommu, &more.iommu);
@@ -62,22 +67,33 @@ impl Keys {
     }
 
     /// The keys set here that would replace others' values.
-    pub(super) fn replaced(&self) -> Vec<&'static str> {
-        [
+    pub(super) fn replaced(&self) -> impl Iterator<Item = &'static str> {
+        let set = [
             ("arch", self.arch.is_some()),
             ("kernel", self.kernel.is_some()),
             ("kernel-source", self.kernel_source.is_some()),
             ("initrd", self.initrd.is_some()),
+            ("restore", self.restore.is_some()),
             ("memory", self.memory.is_some()),
             ("cpus", self.cpus.is_some()),
             ("cache", self.cache.is_some()),
             ("iommu", self.iommu.is_some()),
             ("confidential", self.confidential.is_some()),
             ("dma", self.dma.is_some()),
-        ]
-        .into_iter()
-        .filter_map(|(key, set)| set.then_some(key))
-        .collect()
+        ];
+        set.into_iter().filter_map(|(key, set)| set.then_some(key))
+    }
+
+    /// A key set here that says what a saved machine says itself.
+    pub(super) fn fixed_by_restore(&self) -> Option<&'static str> {
+        let added = [
+            ("cmdline", self.cmdline.is_some()),
+            ("devices", !self.devices.is_empty()),
+            ("files", !self.files.is_empty()),
+            ("modules", !self.modules.is_empty()),
+        ];
+        let added = added.into_iter().filter_map(|(key, set)| set.then_some(key));
+        self.replaced().filter(|key| *key != "restore").chain(added).next()
     }
 }
 
@@ -101,6 +117,14 @@ impl<'de> Deserialize<'de> for Number {
             }
         }
         input.deserialize_any(Visitor)
+    }
+}
+
+fn cmdline<'de, D: Deserializer<'de>>(input: D) -> Result<Option<String>, D::Error> {
+    let words = String::deserialize(input)?;
+    match words.contains('\0') {
+        true => Err(de::Error::custom("a command line ends at a NUL")),
+        false => Ok(Some(words)),
     }
 }
 
@@ -132,6 +156,20 @@ fn device<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
 
 fn devices<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
     Ok(Vec::<Device>::deserialize(input)?.into_iter().map(|device| device.0).collect())
+}
+
+/// A file as `--file` takes it.
+#[derive(Deserialize)]
+struct GuestFile(#[serde(deserialize_with = "file")] String);
+
+fn file<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
+    let text = String::deserialize(input)?;
+    parse_file(&text).map_err(|reason| de::Error::custom(format!("'{text}': {reason}")))?;
+    Ok(text)
+}
+
+fn files<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<String>, D::Error> {
+    Ok(Vec::<GuestFile>::deserialize(input)?.into_iter().map(|file| file.0).collect())
 }
 
 /// A list of texts that say something.

@@ -56,10 +56,11 @@ fn add_files(path: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
         .collect::<std::io::Result<Vec<_>>>()?;
     names.sort();
     for name in names {
-        let is_scenario = name.extension().is_some_and(|extension| extension == "toml");
         // A link to a folder above would go round for ever.
-        if is_scenario || std::fs::symlink_metadata(&name)?.is_dir() {
+        if std::fs::symlink_metadata(&name)?.is_dir() {
             add_files(&name, files)?;
+        } else if name.extension().is_some_and(|extension| extension == "toml") {
+            files.push(name);
         }
     }
     Ok(())

@@ -10,7 +10,9 @@ use crate::quantity::parse_seconds;
 use crate::session::MemoryRange;
 use serde::{Deserialize, Deserializer, de};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use toml::Spanned;
 
 /// Values of axes that something is limited to, by the axis' name.
@@ -65,12 +67,9 @@ pub struct Scenario {
     each_step: Vec<Spanned<StepExpectation>>,
     #[serde(default, rename = "expect")]
     expectations: Vec<Spanned<Expectation>>,
-    /// The folder that relative paths start from.
-    #[serde(skip)]
-    pub folder: PathBuf,
     /// The file.
     #[serde(skip)]
-    pub file: PathBuf,
+    origin: Source,
 }
 
 /// Something that runs in the guest.
@@ -131,6 +130,30 @@ fn some_name<'de, D: Deserializer<'de>>(input: D) -> Result<String, D::Error> {
     }
 }
 
+/// Bytes of a file beyond which it is taken for something else.
+const MOST: u64 = 4 << 20;
+/// Cases of a scenario beyond which its cells or seeds are a mistake.
+const MOST_CASES: usize = 100_000;
+
+fn read_text(file: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    // Opening a pipe would wait for somebody who writes to it.
+    match std::fs::metadata(file) {
+        Ok(metadata) if metadata.is_file() => {}
+        Ok(_) => return Err("not a file".into()),
+        Err(error) => return Err(error.to_string()),
+    }
+    let opened = File::open(file).map_err(|error| error.to_string())?;
+    opened.take(MOST + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > MOST {
+        return Err(format!("longer than the {MOST} bytes that a scenario may have"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        format!("not a text in UTF-8: the byte at offset {at} is none")
+    })
+}
+
 impl Scenario {
     /// Reads a scenario file.
     ///
@@ -138,26 +161,43 @@ impl Scenario {
     /// [`ScenarioError`] with the place.
     pub fn read(file: &Path) -> Result<Self, ScenarioError> {
         let whole = |reason: String| ScenarioError { file: file.to_owned(), line: None, reason };
-        let text = std::fs::read_to_string(file).map_err(|error| whole(error.to_string()))?;
-        Self::parse(file, &text)
+        let text = read_text(file).map_err(whole)?;
+        Self::parse(Source { file: file.to_owned(), text })
     }
 
-    fn parse(file: &Path, text: &str) -> Result<Self, ScenarioError> {
-        let source = Source { file, text };
-        let mut scenario: Self = toml::from_str(text).map_err(|error| {
-            source.error(Wrong { span: error.span(), reason: error.message().trim_end().to_owned() })
+    fn parse(origin: Source) -> Result<Self, ScenarioError> {
+        let mut scenario: Self = toml::from_str(&origin.text).map_err(|error| {
+            origin.error(Wrong { span: error.span(), reason: error.message().trim_end().to_owned() })
         })?;
         if scenario.name.is_empty() {
-            let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+            let stem = origin.file.file_stem().unwrap_or_default().to_string_lossy();
             scenario.name = matrix::plain(&stem);
         }
-        scenario.file = file.to_owned();
-        scenario.folder = file.parent().map_or_else(PathBuf::new, Path::to_owned);
         for step in &mut scenario.steps {
             step.expectations.extend(scenario.each_step.iter().map(|one| one.get_ref().clone()));
         }
-        scenario.check().map_err(|wrong| source.error(wrong))?;
+        scenario.origin = origin;
+        scenario.check().map_err(|wrong| scenario.origin.error(wrong))?;
         Ok(scenario)
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.origin.file
+    }
+
+    /// The folder that relative paths start from.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.file().parent().unwrap_or(Path::new(""))
+    }
+
+    /// An error about the `value` of the guest's `key`, where the file has it.
+    #[must_use]
+    pub fn error_at(&self, key: &str, value: &str, reason: &str) -> ScenarioError {
+        let reason = format!("{key}: {reason}");
+        self.origin.error(Wrong { span: self.origin.find(key, Some(value)), reason })
     }
 
     /// Every cell can be had, and something is expected in each of them, but not two things at once.
@@ -175,7 +215,9 @@ impl Scenario {
             matrix::check_condition(&axes, condition.get_ref())
                 .map_err(|reason| Wrong::at(condition.span(), reason))?;
         }
-        for cell in &self.cells()? {
+        let cells = self.cells()?;
+        self.check_count(&cells, &self.seeds)?;
+        for cell in &cells {
             self.check_cell(cell).map_err(|wrong| match cell.name.as_str() {
                 "" => wrong,
                 name => wrong.of(name),
@@ -184,7 +226,33 @@ impl Scenario {
         Ok(())
     }
 
+    fn check_count(&self, cells: &[Cell], seeds: &Seeds) -> Result<(), Wrong> {
+        let (cells, seeds) = (cells.len(), seeds.0.len());
+        match cells.saturating_mul(seeds) {
+            count if count > MOST_CASES => Err(Wrong {
+                span: self.origin.place("seeds").or_else(|| self.origin.place("matrix")),
+                reason: format!(
+                    "{cells} cells with {seeds} seeds each are {count} cases, more than {MOST_CASES}"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The same with other seeds.
+    ///
+    /// # Errors
+    /// [`ScenarioError`] if that makes too many cases.
+    pub fn with_seeds(self, seeds: Seeds) -> Result<Self, ScenarioError> {
+        let cells = self.cells().map_err(|wrong| self.origin.error(wrong))?;
+        self.check_count(&cells, &seeds).map_err(|wrong| self.origin.error(wrong))?;
+        Ok(Self { seeds, ..self })
+    }
+
     fn check_cell(&self, cell: &Cell) -> Result<(), Wrong> {
+        if cell.guest.restore.is_some() {
+            self.check_restored(cell)?;
+        }
         let run = self.expectation(cell)?;
         if self.steps.is_empty() && !run.says_something() {
             return Err(Wrong::somewhere(
@@ -193,6 +261,18 @@ impl Scenario {
         }
         for step in &self.steps {
             step.expectation(cell).map_err(|wrong| wrong.of(format_args!("step {}", step.name())))?;
+        }
+        Ok(())
+    }
+
+    fn check_restored(&self, cell: &Cell) -> Result<(), Wrong> {
+        if let Some(key) = cell.guest.fixed_by_restore() {
+            let reason = format!("{key}: a machine that is restored is what it was when it was saved");
+            return Err(Wrong { span: self.origin.find(key, None), reason });
+        }
+        if self.steps.is_empty() {
+            let reason = "restore: a saved machine waits to be told what to run: there is no step".into();
+            return Err(Wrong { span: self.origin.find("restore", None), reason });
         }
         Ok(())
     }
@@ -241,6 +321,12 @@ impl Step {
             (Some(run), None) if run.get_ref().first().is_none_or(String::is_empty) => {
                 Err(Wrong::at(run.span(), "run: no program is named"))
             }
+            (Some(run), None) if run.get_ref().iter().any(|word| word.contains('\0')) => {
+                Err(Wrong::at(run.span(), "run: no argument can have a NUL in it"))
+            }
+            (None, Some(script)) if script.get_ref().contains('\0') => {
+                Err(Wrong::at(script.span(), "a script cannot have a NUL in it"))
+            }
             (None, Some(script)) if script.get_ref().trim().is_empty() => {
                 Err(Wrong::at(script.span(), "the script is empty"))
             }
@@ -277,14 +363,19 @@ mod tests {
     const HEAD: &str = "bug = 'b'\nsource = 's'\n";
 
     fn parse(text: &str) -> Result<Scenario, String> {
-        Scenario::parse(Path::new("dir/x.toml"), &format!("{HEAD}{text}")).map_err(|error| error.to_string())
+        parse_all("dir/x.toml", &format!("{HEAD}{text}"))
+    }
+
+    fn parse_all(file: &str, text: &str) -> Result<Scenario, String> {
+        let origin = Source { file: file.into(), text: text.into() };
+        Scenario::parse(origin).map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_scenario_is_named_by_its_file_or_itself() {
         let scenario = parse("[[step]]\nrun = ['true']").unwrap();
         assert_eq!((&*scenario.name, scenario.steps[0].name()), ("x", "true"));
-        assert_eq!(scenario.folder, Path::new("dir"));
+        assert_eq!(scenario.folder(), Path::new("dir"));
         assert_eq!(parse("name = 'y'\n[[step]]\nscript = \"\\n true\"").unwrap().name, "y");
     }
 
@@ -292,7 +383,7 @@ mod tests {
     fn the_documented_scenario_can_be_read() {
         let documentation = include_str!("../../../ci/suites/README.md");
         let text = documentation.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-        let scenario = Scenario::parse(Path::new("x.toml"), text).unwrap_or_else(|error| panic!("{error}"));
+        let scenario = parse_all("x.toml", text).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!((scenario.cells().unwrap().len(), scenario.steps.len()), (3, 1));
     }
 
@@ -305,8 +396,21 @@ mod tests {
             ("[guest]\nmemory = '512'", "dir/x.toml:4:10: memory: a size needs a unit"),
             ("[guest]\ncpus = 9", "dir/x.toml:4:8: "),
             ("[guest]\ndevices = [\n'mlx5',\n  'e1000']", "dir/x.toml:6:3: unknown device 'e1000'"),
-            ("[guest]\nfiles = ['a',\n'']", "dir/x.toml:5:1: must not be empty"),
+            ("[guest]\nfiles = ['a',\n'']", "dir/x.toml:5:1: '': name the guest's path"),
             ("[guest]\nmodules = ['a',\n5]", "dir/x.toml:5:1: invalid type: integer"),
+            (
+                "[guest]\nrestore = 'f'\nmemory = '1G'\n[[step]]\nrun = ['a']",
+                "dir/x.toml:5:10: memory: a machine that is restored",
+            ),
+            (
+                "[guest]\nrestore = 'f'\n[matrix]\na = { b = { files = ['f'] } }\n[[step]]\nrun = ['a']",
+                "dir/x.toml:6:21: a=b: files: a machine that is restored",
+            ),
+            (
+                "[guest]\nrestore = 'f'\n[[expect]]\nstatus = 0",
+                "dir/x.toml:4:11: restore: a saved machine waits",
+            ),
+            ("[guest]\nfiles = ['a',\n'b:c']", "dir/x.toml:5:1: 'b:c': the guest's path begins with /"),
             ("seeds = '5..1'", "dir/x.toml:3:9: "),
             ("deadline = 0", "dir/x.toml:3:12: not a positive number of seconds"),
             ("[[step]]\nrun = []", "dir/x.toml:4:7: run: no program"),
@@ -372,9 +476,9 @@ mod tests {
         ] {
             assert!(error(text).contains(expected), "{text}: {}", error(text));
         }
-        let unnamed = Scenario::parse(Path::new("x"), "bug = ' '\nsource = 's'").unwrap_err().to_string();
+        let unnamed = parse_all("x", "bug = ' '\nsource = 's'").unwrap_err();
         assert_eq!(unnamed, "x:1:7: must not be empty");
-        assert!(Scenario::parse(Path::new("x"), "source = 's'").unwrap_err().to_string().contains("bug"));
+        assert!(parse_all("x", "source = 's'").unwrap_err().contains("bug"));
         assert!(
             Scenario::read(Path::new("/nonexistent"))
                 .unwrap_err()

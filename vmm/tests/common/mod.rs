@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod session;
+pub mod suite;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

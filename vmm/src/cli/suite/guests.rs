@@ -1,5 +1,6 @@
 //! The guests of a suite, run as `staleline run` does.
 
+use crate::boot::cmdline;
 use crate::bounded::Bounded;
 use crate::cli::message;
 use crate::cli::run::{self, RunArguments};
@@ -11,7 +12,7 @@ use crate::suite::runner::{Boot, Launcher, Line, Ran, Streams, Trouble};
 use anyhow::{Result, bail};
 use clap::Parser;
 use devices::bus::Nanos;
-use guest_images::{Image, Store};
+use guest_images::{Image, KernelTree, Store};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,16 @@ pub(super) struct Guests {
     images: Once<String, Image>,
     /// By image and source.
     modules: Once<(String, PathBuf), Vec<PathBuf>>,
+    /// By the image whose configuration it has, if that is named, and source.
+    trees: Once<(Option<String>, PathBuf), Tree>,
+}
+
+/// What a source tree has come to.
+#[derive(Debug, Clone)]
+struct Tree {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    cmdline: String,
 }
 
 fn trouble(error: &guest_images::Error) -> Trouble {
@@ -65,7 +76,13 @@ fn trouble(error: &guest_images::Error) -> Trouble {
 
 impl Guests {
     pub(super) fn new(module_folder: PathBuf, cold: bool) -> Self {
-        Self { module_folder, cold, images: Mutex::default(), modules: Mutex::default() }
+        Self {
+            module_folder,
+            cold,
+            images: Mutex::default(),
+            modules: Mutex::default(),
+            trees: Mutex::default(),
+        }
     }
 
     fn image(&self, name: &str) -> Result<Image, Trouble> {
@@ -90,6 +107,52 @@ impl Guests {
             store.build_module(image, source, &to, progress.as_ref()).map_err(|error| trouble(&error))
         };
         modules.entry((image.to_owned(), source.to_owned())).or_insert_with(build).clone()
+    }
+
+    /// Builds the kernel in the folder `source` with the configuration of `image`, by default of that which suits it best.
+    fn tree(&self, image: Option<&str>, source: &Path) -> Result<Tree, Trouble> {
+        let mut trees = self.trees.lock().unwrap_or_else(PoisonError::into_inner);
+        let build = || {
+            let tree = KernelTree::open(source)?;
+            let store = Store::open(None)?;
+            let recipe = image.map_or_else(|| store.recipe_for(&tree), |name| store.recipe(name))?;
+            let progress = guest_images::progress::for_stderr();
+            let initramfs = store.initramfs(&recipe.name, progress.as_ref())?;
+            let kernel = store.build_tree(&recipe.name, &tree, progress.as_ref())?.kernel;
+            // Without a command `run` has this only for an image.
+            let cmdline = cmdline::append(&recipe.cmdline, cmdline::OUR_INIT);
+            Ok(Tree { kernel, initramfs, cmdline })
+        };
+        let build = || build().map_err(|error| trouble(&error));
+        trees.entry((image.map(str::to_owned), source.to_owned())).or_insert_with(build).clone()
+    }
+
+    /// Builds what the guest of `case` needs.
+    fn build(&self, case: &Case) -> Result<Built, Trouble> {
+        let guest = &case.cell.guest;
+        let at = |key: &str, value: &str, trouble: Trouble| match trouble {
+            Trouble::Error(reason) => Trouble::Error(case.scenario.error_at(key, value, &reason).to_string()),
+            unavailable @ Trouble::Unavailable(_) => unavailable,
+        };
+        let mut built = Built::default();
+        if let Some(source) = &guest.kernel_source {
+            let tree = self.tree(guest.kernel.as_deref(), &case.path(source));
+            let tree = tree.map_err(|trouble| at("kernel-source", source, trouble))?;
+            built.kernel = Some(tree.kernel);
+            built.initrd = Some(tree.initramfs);
+            built.cmdline = Some(tree.cmdline);
+        } else if case.has_image() {
+            let name = case.image().unwrap_or(run::DEFAULT_IMAGE);
+            built.cmdline = Some(self.image(name).map_err(|trouble| at("kernel", name, trouble))?.cmdline);
+        }
+        for source in &guest.modules {
+            let modules = match (case.has_image(), &guest.kernel_source) {
+                (true, None) => self.modules(case.image().unwrap_or(run::DEFAULT_IMAGE), &case.path(source)),
+                _ => Err(Trouble::Error(format!("{source}: modules are built for an image's kernel only"))),
+            };
+            built.modules.extend(modules.map_err(|trouble| at("modules", source, trouble))?);
+        }
+        Ok(built)
     }
 }
 
@@ -176,22 +239,11 @@ impl Launcher for Guests {
 
     fn prepare(&self, case: &Case) -> Result<Line, Trouble> {
         let error = |error: anyhow::Error| Trouble::Error(message(&error));
+        case.check_files().map_err(|error| Trouble::Error(error.to_string()))?;
         // What cannot be run needs no image built.
         let bare = case.arguments(&Built::default());
         parse_run(&bare).and_then(|arguments| arguments.check()).map_err(error)?;
-        let mut built = Built::default();
-        let image = case.image().unwrap_or(run::DEFAULT_IMAGE);
-        if case.has_image() {
-            built.cmdline = Some(self.image(image)?.cmdline);
-        }
-        for source in &case.cell.guest.modules {
-            if !case.has_image() {
-                return Err(Trouble::Error(format!(
-                    "modules {source}: modules are built for an image's kernel"
-                )));
-            }
-            built.modules.extend(self.modules(image, &case.path(source))?);
-        }
+        let built = self.build(case)?;
         let boot = (case.has_mark() && !self.cold).then(|| case.boot_arguments(&built));
         let memory = case.scenario.memory(&case.cell);
         Ok(Line { arguments: case.arguments(&built), boot, memory })

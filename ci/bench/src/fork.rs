@@ -1,7 +1,7 @@
-//! What a fork of a booted machine costs: host time and memory, beside what it runs.
+//! What forks of a booted machine cost: host time, and memory by the number of them.
 
 use crate::table::Figure;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use guest_images::progress::for_stderr;
 use guest_images::{Store, work_archive};
 use staleline::boot::{InitrdPart, cmdline};
@@ -9,6 +9,7 @@ use staleline::engine::{EngineKind, Kick};
 use staleline::machine::MachineConfig;
 use staleline::session::{Cause, Output, SessionConfig, Template, Work};
 use std::io::{self, Write};
+use std::sync::Barrier;
 use std::time::Instant;
 
 const IMAGE: &str = "linux-6.12-debug";
@@ -16,7 +17,9 @@ const MEMORY: u64 = 512 << 20;
 /// Forks of a round.
 const FORKS: u32 = 20;
 /// Milliseconds that a fork may cost that runs nothing.
-const TARGET: f64 = 20.0;
+pub(crate) const TARGET: f64 = 20.0;
+/// Forks that are there at the same time while their memory is measured.
+const CROWDS: [usize; 3] = [1, 4, 16];
 
 /// Measures forks of a machine with the mlx5 function.
 pub(crate) fn run(rounds: u32) -> Result<Vec<Figure>> {
@@ -24,7 +27,8 @@ pub(crate) fn run(rounds: u32) -> Result<Vec<Figure>> {
     let mut alone = Figure::new("a fork that runs nothing".into(), "ms");
     alone.target = Some(TARGET);
     let mut to_the_end = Figure::new("a fork that runs `true` to its end".into(), "ms");
-    let mut working = Figure::new("memory of a fork in which a program has started".into(), "MiB");
+    let memory = |count: &usize| Figure::new(format!("memory of {count} forks that run a program"), "MiB");
+    let mut crowds: Vec<_> = CROWDS.iter().map(memory).collect();
     for _ in 0..rounds {
         let start = Instant::now();
         let forks = (0..FORKS)
@@ -39,12 +43,33 @@ pub(crate) fn run(rounds: u32) -> Result<Vec<Figure>> {
         }
         to_the_end.values.push(milliseconds(start));
 
-        let before = anonymous()?;
-        let mut seen = Sample(None);
-        end(&template, &["echo", "started"], &mut seen)?;
-        working.values.push(seen.0.context("the program has printed nothing")? - before);
+        for (figure, count) in crowds.iter_mut().zip(CROWDS) {
+            figure.values.push(crowd(&template, count)?);
+        }
     }
-    Ok(vec![alone, to_the_end, working])
+    Ok([alone, to_the_end].into_iter().chain(crowds).collect())
+}
+
+/// MiB that `count` forks take beside their template, each stopped in the middle of a program.
+fn crowd(template: &Template, count: usize) -> Result<f64> {
+    let before = anonymous()?;
+    let meeting = Barrier::new(count + 1);
+    std::thread::scope(|scope| {
+        let forks: Vec<_> = (0..count)
+            .map(|_| {
+                scope.spawn(|| {
+                    end(template, &["echo", "started"], &mut Stop { meeting: &meeting, met: false })
+                })
+            })
+            .collect();
+        meeting.wait();
+        let during = anonymous();
+        meeting.wait();
+        for fork in forks {
+            fork.join().map_err(|_| anyhow!("a fork has panicked"))??;
+        }
+        Ok(during? - before)
+    })
 }
 
 fn boot() -> Result<Template> {
@@ -88,14 +113,18 @@ fn anonymous() -> Result<f64> {
     Ok(kib / 1024.0)
 }
 
-/// Measures memory when the first output comes.
+/// Stops a run at its first output until everybody has met here twice.
 #[derive(Debug)]
-struct Sample(Option<f64>);
+struct Stop<'a> {
+    meeting: &'a Barrier,
+    met: bool,
+}
 
-impl Write for Sample {
+impl Write for Stop<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.is_none() {
-            self.0 = Some(anonymous().map_err(io::Error::other)?);
+        if !std::mem::replace(&mut self.met, true) {
+            self.meeting.wait();
+            self.meeting.wait();
         }
         Ok(bytes.len())
     }

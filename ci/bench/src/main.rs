@@ -12,6 +12,7 @@ mod mlx5;
 mod peer;
 mod process;
 mod repro;
+mod suite;
 mod table;
 mod timing;
 
@@ -66,6 +67,8 @@ enum Workload {
     Pingpong,
     /// Forks of a booted machine: host time and memory.
     Fork,
+    /// `staleline suite` over seeds and workers.
+    Suite,
 }
 
 impl Workload {
@@ -94,6 +97,7 @@ fn main() -> Result<()> {
             Workload::Mlx5 => table.add_figures(mlx5::device(arguments.rounds)?),
             Workload::Pingpong => table.add_figures(mlx5::ping_pong(&staleline, arguments.rounds)?),
             Workload::Fork => table.add_figures(fork::run(arguments.rounds)?),
+            Workload::Suite => table.add_figures(suite::run(&staleline, arguments.rounds)?),
             Workload::Boot | Workload::Integer | Workload::Memory | Workload::Kernel | Workload::Float => {
                 let guest = Guest::prepare(&workload.name())?;
                 table.guest(&guest);

@@ -6,8 +6,9 @@ use crate::machine::{Machine, SharedMachine};
 use devices::bus::Nanos;
 use devices::state::{Loader, Saver, StateError};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use x86_cpu::flags::bits;
-use x86_cpu::{Activity, CodeCache, CodePages, Segment, Vcpu, World, seg};
+use x86_cpu::{Activity, CodeCache, CodePages, Segment, SharedCode, Vcpu, World, seg};
 
 /// Instructions that a vCPU runs before the next one has its turn. Short, since kernels wait for one another without PAUSE
 /// as well.
@@ -26,6 +27,9 @@ pub struct SoftEngine {
     tsc_adjust: Vec<i64>,
     #[serde(skip)]
     code: CodeCache<Machine>,
+    /// What forks of this engine have decoded.
+    #[serde(skip)]
+    decoded: Arc<SharedCode<Machine>>,
     #[serde(skip)]
     kick: Kick,
     now: Nanos,
@@ -232,7 +236,7 @@ impl Engine for SoftEngine {
     }
 
     fn drop_caches(&mut self, machine: &SharedMachine) {
-        self.code = CodeCache::default();
+        self.code.reset();
         *machine.lock().code_pages() = CodePages::default();
         self.vcpus.iter_mut().for_each(Vcpu::drop_caches);
     }
@@ -241,7 +245,8 @@ impl Engine for SoftEngine {
         Some(Box::new(Self {
             vcpus: self.vcpus.clone(),
             tsc_adjust: self.tsc_adjust.clone(),
-            code: CodeCache::default(),
+            code: CodeCache::sharing(Arc::clone(&self.decoded)),
+            decoded: Arc::clone(&self.decoded),
             kick,
             now: self.now,
             skipped: self.skipped,

@@ -3,9 +3,10 @@
 use super::{Cause, Mark, Outcome, Output, Session, SessionConfig, SessionError, Work};
 use crate::engine::{Exit, Kick};
 use crate::host::Host;
-use crate::machine::{MachineConfig, SharedMachine};
+use crate::machine::{Machine, MachineConfig, SharedMachine};
 use devices::bus::Nanos;
 use std::sync::{Arc, Mutex, PoisonError};
+use x86_cpu::SharedCode;
 
 /// What a guest has sent up to its ready mark.
 #[derive(Debug, Default)]
@@ -148,9 +149,11 @@ impl Template {
         self.session.lock().unwrap_or_else(PoisonError::into_inner).engine.progress().now
     }
 
-    /// Bytes of the host's memory that its RAM takes, as long as it or a fork is there.
+    /// Bytes of the host's memory that its RAM and what its forks have decoded take, as long as it or a fork is there.
     #[must_use]
     pub fn resident_memory(&self) -> u64 {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner).machine.lock().ram().resident()
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        let ram = session.machine.lock().ram().resident();
+        ram.saturating_add(SharedCode::<Machine>::MAX_MEMORY)
     }
 }

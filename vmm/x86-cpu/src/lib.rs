@@ -22,6 +22,7 @@ mod msr;
 mod run;
 #[cfg(test)]
 mod run_tests;
+mod shared_code;
 mod state;
 #[cfg(test)]
 pub(crate) mod test_world;
@@ -36,6 +37,7 @@ pub use memory::Word;
 pub use mode::{CodeSize, Mode};
 pub use msr::{Msrs, Mtrrs};
 pub use run::{CodeCache, Exit, run};
+pub use shared_code::SharedCode;
 pub use state::*;
 pub use world::{CacheOp, World};
 

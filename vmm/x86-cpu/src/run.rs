@@ -6,11 +6,13 @@ use crate::decode::decode_block;
 use crate::fault::Fault;
 use crate::flags::bits;
 use crate::mode::Mode;
+use crate::shared_code::SharedCode;
 use crate::state::{Activity, Vcpu, seg, slot};
 use crate::world::World;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
 /// Why [`run`] came back. The clock is returned beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +40,7 @@ const MAX_BARREN_EXCEPTIONS: u32 = 1000;
 
 /// A multiplicative hasher for block keys: no guest-visible order depends on it.
 #[derive(Default)]
-struct KeyHasher(u64);
+pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
@@ -76,6 +78,8 @@ pub struct CodeCache<W: World> {
     lookup: Box<[Lookup; LOOKUP_ENTRIES]>,
     /// Counts discards: links and lookups of a vCPU that has seen fewer may lead to blocks that are gone.
     version: u64,
+    /// What other machines have decoded.
+    shared: Option<Arc<SharedCode<W>>>,
 }
 
 impl<W: World> fmt::Debug for CodeCache<W> {
@@ -93,11 +97,23 @@ impl<W: World> Default for CodeCache<W> {
             by_page: HashMap::default(),
             lookup: Box::new([none; LOOKUP_ENTRIES]),
             version: 0,
+            shared: None,
         }
     }
 }
 
 impl<W: World> CodeCache<W> {
+    /// An empty cache that decodes nothing again that is in `shared`, and adds to it.
+    #[must_use]
+    pub fn sharing(shared: Arc<SharedCode<W>>) -> Self {
+        Self { shared: Some(shared), ..Self::default() }
+    }
+
+    /// Drops everything.
+    pub fn reset(&mut self) {
+        *self = Self { shared: self.shared.take(), ..Self::default() };
+    }
+
     /// Number of blocks decoded and kept, for statistics.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -214,7 +230,7 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
                 cpu.new_epoch(world);
                 cpu.tlb.code_version = code.version;
             }
-            let block = decode_block(cpu, world, phys)?;
+            let block = decode_block(cpu, world, phys, code.shared.as_deref())?;
             code.add(block)
         }
     };

@@ -3,7 +3,8 @@
 use crate::flags::bits;
 use crate::state::{Activity, Segment, Vcpu, efer, reg, seg};
 use crate::test_world::TestWorld;
-use crate::{CodeCache, Exit, run};
+use crate::{CodeCache, Exit, SharedCode, run};
+use std::sync::Arc;
 
 const CODE: u64 = 0x4000;
 
@@ -65,6 +66,36 @@ fn a_halt_stops_before_code_that_is_known() {
     let (mut cpu, mut world, mut code) = machine(&[0xeb, 0x01, 0xf4, 0xff, 0xc0, 0xeb, 0xfb]);
     assert_eq!(run(&mut cpu, &mut world, &mut code, 0, 100), (Exit::Halted, 4));
     assert_eq!((cpu.gpr[reg::RAX], cpu.rip), (1, CODE + 3));
+}
+
+#[test]
+fn what_another_machine_has_decoded_is_used_for_the_same_bytes_only() {
+    // mov eax, 1 ; jmp $ ; and what follows
+    let one = [0xb8, 1, 0, 0, 0, 0xeb, 0xfe, 0x90];
+    let two = [0xb8, 2, 0, 0, 0, 0xeb, 0xfe, 0x90];
+    let other_end = [0xb8, 1, 0, 0, 0, 0xeb, 0xfe, 0xcc];
+    let shared = Arc::new(SharedCode::default());
+    for (bytes, expected) in [(one, 1), (two, 2), (one, 1), (other_end, 1), (two, 2)] {
+        let (mut cpu, mut world) = prepare(&bytes);
+        let mut code = CodeCache::sharing(Arc::clone(&shared));
+        assert_eq!(run(&mut cpu, &mut world, &mut code, 0, 5), (Exit::Deadline, 5));
+        assert_eq!((cpu.gpr[reg::RAX], cpu.rip, code.len()), (expected, CODE + 5, 2));
+        code.reset();
+        assert!(code.is_empty());
+        cpu.rip = CODE;
+        cpu.drop_caches();
+        *crate::World::code_pages(&mut world) = crate::CodePages::default();
+        assert_eq!(run(&mut cpu, &mut world, &mut code, 5, 6), (Exit::Deadline, 6));
+    }
+    for (last, expected) in [(0x01, 0x0102_0304), (0x7f, 0x7f02_0304)] {
+        // What crosses into another page is decoded anew: mov eax, imm32, whose last byte is in the next page.
+        let (mut cpu, mut world) = prepare(&[]);
+        world.poke(CODE + 0xffc, &[0xb8, 0x04, 0x03, 0x02, last]);
+        cpu.rip = CODE + 0xffc;
+        let mut code = CodeCache::sharing(Arc::clone(&shared));
+        run(&mut cpu, &mut world, &mut code, 0, 1);
+        assert_eq!(cpu.gpr[reg::RAX], expected);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use crate::block::{Block, Link, Op};
 use crate::fault::Fault;
 use crate::memory::tlb::PAGE_MASK;
 use crate::mode::CodeSize;
+use crate::shared_code::{SharedCode, Straight};
 use crate::state::{Vcpu, seg};
 use crate::world::World;
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions};
@@ -13,12 +14,21 @@ use iced_x86::{Code, Decoder, DecoderError, DecoderOptions};
 const MAX_OPS: usize = 48;
 /// Longest instruction, bytes (SDM volume 2, 2.3.11).
 const MAX_INSTRUCTION: usize = 15;
+/// Bytes that are looked at for a block: more than the longest has, so that the last of its instructions is decoded as if there
+/// were no end.
+const WINDOW: usize = (MAX_OPS + 1) * MAX_INSTRUCTION;
 
-/// Decodes the block at the vCPU's RIP, whose first byte is at guest-physical `phys`, and marks its bytes as code.
+/// Decodes the block at the vCPU's RIP, whose first byte is at guest-physical `phys`, and marks its bytes as code. Another
+/// machine may have decoded it before into `shared`.
 ///
 /// # Errors
 /// The fault of fetching the first instruction. A fault on a later one ends the block before it.
-pub(crate) fn decode_block<W: World>(cpu: &mut Vcpu, world: &mut W, phys: u64) -> Result<Block<W>, Fault> {
+pub(crate) fn decode_block<W: World>(
+    cpu: &mut Vcpu,
+    world: &mut W,
+    phys: u64,
+    shared: Option<&SharedCode<W>>,
+) -> Result<Block<W>, Fault> {
     let mode = cpu.mode;
     let cs_limit = if mode.is_64() { u64::MAX } else { u64::from(cpu.segs[seg::CS].limit) };
     if cpu.rip > cs_limit {
@@ -27,10 +37,42 @@ pub(crate) fn decode_block<W: World>(cpu: &mut Vcpu, world: &mut W, phys: u64) -
     let in_page = (4096 - (phys & 0xfff)) as usize;
     let within_limit = cs_limit - cpu.rip;
     let available = in_page.min(usize::try_from(within_limit.saturating_add(1)).unwrap_or(usize::MAX));
-    let mut bytes = [0; 4096];
-    let bytes = &mut bytes[..available];
+    let mut bytes = [0; WINDOW];
+    let bytes = &mut bytes[..available.min(WINDOW)];
     cpu.fetch_bytes(world, phys, bytes);
+    // Elsewhere the segment's limit has a say.
+    let shared = shared.filter(|_| mode.is_64());
+    let known = shared.and_then(|shared| shared.find(phys, mode, bytes));
+    let straight = match known {
+        Some(straight) => straight,
+        None => {
+            let straight = decode_straight(cpu, bytes)?;
+            if straight.ops.is_empty() {
+                return decode_crossing(cpu, world, phys, bytes);
+            }
+            if let Some(shared) = shared {
+                // Also what follows has a say: in whether an instruction is whole.
+                shared.add(phys, mode, bytes, usize::from(straight.len) + MAX_INSTRUCTION, &straight);
+            }
+            straight
+        }
+    };
+    mark_code(cpu, world, phys, u64::from(straight.len));
+    Ok(Block {
+        ops: straight.ops,
+        phys,
+        mode,
+        len: straight.len,
+        branches: straight.branches,
+        crosses: None,
+        links: [Link::NONE; 2],
+        valid: true,
+    })
+}
 
+/// Decodes the instructions of a block from `bytes`, which all are in one page; none if the first is not whole.
+fn decode_straight<W: World>(cpu: &Vcpu, bytes: &[u8]) -> Result<Straight<W>, Fault> {
+    let mode = cpu.mode;
     let mut ops = Vec::with_capacity(8);
     let mut branches = false;
     let mut decoder = decoder(mode.code(), bytes, cpu.rip);
@@ -48,21 +90,7 @@ pub(crate) fn decode_block<W: World>(cpu: &mut Vcpu, world: &mut W, phys: u64) -
             break;
         }
     }
-    let len = decoder.position() as u16;
-    if ops.is_empty() {
-        return decode_crossing(cpu, world, phys, bytes);
-    }
-    mark_code(cpu, world, phys, u64::from(len));
-    Ok(Block {
-        ops: ops.into(),
-        phys,
-        mode,
-        len,
-        branches,
-        crosses: None,
-        links: [Link::NONE; 2],
-        valid: true,
-    })
+    Ok(Straight { ops: ops.into(), len: decoder.position() as u16, branches })
 }
 
 /// Decodes one instruction whose bytes cross into the next page, or beyond the segment limit.
@@ -74,7 +102,7 @@ fn decode_crossing<W: World>(
 ) -> Result<Block<W>, Fault> {
     let mode = cpu.mode;
     let in_page = (4096 - (phys & 0xfff)) as usize;
-    if head.len() < in_page {
+    if head.len() < in_page.min(WINDOW) {
         // The segment ends before the page does.
         return Err(Fault::GP0);
     }

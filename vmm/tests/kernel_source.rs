@@ -2,10 +2,12 @@
 
 mod common;
 
+use common::suite::{HOLDS, Suite, named};
 use common::{path, run};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a folder needs to pass for a kernel tree.
 fn sketch_of_a_tree() -> tempfile::TempDir {
@@ -53,15 +55,21 @@ fn what_is_no_tree_is_refused() {
     refused(&["run", "--kernel-source", folder], &["built in place", "mrproper"]);
 }
 
-/// The real source of linux-6.12-debug, in a git repository whose tag `base` is the source as it is. It stays in the cache, so
-/// that the next run compiles only what differs.
-fn repository(cache: &Path) -> Repository {
-    let folder = cache.join("bisect/linux");
-    let repository = Repository { folder };
+/// Where the source is: it stays there, so that the next run compiles only what differs.
+const SOURCE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/linux");
+/// Held by who uses it.
+static IN_USE: Mutex<()> = Mutex::new(());
+
+/// The real source of linux-6.12-debug, in a git repository whose tag `base`, which is checked out, is the source as it is.
+fn repository() -> Repository {
+    let user = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    let repository = Repository { folder: SOURCE.into(), _user: user };
     if repository.try_git(&["rev-parse", "base"]).is_some() {
+        let _ = repository.try_git(&["bisect", "reset"]);
+        repository.git(&["checkout", "--quiet", "--force", "--detach", "base"]);
         return repository;
     }
-    let downloads = cache.join("downloads");
+    let downloads = guest_images::Store::open(None).unwrap().folder().join("downloads");
     let package = fs::read_dir(&downloads)
         .into_iter()
         .flatten()
@@ -95,6 +103,7 @@ fn repository(cache: &Path) -> Repository {
 
 struct Repository {
     folder: PathBuf,
+    _user: MutexGuard<'static, ()>,
 }
 
 impl Repository {
@@ -117,15 +126,61 @@ impl Repository {
         self.try_git(arguments).unwrap_or_else(|| panic!("git {arguments:?} failed"))
     }
 
-    /// Replaces `from` in `file`, where it must be once, and commits.
-    fn edit(&self, message: &str, file: &str, from: &str, to: &str) -> String {
+    /// Replaces `from` in `file`, where it must be once.
+    fn replace(&self, file: &str, from: &str, to: &str) {
         let file = self.folder.join(file);
         let text = fs::read_to_string(&file).unwrap();
         assert_eq!(text.matches(from).count(), 1, "{from:?} in {}", file.display());
         fs::write(&file, text.replace(from, to)).unwrap();
+    }
+
+    /// Does the same, and commits.
+    fn edit(&self, message: &str, file: &str, from: &str, to: &str) -> String {
+        self.replace(file, from, to);
         self.git(&["commit", "--quiet", "--all", "--message", message]);
         self.git(&["rev-parse", "HEAD"])
     }
+}
+
+const DEBUG: &str = "kernel/dma/debug.c";
+/// Is once in [`DEBUG`].
+const BRACE: &str = "static void add_dma_entry(struct dma_debug_entry *entry, unsigned long attrs)\n{\n";
+
+/// Cases of a suite have one build of the tree in common; one that cannot be compiled is an error of its scenario alone.
+#[test]
+#[ignore = "compiles a whole kernel when it runs for the first time, about 10 minutes on two cores; then half of one"]
+fn scenarios_boot_a_tree() {
+    let repository = repository();
+    let ran = run(&["run", "--kernel-source", SOURCE, "--", "uname", "-r"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(ran.stdout.starts_with("6.12."), "{ran:?}");
+
+    let tree = "seeds = '1..2'\n[guest]\nkernel-source = 'linux'\n[matrix]\ncpus = [1, 2]\n\
+                [[step]]\nrun = ['uname', '-r']\n[[step.expect]]\noutput = ['6.12.']";
+    let suite = Suite::new(&[("holds", HOLDS), ("tree", tree)]);
+    std::os::unix::fs::symlink(SOURCE, suite.folder.path().join("linux")).unwrap();
+    // A change that no commit names.
+    repository.replace(DEBUG, BRACE, &format!("{BRACE}\t/* Of this test. */\n"));
+    let ran = suite.run(&["--format", "json"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["summary"]["passed"], 5);
+    assert_eq!(ran.stderr.matches("the kernel in ").count(), 1, "built once: {}", ran.stderr);
+    let line = report["scenarios"][1]["cases"][0]["command"].as_str().unwrap();
+    assert!(line.contains(" --kernel /") && !line.contains("--kernel-source"), "what was built runs: {line}");
+
+    repository.replace(DEBUG, BRACE, &format!("{BRACE}\tthis is no C;\n"));
+    let (status, verdicts) = suite.verdicts(&[]);
+    assert_eq!(status, 125);
+    let cells = ["cpus=1/seed-1", "cpus=1/seed-2", "cpus=2/seed-1", "cpus=2/seed-2"];
+    let errors = cells.map(|cell| (format!("tree/{cell}"), "error".to_owned()));
+    assert_eq!(verdicts[0], named([("holds/seed-1", "passed")])[0]);
+    assert_eq!(verdicts[1..], errors);
+    let ran = suite.run(&[]);
+    for part in ["tree.toml:5:17: kernel-source: ", "this is no C", "linux-6.12-debug.tree.log"] {
+        assert!(ran.stdout.contains(part), "{part}: {ran:?}");
+    }
+    assert_eq!(repository.git(&["status", "--porcelain"]), "M kernel/dma/debug.c");
 }
 
 /// The condition that keeps x86 kernels from 7.x on from warning is taken out in the midst of a history over the real source:
@@ -133,16 +188,11 @@ impl Repository {
 #[test]
 #[ignore = "compiles a whole kernel when it runs for the first time, about 10 minutes on two cores; then 2"]
 fn git_bisect_finds_the_commit_that_brings_the_warning_in() {
-    const DEBUG: &str = "kernel/dma/debug.c";
     const BEFORE: &str = "rc == -EEXIST && !(attrs & DMA_ATTR_SKIP_CPU_SYNC) &&\n";
     const CONDITION: &str = "\t\t   dma_get_cache_alignment() >= L1_CACHE_BYTES &&\n";
-    const BRACE: &str = "static void add_dma_entry(struct dma_debug_entry *entry, unsigned long attrs)\n{\n";
     const UMEM: &str = "int ib_umem_copy_from(";
 
-    let store = guest_images::Store::open(None).unwrap();
-    let repository = repository(store.folder());
-    let _ = repository.try_git(&["bisect", "reset"]);
-    repository.git(&["checkout", "--quiet", "--force", "--detach", "base"]);
+    let repository = repository();
     let edit = |message: &str, file: &str, from: &str, to: &str| repository.edit(message, file, from, to);
     let with_condition = format!("{BEFORE}{CONDITION}");
     let good = edit("dma-debug: warn only where caches are not coherent", DEBUG, BEFORE, &with_condition);

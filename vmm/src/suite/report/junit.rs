@@ -14,7 +14,8 @@ pub(super) fn render(results: &[ScenarioResult]) -> Result<String> {
             suite.add_property(("source", &*scenario.source));
         }
         if let Some(error) = &scenario.error {
-            let mut case = TestCase::new("scenario", non_success(NonSuccessKind::Error, error, error));
+            let mut case =
+                TestCase::new("scenario", non_success(NonSuccessKind::Error, "scenario", error, error));
             case.set_classname(&*scenario.name);
             suite.add_test_case(case);
         }
@@ -30,8 +31,9 @@ fn test_case(scenario: &ScenarioResult, case: &CaseResult) -> TestCase {
     let all = problems.join("\n");
     let status = match case.verdict {
         Verdict::Passed => TestCaseStatus::success(),
-        Verdict::Failed | Verdict::TimedOut => non_success(NonSuccessKind::Failure, first, &all),
-        Verdict::Error => non_success(NonSuccessKind::Error, first, &all),
+        Verdict::Failed => non_success(NonSuccessKind::Failure, "failed", first, &all),
+        Verdict::TimedOut => non_success(NonSuccessKind::Failure, "timed-out", first, &all),
+        Verdict::Error => non_success(NonSuccessKind::Error, "error", first, &all),
         Verdict::Unavailable | Verdict::NotRun => {
             let mut status = TestCaseStatus::skipped();
             status.set_message(first);
@@ -43,18 +45,19 @@ fn test_case(scenario: &ScenarioResult, case: &CaseResult) -> TestCase {
     // The guest's time: a report does not depend on the host.
     test.set_time(case.virtual_time());
     test.set_assertions(case.checks.len());
-    if let Some(command) = &case.command {
-        test.add_property(("command", &**command));
-    }
-    if let Some(folder) = &case.artefacts {
-        test.add_property(("artefacts", &*folder.to_string_lossy()));
+    // Not every schema allows a test case to have properties.
+    let command = case.command.as_ref().map(|command| format!("again: {command}\n"));
+    let folder = case.artefacts.as_ref().map(|folder| format!("artefacts: {}\n", folder.display()));
+    let text: String = command.into_iter().chain(folder).collect();
+    if !text.is_empty() {
+        test.set_system_out(text);
     }
     test
 }
 
-fn non_success(kind: NonSuccessKind, message: &str, text: &str) -> TestCaseStatus {
+fn non_success(kind: NonSuccessKind, name: &str, message: &str, text: &str) -> TestCaseStatus {
     let mut status = TestCaseStatus::non_success(kind);
-    status.set_message(message).set_description(text);
+    status.set_type(name).set_message(message).set_description(text);
     status
 }
 
@@ -94,7 +97,7 @@ mod tests {
         let failure = child(failed, "failure").unwrap();
         // Control characters cannot be in XML; everything else comes through.
         assert!(failure.text().unwrap().contains("<&>\"'"), "{text}");
-        let properties = child(failed, "properties").unwrap();
-        assert!(properties.descendants().any(|node| node.attribute("value") == Some("staleline run 'a b'")));
+        let output = child(failed, "system-out").unwrap();
+        assert_eq!(output.text(), Some("again: staleline run 'a b'\n"));
     }
 }

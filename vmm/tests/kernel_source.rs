@@ -180,7 +180,7 @@ fn scenarios_boot_a_tree() {
     for part in ["tree.toml:5:17: kernel-source: ", "this is no C", "linux-6.12-debug.tree.log"] {
         assert!(ran.stdout.contains(part), "{part}: {ran:?}");
     }
-    assert_eq!(repository.git(&["status", "--porcelain"]), "M kernel/dma/debug.c");
+    assert_eq!(repository.git(&["status", "--porcelain", "--ignored"]), "M kernel/dma/debug.c");
 }
 
 /// The condition that keeps x86 kernels from 7.x on from warning is taken out in the midst of a history over the real source:
@@ -233,7 +233,7 @@ fn git_bisect_finds_the_commit_that_brings_the_warning_in() {
     assert!(stdout.contains(&format!("commit {}..", &culprit[..12])), "{stdout}");
     assert!(stdout.contains("by its source: "), "{stdout}");
     assert!(stderr.contains("this is no C"), "the compiler's message is shown: {stderr}");
-    assert_eq!(repository.git(&["status", "--porcelain"]), "", "the tree is left as it was");
+    assert_eq!(repository.git(&["status", "--porcelain", "--ignored"]), "", "the tree is left as it was");
     repository.git(&["bisect", "reset"]);
 
     // The verdict of a commit that was tried is there at once, and the same.

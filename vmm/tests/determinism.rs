@@ -12,8 +12,7 @@ const PATIENCE: &str = "600";
 const MIXED: &str = "sleep 5; head -c 16 /dev/urandom | od -x; date; cat /proc/uptime; regtwice";
 /// Processes whose turns interrupts decide, times that a program measures, and a remote node that acts by itself.
 const TRAFFIC: &str = "set -e
-    ip link set lo up
-    ibv_rc_pingpong -c -e -n 200 & ibv_rc_pingpong -c -e -n 200 127.0.0.1; wait
+    pair ibv_rc_pingpong -c -e -n 200
     verbs-verify rc.mixed rc.shared-counter fault.no-receive event.
     peer-walk";
 
@@ -62,7 +61,8 @@ fn of_a_stock_kernel_with_three_vcpus() {
 
 #[test]
 fn of_programs_that_wait_for_the_device_and_each_other() {
-    let ran = two_runs_are_alike("linux-6.12-debug", &["--cpus", "2"], TRAFFIC);
+    let pair = concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/suites/rdma/pair:/bin/pair");
+    let ran = two_runs_are_alike("linux-6.12-debug", &["--cpus", "2", "--file", pair], TRAFFIC);
     for text in ["iters in", " tests passed, 0 failed", "result: ok"] {
         assert!(ran.output.contains(text), "no {text:?} in {}", ran.output);
     }

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::suite::{DEBUG_EXIT, HOLDS, SPIN, Suite};
+use common::suite::{HOLDS, Suite};
 use common::{bare_kernel, out, path};
 use std::fs;
 use std::process::Command;
@@ -27,7 +27,8 @@ fn what_scenarios_and_guests_say_breaks_no_report() {
     ]);
     let message = [b"Kernel panic - not syncing: ", HOSTILE, b"---[ end Kernel panic\n"].concat();
     let said = message.iter().flat_map(|&byte| out(0x3f8, byte));
-    let code: Vec<u8> = said.chain(out(DEBUG_EXIT.0, DEBUG_EXIT.1)).chain(SPIN).collect();
+    // cli; hlt: what counts of a halted guest is its panic.
+    let code: Vec<u8> = said.chain([0xfa, 0xf4]).collect();
     fs::copy(bare_kernel(&code).path(), suite.folder.path().join("panics")).unwrap();
     let odd = "bug = \"<&> \\u0001\\u001b[0m # x\\nok 1\"\nsource = ']]>'\n";
     fs::write(suite.folder.path().join("odd.toml"), format!("{odd}{HOLDS}")).unwrap();
@@ -58,6 +59,12 @@ fn what_scenarios_and_guests_say_breaks_no_report() {
     // Each line once from each report.
     let expected: String = expected.map(|line| format!("{line}\n").repeat(3)).concat();
     assert_eq!(String::from_utf8_lossy(&read.stdout), expected, "{}", ran.stdout);
+    for file in &files {
+        assert!(
+            fs::read_to_string(file).unwrap().contains("the run ended by panic ("),
+            "what the guest said"
+        );
+    }
     // Nothing that the guest said is lost where it can be had.
     let console = fs::read(suite.artefacts().join("+odd./seed-1/console")).unwrap();
     assert!(console.windows(HOSTILE.len()).any(|part| part == HOSTILE), "{}", path(&suite.artefacts()));

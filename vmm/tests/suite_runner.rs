@@ -91,6 +91,35 @@ fn memory_is_compared_at_the_end_of_a_run() {
     assert_eq!(problems("outside"), "run: memory cannot be compared: no RAM at 0x3ffffff (2 bytes)\n");
 }
 
+/// The memory of a guest that was forked is compared as that of one that booted by itself. With linux-6.12-debug.
+#[test]
+fn memory_of_forks_is_compared() {
+    // "RSD PTR ", where kernels look for the root of the ACPI tables.
+    let memory =
+        |last: &str| format!("memory = [{{ address = 0xe0000, bytes = '52 53 44 20 50 54 52 {last}' }}]");
+    let text = |last: &str| {
+        format!(
+            "seeds = '1..2'\n[guest]\nkernel = 'linux-6.12-debug'\n[[step]]\nrun = ['true']\n[[expect]]\n{}",
+            memory(last)
+        )
+    };
+    let suite = Suite::new(&[("differs", &text("21")), ("same", &text("20"))]);
+    let expected = [
+        ("differs/seed-1", "failed"),
+        ("differs/seed-2", "failed"),
+        ("same/seed-1", "passed"),
+        ("same/seed-2", "passed"),
+    ];
+    for more in [&[][..], &["--cold"]] {
+        assert_eq!(suite.verdicts(more), (1, named(expected)), "{more:?}");
+        let problems = fs::read_to_string(suite.artefacts().join("differs/seed-2/problems")).unwrap();
+        assert_eq!(
+            problems,
+            "run: memory at 0xe0007 has 20, not 21 (1 of the 8 bytes from 0xe0000 on differ)\n"
+        );
+    }
+}
+
 #[test]
 fn a_deadline_ends_a_case_not_the_suite() {
     let spins = "deadline = 0.001\n[guest]\nkernel = './spins'\n[[expect]]\nstatus = 0";

@@ -5,7 +5,9 @@ mod common;
 
 use common::suite::{HOLDS, Suite, named, verdicts};
 use common::{path, run};
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 
 /// Runs a suite of one scenario that cannot be used and one that holds; returns the reason.
 fn reason(suite: &Suite) -> String {
@@ -125,6 +127,8 @@ fn files_that_are_no_scenarios() {
     let twice = |file: &str| add(file, format!("name = 'e'\nbug = 'b'\nsource = 's'\n{HOLDS}").as_bytes());
     twice("e-one.toml");
     twice("f-two.toml");
+    let odd = suite.folder.path().join(OsStr::from_bytes(b"g-\xff.toml"));
+    fs::copy(suite.folder.path().join("holds.toml"), odd).unwrap();
     let (status, verdicts) = suite.verdicts(&[]);
     assert_eq!(status, 125);
     let folder = format!("{}/", suite.folder.path().display());
@@ -137,6 +141,7 @@ fn files_that_are_no_scenarios() {
         "error d-pipe.toml: not a file",
         "e/seed-1 passed",
         "error f-two.toml: the name 'e' is taken by e-one.toml",
+        "g-_/seed-1 passed",
         "holds/seed-1 passed",
     ];
     assert_eq!(said, expected);

@@ -1,9 +1,9 @@
 //! What a suite has come to.
 
 use super::source::ScenarioError;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One thing that was checked: the run as a whole, or a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,7 +58,7 @@ pub struct CaseResult {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
     /// What is kept of it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "some_path")]
     pub artefacts: Option<PathBuf>,
 }
 
@@ -80,10 +80,20 @@ impl CaseResult {
     }
 }
 
+/// As a text, whatever bytes are in it.
+fn path<S: Serializer>(path: &Path, output: S) -> Result<S::Ok, S::Error> {
+    output.collect_str(&path.display())
+}
+
+fn some_path<S: Serializer>(path: &Option<PathBuf>, output: S) -> Result<S::Ok, S::Error> {
+    output.collect_str(&path.as_deref().unwrap_or(Path::new("")).display())
+}
+
 /// What a scenario has come to.
 #[derive(Debug, Clone, Serialize)]
 pub struct ScenarioResult {
     pub name: String,
+    #[serde(serialize_with = "path")]
     pub file: PathBuf,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub bug: String,

@@ -5,6 +5,7 @@ use crate::mode::Mode;
 use crate::state::{Vcpu, slot};
 use crate::world::World;
 use std::fmt;
+use std::sync::Arc;
 
 /// Executes one decoded operation.
 ///
@@ -110,7 +111,8 @@ impl Link {
 /// A run of instructions in one guest-physical page, entered at its start only.
 #[derive(Debug)]
 pub(crate) struct Block<W: World> {
-    pub ops: Box<[Op<W>]>,
+    /// Other machines may run the same.
+    pub ops: Arc<[Op<W>]>,
     /// Guest-physical address of the first byte.
     pub phys: u64,
     pub mode: Mode,

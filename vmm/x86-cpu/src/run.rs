@@ -151,7 +151,7 @@ impl<W: World> CodeCache<W> {
                 let block = &mut self.blocks[number as usize];
                 if block.valid {
                     block.valid = false;
-                    block.ops = Box::default();
+                    block.ops = Arc::default();
                     self.index.remove(&(block.phys, block.mode));
                 }
             }
@@ -253,7 +253,7 @@ enum Ended {
 #[inline(always)]
 fn execute<W: World>(cpu: &mut Vcpu, world: &mut W, block: &Block<W>) -> (u32, Option<Fault>) {
     let mut done = 0_u32;
-    for op in &block.ops {
+    for op in block.ops.iter() {
         cpu.op_index = done;
         if let Err(raised) = (op.run)(cpu, world, op) {
             return (done, Some(raised));

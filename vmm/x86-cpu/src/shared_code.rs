@@ -7,15 +7,21 @@ use crate::world::World;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::BuildHasherDefault;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Operations that follow one another in one page, as they are decoded.
 pub(crate) struct Straight<W: World> {
-    pub ops: Box<[Op<W>]>,
+    pub ops: Arc<[Op<W>]>,
     /// Length in bytes.
     pub len: u16,
     /// The last operation sets RIP itself.
     pub branches: bool,
+}
+
+impl<W: World> Clone for Straight<W> {
+    fn clone(&self) -> Self {
+        Self { ops: Arc::clone(&self.ops), ..*self }
+    }
 }
 
 /// What was decoded, and from what.
@@ -24,9 +30,7 @@ struct Known<W: World> {
     bytes: Box<[u8]>,
     /// How many there were up to the end of the page or of what is looked at.
     available: usize,
-    ops: Box<[Op<W>]>,
-    len: u16,
-    branches: bool,
+    straight: Straight<W>,
 }
 
 /// Blocks of 64-bit code that were decoded before, with the bytes that they were decoded from.
@@ -46,15 +50,18 @@ impl<W: World> SharedCode<W> {
     /// Bytes of memory that it takes at most, about.
     pub const MAX_MEMORY: u64 = 2 * (Self::MAX_OPS * size_of::<Op<W>>()) as u64;
 
-    /// What was decoded at `phys` from bytes that `bytes` begins with.
-    pub(crate) fn find(&self, phys: u64, mode: Mode, bytes: &[u8]) -> Option<Straight<W>> {
+    /// What was decoded at `phys` where there were `available` bytes to decode, if `is_there` finds that what of them has a say
+    /// in it is there.
+    pub(crate) fn find(
+        &self,
+        phys: u64,
+        mode: Mode,
+        available: usize,
+        is_there: impl FnOnce(&[u8]) -> bool,
+    ) -> Option<Straight<W>> {
         let blocks = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let known = blocks.known.get(&(phys, mode))?;
-        (known.available == bytes.len() && bytes.starts_with(&known.bytes)).then(|| Straight {
-            ops: known.ops.clone(),
-            len: known.len,
-            branches: known.branches,
-        })
+        (known.available == available && is_there(&known.bytes)).then(|| known.straight.clone())
     }
 
     /// Keeps what was decoded at `phys` from `bytes`, of which no more than `count` have a say in it. What was kept there
@@ -68,9 +75,7 @@ impl<W: World> SharedCode<W> {
         let known = Known {
             bytes: bytes.get(..count).unwrap_or(bytes).into(),
             available: bytes.len(),
-            ops: straight.ops.clone(),
-            len: straight.len,
-            branches: straight.branches,
+            straight: straight.clone(),
         };
         blocks.known.insert((phys, mode), known);
         blocks.ops = ops;

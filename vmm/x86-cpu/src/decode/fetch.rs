@@ -39,13 +39,19 @@ pub(crate) fn decode_block<W: World>(
     let available = in_page.min(usize::try_from(within_limit.saturating_add(1)).unwrap_or(usize::MAX));
     let mut bytes = [0; WINDOW];
     let bytes = &mut bytes[..available.min(WINDOW)];
-    cpu.fetch_bytes(world, phys, bytes);
     // Elsewhere the segment's limit has a say.
     let shared = shared.filter(|_| mode.is_64());
-    let known = shared.and_then(|shared| shared.find(phys, mode, bytes));
+    let known = shared.and_then(|shared| {
+        shared.find(phys, mode, bytes.len(), |known| {
+            let bytes = &mut bytes[..known.len()];
+            cpu.fetch_bytes(world, phys, bytes);
+            bytes == known
+        })
+    });
     let straight = match known {
         Some(straight) => straight,
         None => {
+            cpu.fetch_bytes(world, phys, bytes);
             let straight = decode_straight(cpu, bytes)?;
             if straight.ops.is_empty() {
                 return decode_crossing(cpu, world, phys, bytes);

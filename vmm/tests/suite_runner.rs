@@ -169,4 +169,7 @@ fn reports_are_written_to_files_and_do_not_depend_on_order() {
     let document = roxmltree::Document::parse(&one.1).unwrap();
     assert_eq!(document.root_element().attribute("tests"), Some("6"));
     assert!(suite.run(&["--report", "xml=x"]).stderr.contains("'xml' is no format"));
+    let nowhere = suite.run(&["--report", "json=/nonexistent/file"]);
+    assert!(nowhere.status == 125 && nowhere.stderr.contains("--report /nonexistent/file"), "{nowhere:?}");
+    assert_eq!(nowhere.stdout, "", "nothing has run");
 }

@@ -19,8 +19,9 @@ use guests::Guests;
 use regex::Regex;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::{PathBuf, absolute};
+use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -97,6 +98,9 @@ pub(super) fn run(arguments: &SuiteArguments) -> Result<u8> {
     if cases.is_empty() && scenarios.iter().all(Result::is_ok) {
         bail!("no case is left to run{}", if arguments.rerun_failed { ": all held" } else { "" });
     }
+    // Made now: a report that cannot be written is found out before anything has run for it.
+    let reports = arguments.reports.iter().map(|(format, path)| Ok((*format, create(path)?)));
+    let reports = reports.collect::<Result<Vec<_>>>()?;
     let host = Host::start(HostOptions::default(), crate::engine::Kick::default())
         .context("cannot watch the host's side")?;
     let progress = progress::for_stderr(cases.len());
@@ -112,12 +116,16 @@ pub(super) fn run(arguments: &SuiteArguments) -> Result<u8> {
     let ended = results.iter().filter(|result| result.verdict != Verdict::NotRun);
     artefacts.remember(ended.map(|result| (result.id.clone(), result.verdict))).context("--artefacts")?;
     let results = by_scenario(&scenarios, results);
-    for (format, file) in &arguments.reports {
-        let text = report::render(*format, &results)?;
-        std::fs::write(file, text).with_context(|| format!("--report {}", file.display()))?;
+    for ((_, path), (format, mut file)) in arguments.reports.iter().zip(reports) {
+        let text = report::render(format, &results)?;
+        file.write_all(text.as_bytes()).with_context(|| format!("--report {}", path.display()))?;
     }
     io::stdout().write_all(report::render(arguments.format, &results)?.as_bytes())?;
     Ok(Summary::of(&results).exit_status(arguments.allow_unavailable))
+}
+
+fn create(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("--report {}", path.display()))
 }
 
 /// Finds out how the cases are run. Images are built for that, one after the other, before anything runs. None if something on

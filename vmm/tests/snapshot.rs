@@ -11,6 +11,7 @@ use staleline::engine::{EngineKind, Kick};
 use staleline::machine::MachineConfig;
 use staleline::session::{
     Cause, FileError, Output, Session, SessionConfig, SessionError, SnapshotError, Template, Work,
+    saved_memory,
 };
 use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, TempDir};
@@ -29,6 +30,7 @@ fn restored_runs_equal_cold_runs(config: &SessionConfig) {
     let template = boot(config).unwrap();
     let length = template.save(&file, "the image").unwrap();
     assert_eq!(std::fs::metadata(&file).unwrap().len(), length);
+    assert_eq!(saved_memory(&file).unwrap(), config.machine.memory);
     let forks: Vec<Ran> = works
         .iter()
         .map(|work| run(template.fork(work, config.deadline, Kick::default()).unwrap()))

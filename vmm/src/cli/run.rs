@@ -218,6 +218,11 @@ impl RunArguments {
         !self.command.is_empty() || self.save.is_some()
     }
 
+    /// Bytes of the machine's RAM, or the file that says.
+    pub(super) fn ram(&self) -> Result<u64, &Path> {
+        self.restore.as_deref().map_or(Ok(self.memory), Err)
+    }
+
     /// `--deadline` in virtual nanoseconds.
     pub(super) fn virtual_deadline(&self) -> Option<Nanos> {
         self.deadline.map(|limit| Nanos::try_from(limit.as_nanos()).unwrap_or(Nanos::MAX))

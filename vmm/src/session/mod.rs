@@ -8,7 +8,7 @@ mod template;
 
 pub use outcome::{CAUSES, Cause, Kept, MemoryRange, Outcome, STATUS_ERROR, STATUS_GUEST, STATUS_TIME};
 pub use output::Output;
-pub use snapshot::{FileError, Restored, SnapshotError};
+pub use snapshot::{FileError, Restored, SnapshotError, saved_memory};
 pub use template::Template;
 
 use crate::boot::{self, Boot, BootError, InitrdPart, Kernel};

@@ -6,12 +6,8 @@ use super::source::ScenarioError;
 use super::steps;
 use crate::guest_file::parse_file;
 use crate::machine::DeviceSpec;
-use crate::quantity::parse_size;
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
-
-/// Bytes of RAM of a guest that does not say: what `--memory` is by default.
-const USUAL_MEMORY: u64 = 512 << 20;
 
 /// A scenario at one point of its matrix with one seed.
 #[derive(Debug, Clone)]
@@ -56,12 +52,6 @@ pub fn cases(scenario: &Arc<Scenario>) -> Vec<Case> {
 }
 
 impl Case {
-    /// Bytes of the guest's RAM.
-    #[must_use]
-    pub fn memory(&self) -> u64 {
-        self.cell.guest.memory.as_deref().and_then(|size| parse_size(size).ok()).unwrap_or(USUAL_MEMORY)
-    }
-
     /// Virtual seconds, from power-on, after which it is over.
     #[must_use]
     pub fn deadline(&self) -> f64 {
@@ -243,6 +233,5 @@ mod tests {
             data.display()
         );
         assert!(line.starts_with(&expected), "{line}");
-        assert_eq!(cases[2].memory(), 1 << 30);
     }
 }

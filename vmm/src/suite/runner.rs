@@ -36,6 +36,8 @@ pub struct Line {
     pub arguments: Vec<String>,
     /// Cases with the same here can be forked from one boot; none if it boots by itself.
     pub boot: Option<Vec<String>>,
+    /// Bytes of the guest's RAM.
+    pub ram: u64,
     /// What of RAM is kept at the end.
     pub memory: Vec<MemoryRange>,
 }
@@ -176,8 +178,8 @@ pub fn run<L: Launcher>(
     progress: &dyn Progress,
     host: &Host,
 ) -> Vec<CaseResult> {
-    let demands = cases.iter().map(|(case, line)| match line {
-        Ok(line) => Demand { memory: case.memory(), boot: line.boot.as_deref() },
+    let demands = cases.iter().map(|(_, line)| match line {
+        Ok(line) => Demand { memory: line.ram, boot: line.boot.as_deref() },
         Err(_) => Demand { memory: 0, boot: None },
     });
     let state = State { schedule: Schedule::new(demands, limits.memory), running: BTreeMap::new() };

@@ -6,7 +6,7 @@ use crate::cli::message;
 use crate::cli::run::{self, RunArguments};
 use crate::cli::status::{Seeds, Status};
 use crate::host::Host;
-use crate::session::{Cause, MemoryRange, Outcome, Output, Session, SessionError, Template};
+use crate::session::{Cause, MemoryRange, Outcome, Output, Session, SessionError, Template, saved_memory};
 use crate::suite::case::{Built, Case};
 use crate::suite::runner::{Boot, Launcher, Line, Ran, Streams, Trouble};
 use anyhow::{Result, bail};
@@ -57,6 +57,8 @@ pub(super) struct Guests {
     modules: Once<(String, PathBuf), Vec<PathBuf>>,
     /// By the image whose configuration it has, if that is named, and source.
     trees: Once<(Option<String>, PathBuf), Tree>,
+    /// Bytes of RAM of saved machines, by file.
+    saved: Once<PathBuf, u64>,
 }
 
 /// What a source tree has come to.
@@ -82,6 +84,7 @@ impl Guests {
             images: Mutex::default(),
             modules: Mutex::default(),
             trees: Mutex::default(),
+            saved: Mutex::default(),
         }
     }
 
@@ -92,6 +95,13 @@ impl Guests {
             store.ensure(name, guest_images::progress::for_stderr().as_ref()).map_err(|error| trouble(&error))
         };
         images.entry(name.to_owned()).or_insert_with(build).clone()
+    }
+
+    /// Bytes of RAM of the machine in `file`.
+    fn saved(&self, file: &Path) -> Result<u64, Trouble> {
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = || saved_memory(file).map_err(|error| Trouble::Error(format!("--restore: {error}")));
+        saved.entry(file.to_owned()).or_insert_with(read).clone()
     }
 
     /// Builds the kernel modules of the folder `source` for an image.
@@ -242,11 +252,13 @@ impl Launcher for Guests {
         case.check_files().map_err(|error| Trouble::Error(error.to_string()))?;
         // What cannot be run needs no image built.
         let bare = case.arguments(&Built::default());
-        parse_run(&bare).and_then(|arguments| arguments.check()).map_err(error)?;
+        let arguments = parse_run(&bare).map_err(error)?;
+        arguments.check().map_err(error)?;
+        let ram = arguments.ram().or_else(|file| self.saved(file))?;
         let built = self.build(case)?;
         let boot = (case.has_mark() && !self.cold).then(|| case.boot_arguments(&built));
         let memory = case.scenario.memory(&case.cell);
-        Ok(Line { arguments: case.arguments(&built), boot, memory })
+        Ok(Line { arguments: case.arguments(&built), boot, ram, memory })
     }
 
     fn boot(
@@ -318,5 +330,27 @@ impl Launcher for Guests {
             Ok(Ran { outcome, status, forked })
         });
         ran.map_err(|error| message(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_guest_is_that_of_its_command_line_or_of_its_file() {
+        let parsed = |options: &[&str]| {
+            let line = [&["run"], options].concat();
+            parse_run(&line.into_iter().map(str::to_owned).collect::<Vec<_>>()).unwrap()
+        };
+        assert_eq!(parsed(&["--memory", "1G"]).ram(), Ok(1 << 30));
+        assert_eq!(parsed(&[]).ram(), Ok(512 << 20));
+        let restored = parsed(&["--restore", "/nonexistent", "--", "true"]);
+        let guests = Guests::new(PathBuf::new(), false);
+        let reason = restored.ram().or_else(|file| guests.saved(file)).unwrap_err();
+        assert_eq!(
+            reason,
+            Trouble::Error("--restore: /nonexistent: No such file or directory (os error 2)".into())
+        );
     }
 }

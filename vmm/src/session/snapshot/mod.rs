@@ -85,6 +85,22 @@ fn load<T>(
     value.map_err(|error| SnapshotError::State { path: path.to_owned(), section: section.name(), error })
 }
 
+/// Opens the file of a saved machine, and reads what it is.
+fn open(path: &Path) -> Result<(SavedFile, SavedSession), SnapshotError> {
+    let file = SavedFile::open(path);
+    let file = file.map_err(|error| SnapshotError::File { path: path.to_owned(), error })?;
+    let saved = load(path, &file, Section::Session, |from| from.take())?;
+    Ok((file, saved))
+}
+
+/// Bytes of RAM of the machine in a file.
+///
+/// # Errors
+/// [`SnapshotError`] if the file is none.
+pub fn saved_memory(path: &Path) -> Result<u64, SnapshotError> {
+    open(path).map(|(_, saved)| saved.memory)
+}
+
 /// A machine from a file.
 #[derive(Debug)]
 pub struct Restored {
@@ -160,8 +176,7 @@ impl Template {
     /// such as for want of a disk's file.
     pub fn restore(path: &Path) -> Result<Restored, SessionError> {
         let read = |error: FileError| SnapshotError::File { path: path.to_owned(), error };
-        let file = SavedFile::open(path).map_err(read)?;
-        let saved: SavedSession = load(path, &file, Section::Session, |from| from.take())?;
+        let (file, saved) = open(path)?;
         let device = |error| SnapshotError::Device { path: path.to_owned(), error };
         let devices = saved.devices.iter().map(|device| device.parse()).collect::<Result<_, _>>();
         let config = MachineConfig {

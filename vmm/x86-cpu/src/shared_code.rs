@@ -40,7 +40,7 @@ struct Known<W: World> {
 pub struct SharedCode<W: World>(RwLock<Blocks<W>>);
 
 struct Blocks<W: World> {
-    known: HashMap<(u64, Mode), Known<W>, BuildHasherDefault<KeyHasher>>,
+    known: HashMap<(u64, Mode), Arc<Known<W>>, BuildHasherDefault<KeyHasher>>,
     ops: usize,
 }
 
@@ -60,7 +60,8 @@ impl<W: World> SharedCode<W> {
         is_there: impl FnOnce(&[u8]) -> bool,
     ) -> Option<Straight<W>> {
         let blocks = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let known = blocks.known.get(&(phys, mode))?;
+        let known = Arc::clone(blocks.known.get(&(phys, mode))?);
+        drop(blocks);
         (known.available == available && is_there(&known.bytes)).then(|| known.straight.clone())
     }
 
@@ -72,11 +73,11 @@ impl<W: World> SharedCode<W> {
         if ops > Self::MAX_OPS || blocks.known.contains_key(&(phys, mode)) {
             return;
         }
-        let known = Known {
+        let known = Arc::new(Known {
             bytes: bytes.get(..count).unwrap_or(bytes).into(),
             available: bytes.len(),
             straight: straight.clone(),
-        };
+        });
         blocks.known.insert((phys, mode), known);
         blocks.ops = ops;
     }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::finding::{Agent, Finding, Kind, Verdict};
-use crate::ledger::{Ledger, LedgerError, Mapping, Transfer};
+use crate::ledger::{Ledger, LedgerError, Mapping, Owner, Transfer};
 use crate::lines::Stats;
 use crate::memory::{Memory, OutOfRange};
 use crate::model::CacheModel;
@@ -183,13 +183,16 @@ impl Machine {
             }
             Op::Map { id, device, addr, len, direction } => {
                 in_memory(memory, addr, len)?;
-                ledger.map(id, Mapping { device, addr, len, direction })?;
+                ledger.map(id, Mapping::new(device, addr, len, direction), outcome.line_no)?;
             }
-            Op::SyncForCpu { id, part } | Op::SyncForDevice { id, part } => {
-                ledger.sync(id, part)?;
+            Op::SyncForCpu { id, part } => {
+                ledger.sync(id, Owner::Cpu, part, outcome.line_no)?;
+            }
+            Op::SyncForDevice { id, part } => {
+                ledger.sync(id, Owner::Device, part, outcome.line_no)?;
             }
             Op::Unmap { id } => {
-                ledger.unmap(id)?;
+                ledger.unmap(id, outcome.line_no)?;
             }
             Op::Expect { view, addr, data } => {
                 let mut found = buffer(memory, addr, data.len() as u64)?;
@@ -218,7 +221,8 @@ impl Machine {
 impl Outcome {
     /// Is the transaction within the device's mappings?
     fn judge(&mut self, ledger: &Ledger, device: u32, transfer: Transfer, addr: u64, data: &[u8]) {
-        let Some(at) = ledger.rogue(device, transfer, addr, data.len() as u64) else { return };
+        let Some(rogue) = ledger.rogue(device, transfer, addr, data.len() as u64) else { return };
+        let at = rogue.addr;
         let inside = usize::try_from(at.saturating_sub(addr)).unwrap_or(usize::MAX);
         self.take(vec![Finding {
             stamp: self.line_no,

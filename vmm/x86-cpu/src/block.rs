@@ -125,4 +125,15 @@ pub(crate) struct Block<W: World> {
     /// Successors seen last.
     pub links: [Link; 2],
     pub valid: bool,
+    /// A probe is at the start: never entered by a link or lookup.
+    pub probed: bool,
+}
+
+impl<W: World> Block<W> {
+    /// Makes nothing of the block, which others may still lead to: it does nothing, and what follows is found anew.
+    pub(crate) fn empty(&mut self) {
+        self.valid = false;
+        self.ops = Arc::default();
+        (self.len, self.branches) = (0, false);
+    }
 }

@@ -3,14 +3,14 @@
 use crate::run_tests::{machine, prepare};
 use crate::state::reg;
 use crate::test_world::TestWorld;
-use crate::{CodeCache, CodePages, World, run};
+use crate::{CodeCache, CodePages, Probes, Vcpu, World, run};
 use std::ptr::NonNull;
 
 /// A test world whose RAM is reached through [`World::read`] and [`World::write`] alone.
-struct Hooked {
-    inner: TestWorld,
-    reads: Vec<u64>,
-    writes: Vec<u64>,
+pub(crate) struct Hooked {
+    pub inner: TestWorld,
+    pub reads: Vec<u64>,
+    pub writes: Vec<u64>,
 }
 
 // SAFETY: the frames are those of the inner world.
@@ -61,6 +61,12 @@ unsafe impl World for Hooked {
     fn code_pages(&mut self) -> &mut CodePages {
         self.inner.code_pages()
     }
+    fn probes(&mut self) -> Option<&mut Probes> {
+        self.inner.probes()
+    }
+    fn probe(&mut self, cpu: &Vcpu, now: u64) {
+        self.inner.probe(cpu, now);
+    }
 }
 
 /// Copies 40 bytes by REP MOVSB, adds up eight words of the copy and stores the sum; then loops on itself.
@@ -79,7 +85,7 @@ const PROGRAM: [u8; 33] = [
 #[test]
 fn a_hooked_world_sees_every_access_and_changes_nothing() {
     let source: Vec<u8> = (0..40).collect();
-    let set_up = |world: &mut TestWorld, cpu: &mut crate::Vcpu| {
+    let set_up = |world: &mut TestWorld, cpu: &mut Vcpu| {
         world.poke(0x20000, &source);
         for (register, value) in [
             (reg::RSI, 0x20000),

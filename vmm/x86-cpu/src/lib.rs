@@ -19,6 +19,9 @@ mod interrupt;
 mod memory;
 mod mode;
 mod msr;
+mod probes;
+#[cfg(test)]
+mod probes_tests;
 mod run;
 #[cfg(test)]
 mod run_tests;
@@ -36,6 +39,7 @@ pub use fault::Fault;
 pub use memory::Word;
 pub use mode::{CodeSize, Mode};
 pub use msr::{Msrs, Mtrrs};
+pub use probes::Probes;
 pub use run::{CodeCache, Exit, run};
 pub use shared_code::SharedCode;
 pub use state::*;

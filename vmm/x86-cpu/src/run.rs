@@ -6,6 +6,7 @@ use crate::decode::decode_block;
 use crate::fault::Fault;
 use crate::flags::bits;
 use crate::mode::Mode;
+use crate::probes::{Fresh, Probes};
 use crate::shared_code::SharedCode;
 use crate::state::{Activity, Vcpu, seg, slot};
 use crate::world::World;
@@ -150,10 +151,33 @@ impl<W: World> CodeCache<W> {
             for number in self.by_page.remove(&page).unwrap_or_default() {
                 let block = &mut self.blocks[number as usize];
                 if block.valid {
-                    block.valid = false;
-                    block.ops = Arc::default();
+                    block.empty();
                     self.index.remove(&(block.phys, block.mode));
                 }
+            }
+        }
+    }
+
+    /// Has no block lead past the addresses that have become probes.
+    fn split(&mut self, fresh: Vec<Fresh>) {
+        for Fresh { linear, phys } in fresh {
+            let Some(phys) = phys else { continue };
+            let over = |block: &Block<W>| {
+                block.valid && (block.phys..block.phys + u64::from(block.len)).contains(&phys)
+            };
+            let mut numbers = self.by_page.get(&(phys >> 12)).cloned().unwrap_or_default();
+            numbers.retain(|&number| over(&self.blocks[number as usize]));
+            for &number in &numbers {
+                let block = &mut self.blocks[number as usize];
+                block.empty();
+                self.index.remove(&(block.phys, block.mode));
+            }
+            if numbers.is_empty() {
+                continue;
+            }
+            log::trace!("{} blocks make way for a probe at {linear:#x}", numbers.len());
+            for seen in self.lookup.iter_mut().filter(|seen| numbers.contains(&seen.block)) {
+                seen.epoch = u64::MAX;
             }
         }
     }
@@ -221,6 +245,14 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
             found = None;
         }
     }
+    if let Some(number) = found {
+        let linear = cpu.linear_ip();
+        let block = &code.blocks[number as usize];
+        if world.probes().is_some_and(|probes| !probes.agree(block, linear)) {
+            // Decoded at another linear address.
+            found = None;
+        }
+    }
     let number = match found {
         Some(number) => number,
         None => {
@@ -234,8 +266,10 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
             code.add(block)
         }
     };
-    code.lookup[lookup_slot(cpu.rip)] =
-        Lookup { epoch: cpu.epoch, rip: cpu.rip, mode: cpu.mode, block: number };
+    if !code.blocks[number as usize].probed {
+        code.lookup[lookup_slot(cpu.rip)] =
+            Lookup { epoch: cpu.epoch, rip: cpu.rip, mode: cpu.mode, block: number };
+    }
     Ok(number)
 }
 
@@ -338,7 +372,10 @@ pub fn run<W: World>(
     until: u64,
 ) -> (Exit, u64) {
     enter(cpu, world, code.version, now);
+    split_at_new_probes(world, code);
     let mut barren = 0;
+    // Where the world was called last.
+    let mut probed = None;
     // The block and the link through which the next one is entered, if the last one ended plainly.
     let mut from: Option<(u32, usize)> = None;
     loop {
@@ -392,6 +429,19 @@ pub fn run<W: World>(
                 continue;
             }
         };
+        if code.blocks[number as usize].probed {
+            from = None;
+            let here = (cpu.block_clock, cpu.linear_ip());
+            if probed != Some(here) {
+                probed = Some(here);
+                if world.probes().is_some_and(|probes| probes.contains(here.1)) {
+                    world.probe(cpu, here.0);
+                    split_at_new_probes(world, code);
+                    // The block may have made way itself.
+                    continue;
+                }
+            }
+        }
         if let Some((previous, link)) = from.take()
             && let Some(previous) = code.blocks.get_mut(previous as usize)
         {
@@ -441,6 +491,14 @@ pub fn run<W: World>(
         {
             return (leave(cpu), cpu.block_clock);
         }
+    }
+}
+
+/// Acts on what has been added to the world's probes.
+fn split_at_new_probes<W: World>(world: &mut W, code: &mut CodeCache<W>) {
+    let fresh = world.probes().map(Probes::take_fresh);
+    if let Some(fresh) = fresh.filter(|fresh| !fresh.is_empty()) {
+        code.split(fresh);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::test_world::TestWorld;
 use crate::{CodeCache, Exit, SharedCode, run};
 use std::sync::Arc;
 
-const CODE: u64 = 0x4000;
+pub(crate) const CODE: u64 = 0x4000;
 
 /// A vCPU in 64-bit mode at CPL 0 with the first 2 MiB mapped onto themselves, about to execute `code`.
 pub(crate) fn prepare(code: &[u8]) -> (Vcpu, TestWorld) {

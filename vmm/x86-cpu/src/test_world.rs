@@ -1,6 +1,7 @@
 //! A world for tests: RAM from address 0, ports that record, no interrupts unless asked for.
 
-use crate::{CacheOp, CodePages, World};
+use crate::state::{Vcpu, reg};
+use crate::{CacheOp, CodePages, Probes, World};
 use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 
@@ -28,6 +29,12 @@ pub struct TestWorld {
     /// Cache operations and fences.
     pub cache: Vec<CacheOp>,
     pub task_priority: u8,
+    /// Probes, if there can be any.
+    pub probes: Option<Probes>,
+    /// At each probe: clock, instruction pointer, stack pointer.
+    pub probed: Vec<(u64, u64, u64)>,
+    /// Each probe at this address adds one at the return address.
+    pub follow: Option<u64>,
     random: u64,
 }
 
@@ -43,6 +50,9 @@ impl TestWorld {
             mmio: Vec::new(),
             cache: Vec::new(),
             task_priority: 0,
+            probes: None,
+            probed: Vec::new(),
+            follow: None,
             random: 0,
         }
     }
@@ -112,5 +122,18 @@ unsafe impl World for TestWorld {
     }
     fn code_pages(&mut self) -> &mut CodePages {
         &mut self.pages
+    }
+    fn probes(&mut self) -> Option<&mut Probes> {
+        self.probes.as_mut()
+    }
+    fn probe(&mut self, cpu: &Vcpu, now: u64) {
+        let stack = cpu.gpr[reg::RSP];
+        self.probed.push((now, cpu.rip, stack));
+        if self.follow == Some(cpu.rip) {
+            let bytes = self.peek(stack, 8).try_into().map(u64::from_le_bytes);
+            if let (Ok(back), Some(probes)) = (bytes, &mut self.probes) {
+                probes.insert(back, Some(back));
+            }
+        }
     }
 }

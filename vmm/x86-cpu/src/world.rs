@@ -1,6 +1,8 @@
 //! The one trait through which the CPU sees memory, ports and interrupts.
 
 use crate::code_pages::CodePages;
+use crate::probes::Probes;
+use crate::state::Vcpu;
 use std::ptr::NonNull;
 
 /// A cache maintenance instruction, addressed physically.
@@ -61,4 +63,11 @@ pub unsafe trait World: Sized {
     fn random(&mut self) -> u64;
     /// The pages that hold decoded code. Anything that changes RAM, other than a vCPU's own store, reports it here.
     fn code_pages(&mut self) -> &mut CodePages;
+    /// Where a vCPU is to call [`World::probe`], if anywhere.
+    fn probes(&mut self) -> Option<&mut Probes> {
+        None
+    }
+    /// `cpu` is about to execute the instruction at an address in [`World::probes`]. Called again if that raises a fault and
+    /// is executed again. What is done here must not change what the guest sees; it may add and remove probes.
+    fn probe(&mut self, _cpu: &Vcpu, _now: u64) {}
 }

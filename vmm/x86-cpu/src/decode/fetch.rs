@@ -5,6 +5,7 @@ use crate::block::{Block, Link, Op};
 use crate::fault::Fault;
 use crate::memory::tlb::PAGE_MASK;
 use crate::mode::CodeSize;
+use crate::probes::Probes;
 use crate::shared_code::{SharedCode, Straight};
 use crate::state::{Vcpu, seg};
 use crate::world::World;
@@ -63,6 +64,11 @@ pub(crate) fn decode_block<W: World>(
             straight
         }
     };
+    let linear = cpu.linear_ip();
+    let (straight, probed) = match world.probes() {
+        Some(probes) => (end_at_probe(straight, probes, linear), probes.contains(linear)),
+        None => (straight, false),
+    };
     mark_code(cpu, world, phys, u64::from(straight.len));
     Ok(Block {
         ops: straight.ops,
@@ -73,7 +79,18 @@ pub(crate) fn decode_block<W: World>(
         crosses: None,
         links: [Link::NONE; 2],
         valid: true,
+        probed,
     })
+}
+
+/// `straight`, at linear address `linear`, up to the first probe in it.
+fn end_at_probe<W: World>(straight: Straight<W>, probes: &Probes, linear: u64) -> Straight<W> {
+    match probes.within(&straight.ops, linear) {
+        Some(count) => {
+            Straight { len: straight.ops[count].offset, ops: straight.ops[..count].into(), branches: false }
+        }
+        None => straight,
+    }
 }
 
 /// Decodes the instructions of a block from `bytes`, which all are in one page; none if the first is not whole.
@@ -131,6 +148,8 @@ fn decode_crossing<W: World>(
         return Err(Fault::GP0);
     }
     let (op, lowered) = lower_one(cpu, &instruction, 0, &bytes);
+    let start = cpu.linear_ip();
+    let probed = world.probes().is_some_and(|probes| probes.contains(start));
     mark_code(cpu, world, phys, head.len() as u64);
     mark_code(cpu, world, second, (u64::from(len)).saturating_sub(head.len() as u64).max(1));
     Ok(Block {
@@ -142,6 +161,7 @@ fn decode_crossing<W: World>(
         crosses: Some(second & PAGE_MASK),
         links: [Link::NONE; 2],
         valid: true,
+        probed,
     })
 }
 

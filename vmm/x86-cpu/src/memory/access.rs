@@ -187,7 +187,9 @@ impl Vcpu {
         let context = if user { Context::User } else { Context::Supervisor };
         let walked = self.walk(world, linear, Access::Fetch, context)?;
         self.tlb.note_size(linear, walked.size_class);
-        self.tlb.put_fetch(page, user, walked.frame);
+        if self.tlb.put_fetch(page, user, walked.frame) {
+            self.new_epoch(world);
+        }
         Ok(walked.frame | linear & !PAGE_MASK)
     }
 

@@ -1,5 +1,9 @@
 //! The software TLB: linear page to host address, a comparison and an addition away.
 
+use crate::run::KeyHasher;
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
 /// Log2 of the entries of each context.
 const INDEX_BITS: u32 = 9;
 const ENTRIES: usize = 4 << INDEX_BITS;
@@ -32,15 +36,19 @@ pub(super) struct Entry {
 
 const EMPTY: Entry = Entry { read: INVALID, write: INVALID, addend: 0, phys: 0 };
 
-/// Translation of an instruction fetch.
-#[derive(Debug, Clone, Copy)]
-struct FetchEntry {
-    page: u64,
-    phys: u64,
-}
+/// Translations of instruction fetches. None makes way for another: which walks there are does not depend on where decoded
+/// blocks begin and end, and so neither on probes.
+#[derive(Clone, Default)]
+struct FetchTlb(HashMap<u64, u64, BuildHasherDefault<KeyHasher>>);
 
-const FETCH_ENTRIES: usize = 256;
-const NO_FETCH: FetchEntry = FetchEntry { page: INVALID, phys: 0 };
+impl FetchTlb {
+    /// Most translations kept.
+    const MAX: usize = 1 << 16;
+
+    const fn key(page: u64, user: bool) -> u64 {
+        page | user as u64
+    }
+}
 
 /// Privilege context of an access: each has its own part of the TLB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +89,7 @@ impl Filter {
 #[derive(Clone)]
 pub struct Tlb {
     entries: [Entry; ENTRIES],
-    fetch: [FetchEntry; FETCH_ENTRIES],
+    fetch: FetchTlb,
     base: usize,
     /// Regions of 4 MiB and of 1 GiB in which large pages were seen: translations of one page lie in many entries there.
     large: [Filter; 2],
@@ -104,7 +112,7 @@ impl Default for Tlb {
     fn default() -> Self {
         Self {
             entries: [EMPTY; ENTRIES],
-            fetch: [NO_FETCH; FETCH_ENTRIES],
+            fetch: FetchTlb::default(),
             base: 0,
             large: [Filter::EMPTY; 2],
             fetched: Filter::EMPTY,
@@ -130,12 +138,17 @@ impl Tlb {
     }
     /// Guest-physical page of a fetch from linear page `page`, if known.
     pub(super) fn fetch(&self, page: u64, user: bool) -> Option<u64> {
-        let entry = &self.fetch[(page >> 12) as usize & (FETCH_ENTRIES - 1)];
-        (entry.page == page | u64::from(user) << 1).then_some(entry.phys)
+        self.fetch.0.get(&FetchTlb::key(page, user)).copied()
     }
-    pub(super) fn put_fetch(&mut self, page: u64, user: bool, phys: u64) {
-        self.fetch[(page >> 12) as usize & (FETCH_ENTRIES - 1)] =
-            FetchEntry { page: page | u64::from(user) << 1, phys };
+    /// Keeps a translation. Returns true if that made it forget all others: no block of this epoch may be entered again
+    /// without a translation.
+    pub(super) fn put_fetch(&mut self, page: u64, user: bool, phys: u64) -> bool {
+        let full = self.fetch.0.len() >= FetchTlb::MAX;
+        if full {
+            self.fetch.0.clear();
+        }
+        self.fetch.0.insert(FetchTlb::key(page, user), phys);
+        full
     }
     /// Records that blocks of this epoch lie in linear page `page`.
     pub(super) fn note_fetch(&mut self, page: u64) {
@@ -155,7 +168,7 @@ impl Tlb {
     }
     /// Forgets every translation; with `keep_global`, all but those of global pages.
     pub(crate) fn flush(&mut self, keep_global: bool) {
-        self.fetch = [NO_FETCH; FETCH_ENTRIES];
+        self.fetch.0.clear();
         if keep_global {
             for entry in &mut self.entries {
                 if entry.phys & GLOBAL == 0 {
@@ -181,12 +194,14 @@ impl Tlb {
                 *entry = EMPTY;
             }
         }
-        self.fetch[(linear >> 12) as usize & (FETCH_ENTRIES - 1)] = NO_FETCH;
+        for user in [false, true] {
+            self.fetch.0.remove(&FetchTlb::key(linear & PAGE_MASK, user));
+        }
         self.fetched.contains(linear >> 12)
     }
 
     fn flush_large_page(&mut self, linear: u64) {
-        self.fetch = [NO_FETCH; FETCH_ENTRIES];
+        self.fetch.0.clear();
         for entry in &mut self.entries {
             let shift = match entry.phys >> SIZE_SHIFT & 3 {
                 0 => 12,

@@ -8,11 +8,19 @@ use clap::ValueEnum;
 use std::path::Path;
 use std::process::Command;
 
+/// Where `ci/bench/qemu-cache-plugin` leaves the plugin, from the checkout.
+const CACHE_PLUGIN: &str = "target/qemu-cache-plugin/libcache.so";
+const CACHE_PLUGIN_ARGUMENTS: &str =
+    "dcachesize=32768,dassoc=8,dblksize=64,icachesize=32768,iassoc=8,iblksize=64,evict=lru,limit=1";
+
 /// A machine to compare with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Peer {
     /// QEMU's translator (`qemu-system-x86_64 -accel tcg`).
     Qemu,
+    /// The same with its cache plugin, which `ci/bench/qemu-cache-plugin` builds: tags of 32 KiB, 8 ways, for data and for
+    /// instructions, and no data.
+    QemuCache,
     /// Bochs, an interpreter.
     Bochs,
 }
@@ -21,14 +29,18 @@ impl Peer {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Qemu => "QEMU TCG",
+            Self::QemuCache => "QEMU TCG with cache plugin",
             Self::Bochs => "Bochs",
         }
     }
 
     /// The version, if it is installed.
     pub(crate) fn version(self) -> Option<String> {
+        if self == Self::QemuCache && !Path::new(CACHE_PLUGIN).exists() {
+            return None;
+        }
         let (program, option, word) = match self {
-            Self::Qemu => ("qemu-system-x86_64", "--version", "version"),
+            Self::Qemu | Self::QemuCache => ("qemu-system-x86_64", "--version", "version"),
             Self::Bochs => ("bochs", "--help", "Emulator"),
         };
         let output = Command::new(program).arg(option).output().ok()?;
@@ -46,6 +58,11 @@ impl Peer {
     pub(crate) fn run(self, guest: &Guest) -> Result<Run> {
         match self {
             Self::Qemu => Ok(Run::new(qemu(guest))),
+            Self::QemuCache => {
+                let mut command = qemu(guest);
+                command.args(["-plugin", &format!("{CACHE_PLUGIN},{CACHE_PLUGIN_ARGUMENTS}")]);
+                Ok(Run::new(command))
+            }
             Self::Bochs => Ok(Run::new(bochs::command(guest)?)),
         }
     }

@@ -6,12 +6,12 @@ use std::collections::btree_map::Entry;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::finding::{Agent, Finding, Kind, Verdict, Writer};
+use crate::finding::{Agent, Finding, Kind, LineState, Path, Verdict, Writer};
 use crate::geometry::Span;
 use crate::lines::LineBytes;
 use crate::mask::ByteMask;
 use crate::pending::Pending;
-use crate::record::{Path, Record};
+use crate::record::Record;
 
 /// How many things were counted, not kept, because a limit was reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,17 @@ impl Coherence {
             pending: Pending::default(),
             findings: Vec::new(),
             overflow: Overflow::default(),
+        }
+    }
+
+    pub fn has_findings(&self) -> bool {
+        !self.findings.is_empty()
+    }
+
+    /// Adds what is known of a line to a state that holds its views.
+    pub fn describe(&self, line: u64, state: &mut LineState) {
+        if let Some(record) = self.records.get(&line) {
+            record.describe(state);
         }
     }
 
@@ -145,15 +156,8 @@ impl Coherence {
         self.records.contains_key(&line) || !self.pending.is_empty()
     }
 
-    /// An access got `got` from `span`; `cpu` and `ram` are the line's views.
-    pub fn observed(
-        &mut self,
-        (observer, stamp): (Agent, u64),
-        path: Path,
-        span: Span,
-        got: &[u8],
-        (cpu, ram): (&LineBytes, &LineBytes),
-    ) {
+    /// An access got `got` from `span` of a line in this state.
+    pub fn observed(&mut self, observer: Writer, path: Path, span: Span, got: &[u8], line: LineState) {
         let record = self.records.get(&span.line);
         let coherent = |offset| record.and_then(|record| record.coherent(offset));
         let got_at = |offset: usize| got.get(offset.wrapping_sub(span.offset)).copied();
@@ -165,7 +169,7 @@ impl Coherence {
                 wrong.insert(offset);
             }
         }
-        let unfenced = match (path, observer) {
+        let unfenced = match (path, observer.agent) {
             (Path::Ram, Agent::Device(_)) => self.pending.bytes(span.line),
             _ => ByteMask::EMPTY,
         };
@@ -176,8 +180,8 @@ impl Coherence {
             (Verdict::Latent, doubtful, !stale.is_empty())
         } else {
             let other = match path {
-                Path::Cache => ram.as_slice(),
-                Path::Ram => cpu.as_slice(),
+                Path::Cache => line.ram.as_slice(),
+                Path::Ram => line.cpu.as_slice(),
             };
             let exists =
                 |offset: usize| coherent(offset).map(|(value, _)| value) == other.get(offset).copied();
@@ -188,7 +192,7 @@ impl Coherence {
             self.overflow.findings = self.overflow.findings.saturating_add(1);
             return;
         }
-        let kind = match (elsewhere, observer) {
+        let kind = match (elsewhere, observer.agent) {
             (true, Agent::Cpu(_)) => Kind::StaleCpuRead,
             (true, Agent::Device(_)) => Kind::StaleDeviceRead,
             (false, _) => Kind::LostWrite,
@@ -197,15 +201,16 @@ impl Coherence {
         let expected = (first..=last).zip(&found);
         let expected = expected.map(|(at, got)| coherent(at).map_or(*got, |(value, _)| value)).collect();
         let finding = Finding {
-            stamp,
             observer,
+            path,
             kind,
             verdict,
-            addr: self.config.geometry().base(span.line).saturating_add(first as u64),
+            addr: line.addr.saturating_add(first as u64),
+            bytes,
             expected,
             found,
-            ram: ram.as_slice().get(first..=last).unwrap_or_default().to_vec(),
-            writer: coherent(first).map(|(_, writer)| writer),
+            accessed: seen,
+            line,
         };
         self.findings.push(finding);
     }

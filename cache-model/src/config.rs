@@ -26,6 +26,19 @@ pub enum WriteBack {
     Bytes,
 }
 
+/// Who decides, beyond geometry and replacement policy, when lines move. A schedule acts from
+/// [`crate::CacheModel::start_schedule`] on and only does what a cache may do at any time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Schedule {
+    /// Nobody.
+    #[default]
+    None,
+    /// A seeded adversary writes dirty lines back, drops clean lines and refills speculatively, at random.
+    Random,
+    /// An adversary that puts each of these at the moment that changes what a device or CPU reads.
+    Worst,
+}
+
 /// Bounds on what the model remembers; beyond them things are counted, not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -43,10 +56,21 @@ impl Default for Limits {
     }
 }
 
-/// Tree-PLRU needs a complete binary tree.
+/// Why a configuration cannot be modelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("policy=plru needs a power of two of at most {MAX_PLRU_WAYS} ways, not {0}")]
-pub struct PlruWays(pub usize);
+pub enum ConfigError {
+    /// Tree-PLRU needs a complete binary tree.
+    #[error("policy=plru needs a power of two of at most {MAX_PLRU_WAYS} ways, not {0}")]
+    PlruWays(usize),
+    /// Both levels have lines of one size.
+    #[error("the second level's line of {second} bytes is not the first level's of {first}")]
+    LineSizes {
+        /// The first level's line in bytes.
+        first: usize,
+        /// The second level's line in bytes.
+        second: usize,
+    },
+}
 
 /// A cache: geometry, replacement and write policies, and the model's own limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +81,8 @@ pub struct Config {
     allocate: bool,
     write_back: WriteBack,
     limits: Limits,
+    second: Option<(Geometry, Policy)>,
+    schedule: Schedule,
 }
 
 impl Config {
@@ -64,11 +90,8 @@ impl Config {
     ///
     /// # Errors
     /// If the policy cannot work with this number of ways.
-    pub fn new(geometry: Geometry, policy: Policy) -> Result<Self, PlruWays> {
-        let ways = geometry.ways();
-        if policy == Policy::TreePlru && !(ways.is_power_of_two() && ways <= MAX_PLRU_WAYS) {
-            return Err(PlruWays(ways));
-        }
+    pub fn new(geometry: Geometry, policy: Policy) -> Result<Self, ConfigError> {
+        check_ways(geometry, policy)?;
         Ok(Self {
             geometry,
             policy,
@@ -76,6 +99,8 @@ impl Config {
             allocate: true,
             write_back: WriteBack::default(),
             limits: Limits::default(),
+            second: None,
+            schedule: Schedule::None,
         })
     }
 
@@ -103,7 +128,26 @@ impl Config {
         Self { limits, ..self }
     }
 
-    /// The cache's shape.
+    /// The same with a second level behind the first.
+    ///
+    /// # Errors
+    /// If its lines are of another size than the first level's, or the policy cannot work with its number of ways.
+    pub fn with_second_level(self, geometry: Geometry, policy: Policy) -> Result<Self, ConfigError> {
+        check_ways(geometry, policy)?;
+        let (first, second) = (self.geometry.line(), geometry.line());
+        if first != second {
+            return Err(ConfigError::LineSizes { first, second });
+        }
+        Ok(Self { second: Some((geometry, policy)), ..self })
+    }
+
+    /// The same under an adversarial schedule.
+    #[must_use]
+    pub fn with_schedule(self, schedule: Schedule) -> Self {
+        Self { schedule, ..self }
+    }
+
+    /// The cache's shape (its first level's, if there are two).
     #[must_use]
     pub fn geometry(&self) -> Geometry {
         self.geometry
@@ -133,11 +177,31 @@ impl Config {
         self.write_back
     }
 
+    /// The second level's shape and replacement policy, if there is one.
+    #[must_use]
+    pub fn second_level(&self) -> Option<(Geometry, Policy)> {
+        self.second
+    }
+
+    /// Who moves lines beyond geometry and policy.
+    #[must_use]
+    pub fn schedule(&self) -> Schedule {
+        self.schedule
+    }
+
     /// The model's limits.
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.limits
     }
+}
+
+fn check_ways(geometry: Geometry, policy: Policy) -> Result<(), ConfigError> {
+    let ways = geometry.ways();
+    if policy == Policy::TreePlru && !(ways.is_power_of_two() && ways <= MAX_PLRU_WAYS) {
+        return Err(ConfigError::PlruWays(ways));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,21 +9,22 @@
 //! The crate knows no machine, does no I/O and keeps all state as plain data.
 //!
 //! ```
-//! use cache_model::{CacheModel, Config, Geometry, Kind, MemoryType, Policy, Snoop, Verdict};
+//! use cache_model::{CacheModel, Config, Geometry, Kind, MemoryType, Policy, Snoop, Verdict, Writer};
 //!
 //! let config = Config::new(Geometry::new(64, 4, 2)?, Policy::Lru)?;
 //! let mut cache = CacheModel::new(config);
 //! let memory = &mut vec![0; 8192][..];
 //!
 //! // The CPU fills a buffer and forgets to clean it; a device that does not snoop reads it from RAM.
-//! cache.store(memory, 0, 0x100, &[1, 2, 3, 4], MemoryType::WriteBack)?;
+//! cache.store(memory, Writer::cpu(0, 0xffff_8000, 1), 0x100, &[1, 2, 3, 4], MemoryType::WriteBack)?;
 //! let mut got = [0; 4];
-//! cache.dma_read(memory, 7, 0x100, &mut got, Snoop::NoSnoop)?;
+//! cache.dma_read(memory, Writer::device(7, 2), 0x100, &mut got, Snoop::NoSnoop)?;
 //! assert_eq!(got, [0; 4]);
 //!
 //! let finding = &cache.take_findings()[0];
 //! assert_eq!((finding.kind, finding.verdict), (Kind::StaleDeviceRead, Verdict::Manifest));
 //! assert_eq!(finding.expected, [1, 2, 3, 4]);
+//! assert_eq!(finding.writer(), Some(Writer::cpu(0, 0xffff_8000, 1)));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
@@ -45,13 +46,15 @@ mod pending;
 mod policy;
 mod record;
 pub mod replay;
+mod stats;
 pub mod trace;
 
 pub use coherence::Overflow;
-pub use config::{Config, Limits, PlruWays, WriteBack, WritePolicy};
-pub use finding::{Agent, Finding, Kind, Verdict, Writer};
+pub use config::{Config, ConfigError, Limits, Schedule, WriteBack, WritePolicy};
+pub use finding::{Agent, Event, EventKind, Finding, Kind, LineState, Path, Verdict, Writer, Written};
 pub use geometry::{Geometry, GeometryError, MAX_LINE, MAX_LINES, Span};
-pub use lines::Stats;
+pub use mask::ByteMask;
 pub use memory::{Memory, OutOfRange};
 pub use model::{CacheModel, MemoryType, Snoop};
 pub use policy::{MAX_PLRU_WAYS, Policy};
+pub use stats::Stats;

@@ -7,29 +7,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, WriteBack};
+use crate::finding::Agent;
 use crate::geometry::{MAX_LINE, Span};
 use crate::mask::ByteMask;
 use crate::memory::{Memory, OutOfRange};
 use crate::policy::Replacement;
-
-/// What the cache did. Hits and misses count cacheable CPU accesses, one for each line that an access touches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stats {
-    /// Loads that found their line resident.
-    pub load_hits: u64,
-    /// Loads that had to fill.
-    pub load_misses: u64,
-    /// Stores that found their line resident.
-    pub store_hits: u64,
-    /// Stores that found their line absent, whether they allocated or not.
-    pub store_misses: u64,
-    /// Lines brought in, on demand or speculatively.
-    pub fills: u64,
-    /// Lines that made room for another or left by a schedule's choice (not by cache maintenance or a snoop).
-    pub evictions: u64,
-    /// Dirty lines written to RAM, for whatever reason.
-    pub writebacks: u64,
-}
+use crate::stats::{Counters, Stats};
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Slot {
@@ -49,7 +32,7 @@ pub struct Lines {
     /// A line of bytes for each slot; meaningful where the slot is shadowed.
     shadows: Vec<u8>,
     replacement: Replacement,
-    stats: Stats,
+    counters: Counters,
 }
 
 /// A copy of one line.
@@ -82,12 +65,20 @@ impl Lines {
             slots: vec![Slot::default(); geometry.lines()],
             shadows: vec![0; geometry.lines() * geometry.line()],
             replacement: Replacement::new(config.policy(), geometry),
-            stats: Stats::default(),
+            counters: Counters::default(),
         }
     }
 
     pub fn stats(&self) -> Stats {
-        self.stats
+        self.counters.sum()
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub fn dirty(&self, line: u64) -> ByteMask {
+        self.find(line).map_or(ByteMask::EMPTY, |slot| self.slot(slot).dirty)
     }
 
     pub fn is_resident(&self, line: u64) -> bool {
@@ -104,12 +95,17 @@ impl Lines {
     }
 
     /// A cacheable load's effect on residency; its bytes are then those of C.
-    pub fn load<M: Memory + ?Sized>(&mut self, memory: &mut M, line: u64) -> Result<(), OutOfRange> {
+    pub fn load<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        agent: Agent,
+        line: u64,
+    ) -> Result<(), OutOfRange> {
         if self.hit(line).is_some() {
-            self.stats.load_hits += 1;
+            self.counters.of(Some(agent)).load_hits += 1;
         } else {
-            self.stats.load_misses += 1;
-            self.place(memory, line)?;
+            self.counters.of(Some(agent)).load_misses += 1;
+            self.place(memory, Some(agent), line)?;
         }
         Ok(())
     }
@@ -118,11 +114,12 @@ impl Lines {
     pub fn store_back<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
+        agent: Agent,
         span: Span,
         data: &[u8],
     ) -> Result<(), OutOfRange> {
-        let slot = match self.count_store(span.line) {
-            None if self.config.allocates() => Some(self.place(memory, span.line)?),
+        let slot = match self.count_store(agent, span.line) {
+            None if self.config.allocates() => Some(self.place(memory, Some(agent), span.line)?),
             found => found,
         };
         if let Some(slot) = slot {
@@ -137,10 +134,11 @@ impl Lines {
     pub fn store_through<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
+        agent: Agent,
         span: Span,
         data: &[u8],
     ) -> Result<(), OutOfRange> {
-        if let Some(slot) = self.count_store(span.line)
+        if let Some(slot) = self.count_store(agent, span.line)
             && self.slot(slot).shadowed
         {
             self.write_shadow(slot, span, data);
@@ -165,10 +163,11 @@ impl Lines {
     pub fn write_both<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
+        agent: Agent,
         span: Span,
         data: &[u8],
     ) -> Result<(), OutOfRange> {
-        self.flush(memory, span.line)?;
+        self.flush(memory, Some(agent), span.line)?;
         memory.write(span.addr, data)
     }
 
@@ -206,15 +205,25 @@ impl Lines {
     }
 
     /// Brings a line in as a speculative access would; nothing happens if it is resident.
-    pub fn fill<M: Memory + ?Sized>(&mut self, memory: &mut M, line: u64) -> Result<(), OutOfRange> {
+    pub fn fill<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        agent: Option<Agent>,
+        line: u64,
+    ) -> Result<(), OutOfRange> {
         if !self.is_resident(line) {
-            self.place(memory, line)?;
+            self.place(memory, agent, line)?;
         }
         Ok(())
     }
 
     /// Writes a dirty line back; it stays resident.
-    pub fn clean<M: Memory + ?Sized>(&mut self, memory: &M, line: u64) -> Result<(), OutOfRange> {
+    pub fn clean<M: Memory + ?Sized>(
+        &mut self,
+        memory: &M,
+        agent: Option<Agent>,
+        line: u64,
+    ) -> Result<(), OutOfRange> {
         let Some(slot) = self.find(line) else { return Ok(()) };
         let dirty = self.slot(slot).dirty;
         if dirty.is_empty() {
@@ -235,7 +244,7 @@ impl Lines {
             state.dirty = ByteMask::EMPTY;
             state.shadowed = shadowed;
         });
-        self.stats.writebacks += 1;
+        self.counters.of(agent).writebacks += 1;
         Ok(())
     }
 
@@ -253,16 +262,26 @@ impl Lines {
     }
 
     /// Writes a dirty line back and drops it.
-    pub fn flush<M: Memory + ?Sized>(&mut self, memory: &mut M, line: u64) -> Result<(), OutOfRange> {
-        self.clean(memory, line)?;
+    pub fn flush<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        agent: Option<Agent>,
+        line: u64,
+    ) -> Result<(), OutOfRange> {
+        self.clean(memory, agent, line)?;
         self.invalidate(memory, line)
     }
 
     /// As [`Lines::flush`], by the cache's own choice.
-    pub fn evict<M: Memory + ?Sized>(&mut self, memory: &mut M, line: u64) -> Result<(), OutOfRange> {
+    pub fn evict<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        agent: Option<Agent>,
+        line: u64,
+    ) -> Result<(), OutOfRange> {
         if self.is_resident(line) {
-            self.stats.evictions += 1;
-            self.flush(memory, line)?;
+            self.counters.of(agent).evictions += 1;
+            self.flush(memory, agent, line)?;
         }
         Ok(())
     }
@@ -282,18 +301,23 @@ impl Lines {
         Some(slot)
     }
 
-    fn count_store(&mut self, line: u64) -> Option<usize> {
+    fn count_store(&mut self, agent: Agent, line: u64) -> Option<usize> {
         let slot = self.hit(line);
         if slot.is_some() {
-            self.stats.store_hits += 1;
+            self.counters.of(Some(agent)).store_hits += 1;
         } else {
-            self.stats.store_misses += 1;
+            self.counters.of(Some(agent)).store_misses += 1;
         }
         slot
     }
 
     /// Makes an absent line resident in the lowest invalid way, or in the policy's victim. C already holds RAM's bytes.
-    fn place<M: Memory + ?Sized>(&mut self, memory: &mut M, line: u64) -> Result<usize, OutOfRange> {
+    fn place<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        agent: Option<Agent>,
+        line: u64,
+    ) -> Result<usize, OutOfRange> {
         let geometry = self.config.geometry();
         let set = geometry.set_of(line);
         let first = set * geometry.ways();
@@ -303,14 +327,14 @@ impl Lines {
             None => {
                 let way = self.replacement.victim(set);
                 if let Some(old) = self.slot(first + way).line {
-                    self.evict(memory, old)?;
+                    self.evict(memory, agent, old)?;
                 }
                 way
             }
         };
         self.change(first + way, |state| state.line = Some(line));
         self.replacement.filled(set, way);
-        self.stats.fills += 1;
+        self.counters.of(agent).fills += 1;
         Ok(first + way)
     }
 

@@ -31,6 +31,12 @@ pub trait Memory {
     /// # Errors
     /// If the range is not memory; nothing is written then.
     fn write(&mut self, addr: u64, data: &[u8]) -> Result<(), OutOfRange>;
+
+    /// True if a CPU may bring in the line at `addr` speculatively: it has a write-back translation that a CPU has used
+    /// since that page's last change of memory type or TLB flush. Only an adversarial schedule asks.
+    fn may_speculate(&self, _addr: u64) -> bool {
+        true
+    }
 }
 
 /// Memory from address zero on.

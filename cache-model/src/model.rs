@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::coherence::{Coherence, Overflow, WriteKind};
 use crate::config::{Config, WritePolicy};
-use crate::finding::{Agent, Finding, Writer};
-use crate::geometry::Span;
-use crate::lines::{Lines, Stats};
+use crate::finding::{Agent, Finding, LineState, Path, Writer};
+use crate::geometry::{MAX_LINE, Span};
+use crate::lines::{LineBytes, Lines};
 use crate::memory::{Memory, OutOfRange};
-use crate::record::Path;
+use crate::stats::{MAX_AGENTS, Stats};
 
 /// A memory type as x86 page attributes and MTRRs have them (Intel SDM volume 3, "Memory types"), plus the
 /// non-temporal hint on write-back memory.
@@ -19,6 +19,8 @@ pub enum MemoryType {
     WriteBack,
     /// Write-through: loads are cached, stores go to RAM at once.
     WriteThrough,
+    /// Write-protected: loads are cached, stores go past the cache.
+    WriteProtected,
     /// Write-combining: past the cache; stores may wait for a fence.
     WriteCombining,
     /// Uncached.
@@ -38,20 +40,34 @@ pub enum Snoop {
 
 /// A modelled cache over an embedder's [`Memory`], which every method gets for the time of the call.
 ///
-/// Accesses are split at line boundaries. An access that is not wholly in memory does nothing and is an error.
+/// Every access says whose it is ([`Writer`]): that is the provenance of written bytes, the observer of findings and the
+/// account in the statistics. Accesses are split at line boundaries. An access that is not wholly in memory does nothing and is an error.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CacheModel {
     config: Config,
     lines: Lines,
     coherence: Coherence,
-    stamp: u64,
+    /// The line of each vCPU's last instruction fetch.
+    fetched: Vec<Option<u64>>,
+}
+
+/// The longest atomic operation of a device, in bytes (PCI Express: a 128-bit compare-and-swap).
+pub const MAX_ATOMIC: usize = 16;
+
+impl MemoryType {
+    fn load_path(self) -> Path {
+        match self {
+            Self::WriteBack | Self::WriteThrough | Self::WriteProtected | Self::NonTemporal => Path::Cache,
+            Self::WriteCombining | Self::Uncached => Path::Ram,
+        }
+    }
 }
 
 impl CacheModel {
     /// A cache in which no line is resident: both views of memory are what the embedder's memory holds.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config, lines: Lines::new(config), coherence: Coherence::new(config), stamp: 0 }
+        Self { config, lines: Lines::new(config), coherence: Coherence::new(config), fetched: Vec::new() }
     }
 
     /// What is modelled.
@@ -60,21 +76,37 @@ impl CacheModel {
         self.config
     }
 
-    /// Sets the time, in a unit of the embedder's choice, that findings and writers carry from now on.
-    pub fn set_stamp(&mut self, stamp: u64) {
-        self.stamp = stamp;
-    }
+    /// The adversarial schedule, if one is configured, acts from now on. The same seed makes the same choices.
+    pub fn start_schedule(&mut self, _seed: u64) {}
 
-    /// Counters since the model was made.
+    /// Counters since the model was made: the CPUs' hits and misses, and everybody's fills, evictions and write-backs.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.lines.stats()
+    }
+
+    /// Counters of each vCPU and device that has caused anything, CPUs first.
+    #[must_use]
+    pub fn stats_by_agent(&self) -> Vec<(Agent, Stats)> {
+        self.lines.counters().by_agent()
+    }
+
+    /// Loads and stores that missed the first level and found their line in the second.
+    #[must_use]
+    pub fn second_level_hits(&self) -> u64 {
+        0
     }
 
     /// What the limits made the model forget.
     #[must_use]
     pub fn overflow(&self) -> Overflow {
         self.coherence.overflow()
+    }
+
+    /// True if there are findings to take.
+    #[must_use]
+    pub fn has_findings(&self) -> bool {
+        self.coherence.has_findings()
     }
 
     /// The findings since the last call, oldest first.
@@ -94,6 +126,69 @@ impl CacheModel {
         self.lines.is_dirty(self.config.geometry().line_of(addr))
     }
 
+    /// The quick way for a load of write-back memory: true if there is nothing to do but to read the CPU's view, because
+    /// the line is resident and in no doubt. The hit is then counted. Else nothing has happened: use
+    /// [`CacheModel::load`].
+    #[inline]
+    pub fn load_hit(&mut self, _cpu: u32, _addr: u64, _len: usize) -> bool {
+        false
+    }
+
+    /// The quick way for a store to write-back memory: true if there is nothing to do but to write the CPU's view, because
+    /// the line is resident, dirty and in no doubt. The hit is then counted, and the bytes are the writer's. Else nothing
+    /// has happened: use [`CacheModel::store`].
+    #[inline]
+    pub fn store_hit(&mut self, _writer: Writer, _addr: u64, _len: usize) -> bool {
+        false
+    }
+
+    /// The quick way for an instruction fetch: true if the line is the vCPU's last fetched one, or a load would hit it
+    /// quickly. Else nothing has happened: use [`CacheModel::fetch`].
+    #[inline]
+    pub fn fetch_hit(&mut self, _cpu: u32, _addr: u64) -> bool {
+        false
+    }
+
+    /// An instruction fetch of `len` bytes. It is an access to the cache where the line differs from the vCPU's last fetched
+    /// one; the bytes are looked at in any case.
+    ///
+    /// # Errors
+    /// If the access is not wholly in memory.
+    pub fn fetch<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        who: Writer,
+        addr: u64,
+        len: usize,
+        kind: MemoryType,
+    ) -> Result<(), OutOfRange> {
+        self.check(memory, addr, len as u64)?;
+        let path = kind.load_path();
+        for span in self.config.geometry().spans(addr, len as u64) {
+            if path == Path::Cache && self.turns_to(who.agent, span.line) {
+                self.lines.load(memory, who.agent, span.line)?;
+            }
+            let mut bytes = [0; MAX_LINE];
+            let bytes = bytes.get_mut(..span.len).unwrap_or_default();
+            self.read(memory, who, path, span, bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Notes a vCPU's fetched line; true if it is another than its last one.
+    fn turns_to(&mut self, agent: Agent, line: u64) -> bool {
+        let Agent::Cpu(cpu) = agent else { return true };
+        let index = cpu as usize;
+        if index >= MAX_AGENTS {
+            return true;
+        }
+        if index >= self.fetched.len() {
+            self.fetched.resize(index + 1, None);
+        }
+        let last = self.fetched.get_mut(index).and_then(|last| last.replace(line));
+        last != Some(line)
+    }
+
     /// A CPU load of `buf.len()` bytes.
     ///
     /// # Errors
@@ -101,21 +196,18 @@ impl CacheModel {
     pub fn load<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
-        cpu: u32,
+        who: Writer,
         addr: u64,
         buf: &mut [u8],
         kind: MemoryType,
     ) -> Result<(), OutOfRange> {
-        let path = match kind {
-            MemoryType::WriteBack | MemoryType::WriteThrough | MemoryType::NonTemporal => Path::Cache,
-            MemoryType::WriteCombining | MemoryType::Uncached => Path::Ram,
-        };
+        let path = kind.load_path();
         self.check(memory, addr, buf.len() as u64)?;
         for (span, part) in self.parts_mut(addr, buf) {
             if path == Path::Cache {
-                self.lines.load(memory, span.line)?;
+                self.lines.load(memory, who.agent, span.line)?;
             }
-            self.read(memory, Agent::Cpu(cpu), path, span, part)?;
+            self.read(memory, who, path, span, part)?;
         }
         Ok(())
     }
@@ -127,7 +219,7 @@ impl CacheModel {
     pub fn store<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
-        cpu: u32,
+        who: Writer,
         addr: u64,
         data: &[u8],
         kind: MemoryType,
@@ -137,14 +229,16 @@ impl CacheModel {
             (MemoryType::WriteBack, WritePolicy::Through) | (MemoryType::WriteThrough, _) => {
                 WriteKind::Through
             }
-            (MemoryType::WriteCombining | MemoryType::Uncached, _) => WriteKind::Bypass,
+            (MemoryType::WriteProtected | MemoryType::WriteCombining | MemoryType::Uncached, _) => {
+                WriteKind::Bypass
+            }
             (MemoryType::NonTemporal, _) => WriteKind::Flushing,
         };
         let waits = matches!(kind, MemoryType::WriteCombining | MemoryType::NonTemporal);
         self.check(memory, addr, data.len() as u64)?;
         for (span, part) in self.parts(addr, data) {
-            self.write(memory, Agent::Cpu(cpu), write, span, part)?;
-            if waits {
+            self.write(memory, who, write, span, part)?;
+            if waits && let Agent::Cpu(cpu) = who.agent {
                 self.coherence.unfenced(cpu, span);
             }
         }
@@ -163,11 +257,12 @@ impl CacheModel {
     pub fn clean<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
+        who: Writer,
         addr: u64,
         len: u64,
     ) -> Result<(), OutOfRange> {
-        self.maintain(memory, addr, len, |model, memory, line| {
-            model.lines.clean(memory, line)?;
+        self.maintain(memory, who, addr, len, |model, memory, line| {
+            model.lines.clean(memory, Some(who.agent), line)?;
             model.coherence.cleaned(line);
             Ok(())
         })
@@ -180,10 +275,11 @@ impl CacheModel {
     pub fn invalidate<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
+        who: Writer,
         addr: u64,
         len: u64,
     ) -> Result<(), OutOfRange> {
-        self.maintain(memory, addr, len, |model, memory, line| {
+        self.maintain(memory, who, addr, len, |model, memory, line| {
             model.lines.invalidate(memory, line)?;
             model.coherence.invalidated(line);
             Ok(())
@@ -197,11 +293,12 @@ impl CacheModel {
     pub fn flush<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
+        who: Writer,
         addr: u64,
         len: u64,
     ) -> Result<(), OutOfRange> {
-        self.maintain(memory, addr, len, |model, memory, line| {
-            model.lines.flush(memory, line)?;
+        self.maintain(memory, who, addr, len, |model, memory, line| {
+            model.lines.flush(memory, Some(who.agent), line)?;
             model.coherence.flushed(line);
             Ok(())
         })
@@ -214,9 +311,10 @@ impl CacheModel {
     pub fn write_back_invalidate_all<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
+        who: Writer,
     ) -> Result<(), OutOfRange> {
         for line in self.lines.resident() {
-            self.lines.flush(memory, line)?;
+            self.lines.flush(memory, Some(who.agent), line)?;
             self.settle(memory, line)?;
         }
         self.coherence.all_flushed();
@@ -227,7 +325,11 @@ impl CacheModel {
     ///
     /// # Errors
     /// If a resident line is no longer memory.
-    pub fn invalidate_all<M: Memory + ?Sized>(&mut self, memory: &mut M) -> Result<(), OutOfRange> {
+    pub fn invalidate_all<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        _who: Writer,
+    ) -> Result<(), OutOfRange> {
         for line in self.lines.resident() {
             self.lines.invalidate(memory, line)?;
             self.settle(memory, line)?;
@@ -242,7 +344,7 @@ impl CacheModel {
     /// If the line is not memory.
     pub fn fill<M: Memory + ?Sized>(&mut self, memory: &mut M, addr: u64) -> Result<(), OutOfRange> {
         self.check(memory, addr, 1)?;
-        self.lines.fill(memory, self.config.geometry().line_of(addr))
+        self.lines.fill(memory, None, self.config.geometry().line_of(addr))
     }
 
     /// Evicts the line that holds `addr`, written back if dirty, as the cache may at any time.
@@ -252,7 +354,7 @@ impl CacheModel {
     pub fn evict<M: Memory + ?Sized>(&mut self, memory: &mut M, addr: u64) -> Result<(), OutOfRange> {
         self.check(memory, addr, 1)?;
         let line = self.config.geometry().line_of(addr);
-        self.lines.evict(memory, line)?;
+        self.lines.evict(memory, None, line)?;
         self.settle(memory, line)
     }
 
@@ -263,7 +365,7 @@ impl CacheModel {
     pub fn dma_read<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
-        device: u32,
+        who: Writer,
         addr: u64,
         buf: &mut [u8],
         snoop: Snoop,
@@ -274,7 +376,7 @@ impl CacheModel {
         };
         self.check(memory, addr, buf.len() as u64)?;
         for (span, part) in self.parts_mut(addr, buf) {
-            self.read(memory, Agent::Device(device), path, span, part)?;
+            self.read(memory, who, path, span, part)?;
         }
         Ok(())
     }
@@ -286,7 +388,7 @@ impl CacheModel {
     pub fn dma_write<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
-        device: u32,
+        who: Writer,
         addr: u64,
         data: &[u8],
         snoop: Snoop,
@@ -297,9 +399,79 @@ impl CacheModel {
         };
         self.check(memory, addr, data.len() as u64)?;
         for (span, part) in self.parts(addr, data) {
-            self.write(memory, Agent::Device(device), write, span, part)?;
+            self.write(memory, who, write, span, part)?;
         }
         Ok(())
+    }
+
+    /// A device's atomic operation on up to [`MAX_ATOMIC`] bytes of one line: `change` gets what the device reads and leaves
+    /// there what it writes. No schedule acts in between.
+    ///
+    /// # Errors
+    /// If the access is not wholly in memory, is longer, or crosses a line.
+    pub fn dma_atomic<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        who: Writer,
+        addr: u64,
+        len: usize,
+        snoop: Snoop,
+        change: impl FnOnce(&mut [u8]),
+    ) -> Result<(), OutOfRange> {
+        let mut bytes = [0; MAX_ATOMIC];
+        let outside = OutOfRange { addr, len: len as u64 };
+        let buf = bytes.get_mut(..len).ok_or(outside)?;
+        if self.config.geometry().spans(addr, len as u64).count() != 1 {
+            return Err(outside);
+        }
+        self.dma_read(memory, who, addr, buf, snoop)?;
+        change(buf);
+        self.dma_write(memory, who, addr, buf, snoop)
+    }
+
+    /// Lines of which the model has not seen the past: they raise nothing until they are cleaned, flushed or stored to. For
+    /// embedders that show it only a part of memory, and add to that.
+    ///
+    /// # Errors
+    /// If the range is not wholly in memory.
+    pub fn enter_unknown<M: Memory + ?Sized>(
+        &mut self,
+        memory: &M,
+        addr: u64,
+        len: u64,
+    ) -> Result<(), OutOfRange> {
+        self.check(memory, addr, len)
+    }
+
+    /// Observations that were not judged because their line's past is unknown.
+    #[must_use]
+    pub fn unjudged(&self) -> u64 {
+        0
+    }
+
+    /// All that is known of the line that holds `addr`, disturbing nothing.
+    ///
+    /// # Errors
+    /// If the line is not memory.
+    pub fn line_state<M: Memory + ?Sized>(&self, memory: &M, addr: u64) -> Result<LineState, OutOfRange> {
+        self.check(memory, addr, 1)?;
+        let line = self.config.geometry().line_of(addr);
+        let (cpu, ram) = self.lines.views(memory, line)?;
+        Ok(self.state(line, &cpu, &ram))
+    }
+
+    fn state(&self, line: u64, cpu: &LineBytes, ram: &LineBytes) -> LineState {
+        let mut state = LineState {
+            addr: self.config.geometry().base(line),
+            cpu: cpu.as_slice().to_vec(),
+            ram: ram.as_slice().to_vec(),
+            coherent: cpu.as_slice().to_vec(),
+            resident: self.lines.is_resident(line),
+            dirty: self.lines.dirty(line),
+            ..LineState::default()
+        };
+        self.coherence.describe(line, &mut state);
+        state
     }
 
     /// Reads what RAM holds, disturbing nothing. (What the CPU would read is in the embedder's memory.)
@@ -357,7 +529,7 @@ impl CacheModel {
     fn read<M: Memory + ?Sized>(
         &mut self,
         memory: &M,
-        observer: Agent,
+        observer: Writer,
         path: Path,
         span: Span,
         buf: &mut [u8],
@@ -368,7 +540,8 @@ impl CacheModel {
         }
         if self.coherence.is_tracked(span.line) {
             let (cpu, ram) = self.lines.views(memory, span.line)?;
-            self.coherence.observed((observer, self.stamp), path, span, buf, (&cpu, &ram));
+            let state = self.state(span.line, &cpu, &ram);
+            self.coherence.observed(observer, path, span, buf, state);
         }
         Ok(())
     }
@@ -376,24 +549,25 @@ impl CacheModel {
     fn write<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
-        agent: Agent,
+        writer: Writer,
         kind: WriteKind,
         span: Span,
         data: &[u8],
     ) -> Result<(), OutOfRange> {
         match kind {
-            WriteKind::Back => self.lines.store_back(memory, span, data)?,
-            WriteKind::Through => self.lines.store_through(memory, span, data)?,
+            WriteKind::Back => self.lines.store_back(memory, writer.agent, span, data)?,
+            WriteKind::Through => self.lines.store_through(memory, writer.agent, span, data)?,
             WriteKind::Bypass => self.lines.write_ram(memory, span, data)?,
-            WriteKind::Flushing => self.lines.write_both(memory, span, data)?,
+            WriteKind::Flushing => self.lines.write_both(memory, writer.agent, span, data)?,
         }
-        self.coherence.wrote(span, data, kind, Writer { agent, stamp: self.stamp });
+        self.coherence.wrote(span, data, kind, writer);
         self.settle(memory, span.line)
     }
 
     fn maintain<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
+        _who: Writer,
         addr: u64,
         len: u64,
         operation: impl Fn(&mut Self, &mut M, u64) -> Result<(), OutOfRange>,

@@ -3,17 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::config::WriteBack;
-use crate::finding::Writer;
+use crate::finding::{LineState, Path, Writer, Written};
 use crate::mask::ByteMask;
-
-/// How an access reaches memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Path {
-    /// Through the cache: cacheable loads, snooped DMA.
-    Cache,
-    /// Past it: UC and WC loads, no-snoop DMA.
-    Ram,
-}
 
 /// The masks hold whether or not the line is resident: they say what some legal schedule could have done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +51,21 @@ impl Record {
         let value = *self.coherent.get(offset)?;
         let writer = *self.writers.get(usize::from(*self.written_by.get(offset)?))?;
         Some((value, writer))
+    }
+
+    /// Adds what is recorded to a state that holds the line's views.
+    pub fn describe(&self, state: &mut LineState) {
+        state.stored = self.stored;
+        state.bypassed = self.bypassed;
+        state.destroyed = self.destroyed;
+        for (offset, slot) in state.coherent.iter_mut().enumerate() {
+            let Some((value, writer)) = self.coherent(offset) else { continue };
+            *slot = value;
+            match state.writers.last_mut() {
+                Some(run) if run.writer == writer && run.offset + run.len == offset => run.len += 1,
+                _ => state.writers.push(Written { offset, len: 1, writer }),
+            }
+        }
     }
 
     /// A CPU store that makes the line dirty.
@@ -180,7 +186,6 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::Agent;
 
     fn bytes(offset: usize, len: usize) -> ByteMask {
         ByteMask::range(offset, len)
@@ -236,7 +241,7 @@ mod tests {
     fn writers_are_bounded_by_the_line() {
         let mut record = Record::default();
         for stamp in 0..10_000_u64 {
-            let writer = Writer { agent: Agent::Cpu(0), stamp };
+            let writer = Writer::cpu(0, 0, stamp);
             record.learn(256, (stamp % 256) as usize, &[stamp as u8], writer);
         }
         assert!(record.writers.len() <= 256);

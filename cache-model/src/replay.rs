@@ -8,11 +8,11 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::finding::{Agent, Finding, Kind, Verdict};
+use crate::finding::{Finding, Kind, Verdict, Writer};
 use crate::ledger::{Ledger, LedgerError, Mapping, Owner, Transfer};
-use crate::lines::Stats;
 use crate::memory::{Memory, OutOfRange};
 use crate::model::CacheModel;
+use crate::stats::Stats;
 use crate::trace::{self, Op, ParseError, View};
 
 /// The most findings that a report holds; later ones are counted.
@@ -156,29 +156,33 @@ impl Machine {
     fn execute(&mut self, op: Op, outcome: &mut Outcome) -> Result<(), Reason> {
         let Self { memory, model, ledger } = self;
         let memory = memory.as_mut_slice();
-        model.set_stamp(outcome.line_no);
+        // A trace has no instructions: an operation's line stands for its time.
+        let cpu = |cpu| Writer::cpu(cpu, 0, outcome.line_no);
+        let dma = |device| Writer::device(device, outcome.line_no);
         match op {
             // The caller makes a new machine.
             Op::Config { .. } => {}
-            Op::Load { cpu, addr, len, kind } => {
-                model.load(memory, cpu, addr, &mut buffer(memory, addr, len)?, kind)?;
+            Op::Load { cpu: index, addr, len, kind } => {
+                model.load(memory, cpu(index), addr, &mut buffer(memory, addr, len)?, kind)?;
             }
-            Op::Store { cpu, addr, data, kind } => model.store(memory, cpu, addr, &data, kind)?,
-            Op::Clean { addr, len } => model.clean(memory, addr, len)?,
-            Op::Invalidate { addr, len } => model.invalidate(memory, addr, len)?,
-            Op::Flush { addr, len } => model.flush(memory, addr, len)?,
-            Op::WriteBackInvalidateAll => model.write_back_invalidate_all(memory)?,
-            Op::InvalidateAll => model.invalidate_all(memory)?,
+            Op::Store { cpu: index, addr, data, kind } => {
+                model.store(memory, cpu(index), addr, &data, kind)?
+            }
+            Op::Clean { addr, len } => model.clean(memory, cpu(0), addr, len)?,
+            Op::Invalidate { addr, len } => model.invalidate(memory, cpu(0), addr, len)?,
+            Op::Flush { addr, len } => model.flush(memory, cpu(0), addr, len)?,
+            Op::WriteBackInvalidateAll => model.write_back_invalidate_all(memory, cpu(0))?,
+            Op::InvalidateAll => model.invalidate_all(memory, cpu(0))?,
             Op::Fence { cpu } => model.fence(cpu),
             Op::Fill { addr } => model.fill(memory, addr)?,
             Op::Evict { addr } => model.evict(memory, addr)?,
             Op::DmaRead { device, addr, len, snoop } => {
                 let mut data = buffer(memory, addr, len)?;
-                model.dma_read(memory, device, addr, &mut data, snoop)?;
+                model.dma_read(memory, dma(device), addr, &mut data, snoop)?;
                 outcome.judge(ledger, device, Transfer::Read, addr, &data);
             }
             Op::DmaWrite { device, addr, data, snoop } => {
-                model.dma_write(memory, device, addr, &data, snoop)?;
+                model.dma_write(memory, dma(device), addr, &data, snoop)?;
                 outcome.judge(ledger, device, Transfer::Write, addr, &data);
             }
             Op::Map { id, device, addr, len, direction } => {
@@ -224,33 +228,34 @@ impl Outcome {
         let Some(rogue) = ledger.rogue(device, transfer, addr, data.len() as u64) else { return };
         let at = rogue.addr;
         let inside = usize::try_from(at.saturating_sub(addr)).unwrap_or(usize::MAX);
-        self.take(vec![Finding {
-            stamp: self.line_no,
-            observer: Agent::Device(device),
+        self.push(ReportedFinding {
+            line_no: self.line_no,
             kind: Kind::RogueDma,
             verdict: Verdict::Manifest,
             addr: at,
-            expected: Vec::new(),
-            found: data.get(inside..).unwrap_or_default().to_vec(),
-            ram: Vec::new(),
-            writer: None,
-        }]);
+            expected: String::new(),
+            found: hex(data.get(inside..).unwrap_or_default()),
+        });
     }
 
     fn take(&mut self, findings: Vec<Finding>) {
         for finding in findings {
-            if self.findings.len() >= MAX_FINDINGS {
-                self.overflow = self.overflow.saturating_add(1);
-                continue;
-            }
-            self.findings.push(ReportedFinding {
-                line_no: finding.stamp,
+            self.push(ReportedFinding {
+                line_no: finding.observer.stamp,
                 kind: finding.kind,
                 verdict: finding.verdict,
                 addr: finding.addr,
                 expected: hex(&finding.expected),
                 found: hex(&finding.found),
             });
+        }
+    }
+
+    fn push(&mut self, finding: ReportedFinding) {
+        if self.findings.len() >= MAX_FINDINGS {
+            self.overflow = self.overflow.saturating_add(1);
+        } else {
+            self.findings.push(finding);
         }
     }
 

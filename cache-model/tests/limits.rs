@@ -1,6 +1,11 @@
 //! What the model remembers is bounded, and what it drops is counted.
 
-use cache_model::{CacheModel, Config, Geometry, Limits, MemoryType, OutOfRange, Overflow, Policy, Snoop};
+use cache_model::{
+    CacheModel, Config, Geometry, Limits, MemoryType, OutOfRange, Overflow, Policy, Snoop, Writer,
+};
+
+const CPU: Writer = Writer::cpu(0, 0, 0);
+const DEVICE: Writer = Writer::device(0, 0);
 
 #[test]
 fn what_does_not_fit_is_counted() {
@@ -12,20 +17,20 @@ fn what_does_not_fit_is_counted() {
     let memory = &mut bytes[..];
 
     for line in 0..3 {
-        cache.store(memory, 0, line * 64, &[1], MemoryType::WriteBack).expect("in memory");
+        cache.store(memory, CPU, line * 64, &[1], MemoryType::WriteBack).expect("in memory");
     }
     let mut got = [0; 256];
-    cache.dma_read(memory, 0, 0, &mut got, Snoop::NoSnoop).expect("in memory");
+    cache.dma_read(memory, DEVICE, 0, &mut got, Snoop::NoSnoop).expect("in memory");
     assert_eq!(cache.take_findings().len(), 1);
     assert_eq!(cache.overflow(), Overflow { records: 1, pending: 0, findings: 1 });
 
     // Room that becomes free is used again.
-    cache.flush(memory, 0, 192).expect("in memory");
-    cache.store(memory, 0, 128, &[2], MemoryType::WriteBack).expect("in memory");
-    cache.dma_read(memory, 0, 128, &mut got[..1], Snoop::NoSnoop).expect("in memory");
+    cache.flush(memory, CPU, 0, 192).expect("in memory");
+    cache.store(memory, CPU, 128, &[2], MemoryType::WriteBack).expect("in memory");
+    cache.dma_read(memory, DEVICE, 128, &mut got[..1], Snoop::NoSnoop).expect("in memory");
     assert_eq!(cache.take_findings()[0].expected, [2]);
 
-    cache.store(memory, 0, 512, &[3; 128], MemoryType::NonTemporal).expect("in memory");
+    cache.store(memory, CPU, 512, &[3; 128], MemoryType::NonTemporal).expect("in memory");
     assert_eq!(cache.overflow(), Overflow { records: 1, pending: 1, findings: 1 });
 }
 
@@ -37,10 +42,10 @@ fn accesses_are_all_or_nothing() {
     let mut bytes = vec![0; 256];
     let memory = &mut bytes[..];
     let outside = Err(OutOfRange { addr: 250, len: 8 });
-    assert_eq!(cache.store(memory, 0, 250, &[1; 8], MemoryType::WriteBack), outside);
-    assert_eq!(cache.dma_write(memory, 0, 250, &[1; 8], Snoop::Snoop), outside);
-    assert_eq!(cache.load(memory, 0, 250, &mut [0; 8], MemoryType::Uncached), outside);
-    assert_eq!(cache.clean(memory, u64::MAX, 2), Err(OutOfRange { addr: u64::MAX, len: 2 }));
+    assert_eq!(cache.store(memory, CPU, 250, &[1; 8], MemoryType::WriteBack), outside);
+    assert_eq!(cache.dma_write(memory, DEVICE, 250, &[1; 8], Snoop::Snoop), outside);
+    assert_eq!(cache.load(memory, CPU, 250, &mut [0; 8], MemoryType::Uncached), outside);
+    assert_eq!(cache.clean(memory, CPU, u64::MAX, 2), Err(OutOfRange { addr: u64::MAX, len: 2 }));
     assert_eq!(cache.stats(), cache_model::Stats::default());
     assert!(!cache.is_resident(250));
     assert_eq!(bytes, [0; 256]);

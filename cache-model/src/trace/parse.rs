@@ -5,7 +5,7 @@ use std::str::SplitWhitespace;
 use thiserror::Error;
 
 use super::{MAX_MEMORY, Op, View};
-use crate::config::{Config, PlruWays, WriteBack, WritePolicy};
+use crate::config::{Config, ConfigError, WriteBack, WritePolicy};
 use crate::geometry::{Geometry, GeometryError};
 use crate::ledger::Direction;
 use crate::model::{MemoryType, Snoop};
@@ -77,7 +77,7 @@ pub enum ParseError {
     Geometry(#[from] GeometryError),
     /// The policy does not fit the shape.
     #[error(transparent)]
-    Plru(#[from] PlruWays),
+    Config(#[from] ConfigError),
 }
 
 /// Reads one line; `None` if it holds nothing but space and comment.

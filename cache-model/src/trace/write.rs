@@ -13,9 +13,11 @@ impl Display for Op {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config { config, memory } => write_config(f, config, *memory),
-            Self::Load { cpu, addr, len, kind } => write!(f, "load {cpu} {addr:#x} {len}{}", suffix(*kind)),
+            Self::Load { cpu, addr, len, kind } => {
+                write!(f, "load {cpu} {addr:#x} {len}{}", load_suffix(*kind))
+            }
             Self::Store { cpu, addr, data, kind } => {
-                write!(f, "store {cpu} {addr:#x} {}{}", Hex(data), suffix(*kind))
+                write!(f, "store {cpu} {addr:#x} {}{}", Hex(data), store_suffix(*kind))
             }
             Self::Clean { addr, len } => write!(f, "clean {addr:#x} {len}"),
             Self::Invalidate { addr, len } => write!(f, "inval {addr:#x} {len}"),
@@ -89,12 +91,18 @@ fn write_sync(f: &mut Formatter<'_>, name: &str, id: u64, part: Option<(u64, u64
     part.map_or(Ok(()), |(offset, len)| write!(f, " {offset:#x} {len}"))
 }
 
-fn suffix(kind: MemoryType) -> &'static str {
+/// The format has no write-protected type: its loads are those of write-through memory,
+fn load_suffix(kind: MemoryType) -> &'static str {
+    if kind == MemoryType::WriteProtected { " wt" } else { store_suffix(kind) }
+}
+
+/// and its stores those of uncached memory.
+fn store_suffix(kind: MemoryType) -> &'static str {
     match kind {
         MemoryType::WriteBack => "",
         MemoryType::WriteThrough => " wt",
         MemoryType::WriteCombining => " wc",
-        MemoryType::Uncached => " uc",
+        MemoryType::WriteProtected | MemoryType::Uncached => " uc",
         MemoryType::NonTemporal => " nt",
     }
 }

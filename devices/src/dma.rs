@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Attributes that travel with a PCIe memory transaction (PCIe Base Specification, 2.2.6.4 and 2.2.6.5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DmaAttrs {
     /// No Snoop: hardware need not keep caches coherent for this transaction.
     pub no_snoop: bool,

@@ -9,6 +9,7 @@ pub mod acpi_pm;
 pub mod board_ports;
 pub mod bus;
 pub mod dma;
+pub mod dmalab;
 pub mod duration;
 pub mod fw_cfg;
 pub mod i8042;

@@ -4,6 +4,7 @@
 //! A model panics where a device does what it must not: it is part of a test.
 #![forbid(unsafe_code)]
 
+pub mod dmalab_model;
 pub mod mlx5_model;
 pub mod mlx5_verbs;
 pub mod mock_port;

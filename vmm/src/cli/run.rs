@@ -121,6 +121,11 @@ pub(super) struct RunArguments {
     /// with `peer=` it acts without orders on each connection to it: peer=write@10ms*3 writes the memory registered last, three
     /// times, 10 ms apart (write, read, check or fetch-add).
     ///
+    /// dmalab[,no-snoop=descriptor|off|payload|all][,relaxed-ordering=descriptor|off|payload]: the DMA exerciser, which moves
+    /// bytes as descriptors in a ring say: addresses, sizes, delays, No Snoop and Relaxed Ordering are the guest's to choose. The
+    /// options say what becomes of the attributes: as each descriptor asks, never, on all payload, or on descriptors as well.
+    /// guest-images/drivers/dmalab is its driver.
+    ///
     /// blk,path=FILE[,readonly=on][,queues=N][,serial=TEXT]: a virtio disk on a raw image (`truncate -s 1G FILE` makes one),
     /// /dev/vda and so on in the guest.
     ///

@@ -4,6 +4,7 @@ mod keys;
 mod virtio;
 
 use super::attachment::Attachment;
+use devices::dmalab::{self, Dmalab, DmalabConfig, RelaxedOrdering};
 use devices::mlx5::{Mlx5, Mlx5Config, NoSnoop, PortType};
 use devices::pci::{PciDevice, ROOT_PORTS, Slot};
 use keys::Keys;
@@ -28,6 +29,7 @@ struct Kind {
 /// Every kind there is.
 const KINDS: &[Kind] = &[
     Kind { name: "mlx5", default_slot: Some(8), parse: mlx5, reads: &[], writes: &[] },
+    Kind { name: "dmalab", default_slot: None, parse: dmalab, reads: &[], writes: &[] },
     Kind { name: "blk", default_slot: None, parse: virtio::blk, reads: &["path"], writes: &[] },
     Kind { name: "rng", default_slot: None, parse: virtio::rng, reads: &[], writes: &[] },
     Kind { name: "console", default_slot: None, parse: virtio::console, reads: &["in"], writes: &["out"] },
@@ -193,6 +195,35 @@ fn mlx5(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
     }))
 }
 
+impl Plan for DmalabConfig {
+    fn build(self: Box<Self>, _seed: u64) -> Result<Built, DeviceError> {
+        Ok(Built { device: Box::new(Dmalab::new(*self)), attachment: None })
+    }
+}
+
+fn dmalab(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
+    use dmalab::NoSnoop;
+    let keys = Keys::new("dmalab", pairs, &["no-snoop", "relaxed-ordering"])?;
+    let no_snoop = [
+        ("descriptor", NoSnoop::Descriptor),
+        ("off", NoSnoop::Off),
+        ("payload", NoSnoop::Payload),
+        ("all", NoSnoop::All),
+    ];
+    let relaxed_ordering = [
+        ("descriptor", RelaxedOrdering::Descriptor),
+        ("off", RelaxedOrdering::Off),
+        ("payload", RelaxedOrdering::Payload),
+    ];
+    let usual = DmalabConfig::default();
+    Ok(Box::new(DmalabConfig {
+        no_snoop: keys.choice("no-snoop", &no_snoop)?.unwrap_or(usual.no_snoop),
+        relaxed_ordering: keys
+            .choice("relaxed-ordering", &relaxed_ordering)?
+            .unwrap_or(usual.relaxed_ordering),
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,6 +241,7 @@ mod tests {
         assert!(error.starts_with("device blk: /nowhere: No such file"), "{error}");
         for text in [
             "mlx5,peer=check@5us*2",
+            "dmalab,no-snoop=payload,relaxed-ordering=off",
             "rng,access-platform=off",
             "console",
             "input,type=tablet",
@@ -233,7 +265,10 @@ mod tests {
     #[test]
     fn errors_name_what_is_wrong() {
         let error = |text: &str| text.parse::<DeviceSpec>().unwrap_err().to_string();
-        assert_eq!(error("e1000"), "unknown device 'e1000' (known devices: mlx5, blk, rng, console, input)");
+        assert_eq!(
+            error("e1000"),
+            "unknown device 'e1000' (known devices: mlx5, dmalab, blk, rng, console, input)"
+        );
         assert_eq!(error("mlx5,slot"), "device mlx5: 'slot' is not of the form key=value");
         assert_eq!(error("mlx5,slot=9"), "device mlx5: '9' is not a PCI slot (1 to 8)");
         assert_eq!(error("mlx5,port=ib,port=ib"), "device mlx5: key 'port' is given twice");
@@ -242,6 +277,10 @@ mod tests {
             "device mlx5 has no key 'speed' (known keys: slot, port, no-snoop, umr, peer)"
         );
         assert_eq!(error("mlx5,port=fc"), "device mlx5: 'fc' is no value for 'port' (valid values: ib, eth)");
+        assert_eq!(
+            error("dmalab,no-snoop=on"),
+            "device dmalab: 'on' is no value for 'no-snoop' (valid values: descriptor, off, payload, all)"
+        );
         assert!(error("mlx5,peer=write").contains("as write@10ms*3"));
         assert_eq!(error("blk"), "device blk: path=… is missing: the raw disk image");
         assert!(error("blk,path=x,queues=9").contains("valid values: 1 to 8"));

@@ -127,7 +127,7 @@ pub(super) struct RunArguments {
     /// guest-images/drivers/dmalab is its driver.
     ///
     /// blk,path=FILE[,readonly=on][,queues=N][,serial=TEXT]: a virtio disk on a raw image (`truncate -s 1G FILE` makes one),
-    /// /dev/vda and so on in the guest.
+    /// /dev/vda and so on in the guest. With size=64M instead of a path it is empty, and gone when the run ends.
     ///
     /// rng: virtio entropy; `--seed` decides the bytes.
     ///

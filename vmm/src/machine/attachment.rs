@@ -114,6 +114,16 @@ impl DiskFile {
         Ok(Self { file: Arc::new(file), size, read_only })
     }
 
+    /// A file of `size` bytes in the host's folder for temporary files that nobody else can open.
+    ///
+    /// # Errors
+    /// The host's reason.
+    pub(super) fn scratch(size: u64) -> io::Result<Self> {
+        let file = tempfile::tempfile()?;
+        file.set_len(size)?;
+        Ok(Self { file: Arc::new(file), size, read_only: false })
+    }
+
     /// Bytes.
     pub(super) fn size(&self) -> u64 {
         self.size

@@ -69,8 +69,8 @@ pub enum DeviceError {
     BadValue { kind: &'static str, key: &'static str, value: String, valid: String },
     #[error("device {kind}: {key}=… is missing: {what}")]
     Missing { kind: &'static str, key: &'static str, what: &'static str },
-    #[error("device {kind}: key=…: {reason}")]
-    Keys { kind: &'static str, reason: String },
+    #[error("device {kind}: {key}=…: {reason}")]
+    Keys { kind: &'static str, key: &'static str, reason: String },
     #[error("device {kind}: {path}: {reason}", path = .path.display())]
     File { kind: &'static str, path: PathBuf, reason: String },
 }
@@ -244,6 +244,7 @@ mod tests {
             "dmalab,no-snoop=payload,relaxed-ordering=off",
             "rng,access-platform=off",
             "console",
+            "blk,size=1M",
             "input,type=tablet",
             "input,key=A+B@3s",
         ] {
@@ -282,7 +283,10 @@ mod tests {
             "device dmalab: 'on' is no value for 'no-snoop' (valid values: descriptor, off, payload, all)"
         );
         assert!(error("mlx5,peer=write").contains("as write@10ms*3"));
-        assert_eq!(error("blk"), "device blk: path=… is missing: the raw disk image");
+        assert!(error("blk").starts_with("device blk: path=… is missing: the raw disk image (or size=64M"));
+        assert_eq!(error("blk,path=x,size=1M"), "device blk: size=…: the image of path=… has its own size");
+        assert!(error("blk,size=1M,readonly=on").contains("nothing could come of it"));
+        assert!(error("blk,size=0M").contains("valid values: a size above zero, as 64M"));
         assert!(error("blk,path=x,queues=9").contains("valid values: 1 to 8"));
         assert!(error("blk,path=x,readonly=yes").contains("valid values: on, off"));
         assert!(error("rng,path=x").contains("known keys: slot, access-platform"));

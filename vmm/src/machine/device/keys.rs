@@ -1,6 +1,7 @@
 //! The keys and values of a `--device` argument, taken one by one.
 
 use super::DeviceError;
+use crate::quantity::parse_size;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -67,6 +68,15 @@ impl<'a> Keys<'a> {
     ) -> Result<Option<T>, DeviceError> {
         let Some(value) = self.text(key) else { return Ok(None) };
         value.parse().map(Some).or_else(|error: T::Err| self.bad(key, value, error.to_string()))
+    }
+
+    /// A size in bytes, with its unit.
+    pub(super) fn size(&self, key: &'static str) -> Result<Option<u64>, DeviceError> {
+        let Some(value) = self.text(key) else { return Ok(None) };
+        match parse_size(value) {
+            Ok(0) | Err(_) => self.bad(key, value, "a size above zero, as 64M".into()),
+            Ok(size) => Ok(Some(size)),
+        }
     }
 
     /// A number in `range`.

@@ -33,26 +33,74 @@ fn read(kind: &'static str, path: &PathBuf) -> Result<Vec<u8>, DeviceError> {
     std::fs::read(path).map_err(|error| bad(error.to_string()))
 }
 
+/// What a disk's blocks lie in.
+enum Disk {
+    Image {
+        path: PathBuf,
+        read_only: bool,
+    },
+    /// A file without a name, of this many bytes, all zero: gone when the run ends.
+    Scratch(u64),
+}
+
+impl Disk {
+    fn open(&self) -> Result<DiskFile, DeviceError> {
+        match self {
+            Self::Image { path, read_only } => {
+                DiskFile::open(path, *read_only).map_err(|error| self.bad(error.to_string()))
+            }
+            Self::Scratch(size) => DiskFile::scratch(*size).map_err(|error| self.bad(error.to_string())),
+        }
+    }
+
+    fn bad(&self, reason: String) -> DeviceError {
+        let path = match self {
+            Self::Image { path, .. } => path.clone(),
+            Self::Scratch(_) => std::env::temp_dir(),
+        };
+        DeviceError::File { kind: BlkPlan::KIND, path, reason }
+    }
+
+    fn is_read_only(&self) -> bool {
+        matches!(self, Self::Image { read_only: true, .. })
+    }
+}
+
 /// `--device blk`.
 struct BlkPlan {
-    path: PathBuf,
-    read_only: bool,
+    disk: Disk,
     queues: u16,
     serial: Option<String>,
     access_platform: bool,
 }
 
-pub(super) fn blk(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
+impl BlkPlan {
     const KIND: &str = "blk";
-    let keys = Keys::new(KIND, pairs, &["path", "readonly", "queues", "serial", ACCESS_PLATFORM])?;
-    let path = keys.text("path").filter(|path| !path.is_empty()).ok_or(DeviceError::Missing {
-        kind: KIND,
-        key: "path",
-        what: "the raw disk image",
-    })?;
+}
+
+pub(super) fn blk(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
+    const KIND: &str = BlkPlan::KIND;
+    let keys = Keys::new(KIND, pairs, &["path", "size", "readonly", "queues", "serial", ACCESS_PLATFORM])?;
+    let read_only = keys.flag("readonly")?.unwrap_or(false);
+    let path = keys.text("path").filter(|path| !path.is_empty());
+    let disk = match (path, keys.size("size")?) {
+        (Some(path), None) => Disk::Image { path: path.into(), read_only },
+        (None, Some(size)) if !read_only => Disk::Scratch(size),
+        (None, Some(_)) => {
+            let reason = "a scratch disk is empty: with readonly=on nothing could come of it".into();
+            return Err(DeviceError::Keys { kind: KIND, key: "size", reason });
+        }
+        (Some(_), Some(_)) => {
+            let reason = "the image of path=… has its own size".into();
+            return Err(DeviceError::Keys { kind: KIND, key: "size", reason });
+        }
+        (None, None) => {
+            let what = "the raw disk image (or size=64M for a disk that is gone afterwards)";
+            return Err(DeviceError::Missing { kind: KIND, key: "path", what });
+        }
+    };
     Ok(Box::new(BlkPlan {
-        path: path.into(),
-        read_only: keys.flag("readonly")?.unwrap_or(false),
+        disk,
         queues: keys.number("queues", 1..=MAX_QUEUES)?.unwrap_or(1),
         serial: keys.text("serial").map(str::to_owned),
         access_platform: access_platform(&keys)?,
@@ -61,18 +109,20 @@ pub(super) fn blk(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceErr
 
 impl Plan for BlkPlan {
     fn build(self: Box<Self>, _seed: u64) -> Result<Built, DeviceError> {
-        let bad = |reason: String| DeviceError::File { kind: "blk", path: self.path.clone(), reason };
-        let disk = DiskFile::open(&self.path, self.read_only).map_err(|error| bad(error.to_string()))?;
-        let sectors = disk.size() / SECTOR_SIZE;
+        let file = self.disk.open()?;
+        let sectors = file.size() / SECTOR_SIZE;
         if sectors == 0 {
-            return Err(bad(format!("smaller than a sector of {SECTOR_SIZE} bytes")));
+            return Err(self.disk.bad(format!("smaller than a sector of {SECTOR_SIZE} bytes")));
         }
-        if !disk.size().is_multiple_of(SECTOR_SIZE) {
-            log::warn!("{}: the guest does not see the last, incomplete sector", self.path.display());
+        if let Disk::Image { path, .. } = &self.disk
+            && !file.size().is_multiple_of(SECTOR_SIZE)
+        {
+            log::warn!("{}: the guest does not see the last, incomplete sector", path.display());
         }
+        let read_only = self.disk.is_read_only();
         let serial = self.serial.unwrap_or_else(|| "staleline".into());
-        let config = BlkConfig { sectors, read_only: self.read_only, queues: self.queues, serial };
-        Ok(function(Blk::new(config), self.access_platform, Some(Attachment::Disk(disk))))
+        let config = BlkConfig { sectors, read_only, queues: self.queues, serial };
+        Ok(function(Blk::new(config), self.access_platform, Some(Attachment::Disk(file))))
     }
 }
 
@@ -141,10 +191,14 @@ pub(super) fn input(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceE
     let kinds = [("keyboard", InputKind::Keyboard), ("tablet", InputKind::Tablet)];
     let events = keys.text("events").map(PathBuf::from);
     let script = keys.text("key").map(|text| {
-        Script::keys(text).map_err(|error| DeviceError::Keys { kind: KIND, reason: error.to_string() })
+        Script::keys(text).map_err(|error| DeviceError::Keys {
+            kind: KIND,
+            key: "key",
+            reason: error.to_string(),
+        })
     });
     if events.is_some() && script.is_some() {
-        return Err(DeviceError::Keys { kind: KIND, reason: "'events' is given as well".into() });
+        return Err(DeviceError::Keys { kind: KIND, key: "key", reason: "'events' is given as well".into() });
     }
     Ok(Box::new(InputPlan {
         kind: keys.choice("type", &kinds)?.unwrap_or_default(),

@@ -3,7 +3,13 @@
 //! DMA API operations (`map`, `sync-*`, `unmap`) only say who may access what: a recorded trace holds the cache
 //! maintenance they caused as operations of their own. Non-temporal and write-combining stores reach RAM at once, as they
 //! legally may; until the CPU's next `fence` a device that reads them past the caches raises a latent finding.
+//!
+//! A trace can be longer than memory: [`Replay`] takes it piece by piece and keeps the machine, what was found and at most
+//! one line of text.
 
+mod memory;
+
+use memchr::{memchr, memchr_iter};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -11,12 +17,16 @@ use thiserror::Error;
 use crate::finding::{Finding, Kind, Verdict, Writer};
 use crate::ledger::{Ledger, LedgerError, Mapping, Owner, Transfer};
 use crate::memory::{Memory, OutOfRange};
-use crate::model::CacheModel;
+use crate::model::{CacheModel, MemoryType};
 use crate::stats::Stats;
-use crate::trace::{self, Op, ParseError, View};
+use crate::trace::{self, Op, ParseError, Parser, View, hex};
+use memory::{CHUNK, SparseMemory};
 
-/// The most findings that a report holds; later ones are counted.
-pub const MAX_FINDINGS: usize = 1 << 16;
+/// The most findings, and the most failed expectations, that a report holds; later ones are counted.
+pub const MAX_FINDINGS: usize = 1 << 18;
+
+/// The longest line of a trace, in bytes.
+pub const MAX_LINE_LENGTH: usize = 1 << 30;
 
 /// Why a trace cannot be replayed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -43,6 +53,9 @@ pub enum Reason {
     /// There is no machine yet.
     #[error("a trace starts with a config line")]
     NoConfig,
+    /// It does not end.
+    #[error("a line of more than {MAX_LINE_LENGTH} bytes")]
+    TooLong,
 }
 
 /// What came of a trace. A trace may configure several machines: findings and failures are of all of them, the rest is of
@@ -59,7 +72,7 @@ pub struct Report {
     pub cpu: String,
     /// What the cache did.
     pub stats: Stats,
-    /// Findings, or writes to follow, beyond the model's limits.
+    /// Findings, failures, or writes to follow, beyond the limits.
     #[serde(skip_serializing_if = "is_zero")]
     pub overflow: u64,
 }
@@ -96,41 +109,121 @@ pub struct Failure {
     pub found: String,
 }
 
-/// Replays a trace.
+/// Replays a trace that is in memory.
 ///
 /// # Errors
 /// At the first line that is malformed or out of range, and if there is no `config`.
-pub fn run(text: &str) -> Result<Report, Error> {
-    let mut machine = None;
-    let mut outcome = Outcome::default();
-    let mut line_no = 0;
-    for line in text.lines() {
-        line_no += 1;
-        outcome.line_no = line_no;
-        step(&mut machine, &mut outcome, line).map_err(|reason| Error { line_no, reason })?;
+pub fn run(trace: &str) -> Result<Report, Error> {
+    let mut replay = Replay::new();
+    replay.feed(trace.as_bytes())?;
+    replay.finish()
+}
+
+/// A trace being replayed.
+#[derive(Debug, Default)]
+pub struct Replay {
+    parser: Parser,
+    machine: Option<Machine>,
+    outcome: Outcome,
+    /// The start of a line whose end has not come yet.
+    partial: Vec<u8>,
+}
+
+impl Replay {
+    /// A replay that has seen nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
     }
-    let machine = machine.ok_or(Error { line_no: line_no.max(1), reason: Reason::NoConfig })?;
-    outcome.overflow_of(&machine);
-    let at_end = |reason: OutOfRange| Error { line_no, reason: reason.into() };
-    Ok(Report {
-        findings: outcome.findings,
-        failed: outcome.failed,
-        ram: machine.ram_digest().map_err(at_end)?,
-        cpu: hex(&Sha256::digest(&machine.memory)),
-        stats: machine.model.stats(),
-        overflow: outcome.overflow,
-    })
+
+    /// Replays what comes next in the trace; a piece may end anywhere in a line.
+    ///
+    /// # Errors
+    /// At the first line that is malformed or out of range. Nothing can be fed after an error.
+    pub fn feed(&mut self, piece: &[u8]) -> Result<(), Error> {
+        let mut start = 0;
+        if !self.partial.is_empty() {
+            let end = memchr(b'\n', piece);
+            let rest = piece.get(..end.unwrap_or(piece.len())).unwrap_or_default();
+            if self.partial.len().saturating_add(rest.len()) > MAX_LINE_LENGTH {
+                return Err(Error { line_no: self.outcome.line_no + 1, reason: Reason::TooLong });
+            }
+            self.partial.extend_from_slice(rest);
+            let Some(end) = end else { return Ok(()) };
+            let line = std::mem::take(&mut self.partial);
+            self.line(&line)?;
+            start = end + 1;
+        }
+        let rest = piece.get(start..).unwrap_or_default();
+        let mut start = 0;
+        for end in memchr_iter(b'\n', rest) {
+            self.line(rest.get(start..end).unwrap_or_default())?;
+            start = end + 1;
+        }
+        self.partial.extend_from_slice(rest.get(start..).unwrap_or_default());
+        Ok(())
+    }
+
+    /// The trace ends here.
+    ///
+    /// # Errors
+    /// If its last line, without an end, is malformed or out of range, and if there was no `config`.
+    pub fn finish(mut self) -> Result<Report, Error> {
+        if !self.partial.is_empty() {
+            let line = std::mem::take(&mut self.partial);
+            self.line(&line)?;
+        }
+        let Self { machine, mut outcome, .. } = self;
+        let line_no = outcome.line_no.max(1);
+        let machine = machine.ok_or(Error { line_no, reason: Reason::NoConfig })?;
+        outcome.overflow_of(&machine);
+        let (cpu, ram) = machine.digests().map_err(|reason| Error { line_no, reason: reason.into() })?;
+        Ok(Report {
+            findings: outcome.findings,
+            failed: outcome.failed,
+            ram,
+            cpu,
+            stats: machine.model.stats(),
+            overflow: outcome.overflow,
+        })
+    }
+
+    fn line(&mut self, line: &[u8]) -> Result<(), Error> {
+        self.outcome.line_no += 1;
+        let reason = match self.parser.parse(line) {
+            Ok(None) => return Ok(()),
+            Ok(Some(Op::Config(machine))) => {
+                if let Some(old) = self.machine.replace(Machine::new(*machine)) {
+                    self.outcome.overflow_of(&old);
+                }
+                return Ok(());
+            }
+            Ok(Some(op)) => match self.machine.as_mut() {
+                Some(machine) => match machine.execute(op, &mut self.outcome) {
+                    Ok(()) => return Ok(()),
+                    Err(reason) => reason,
+                },
+                None => Reason::NoConfig,
+            },
+            Err(error) => error.into(),
+        };
+        Err(Error { line_no: self.outcome.line_no, reason })
+    }
 }
 
 /// The modelled machine: memory, cache and DMA mappings.
+#[derive(Debug)]
 struct Machine {
-    memory: Vec<u8>,
+    shape: trace::Machine,
+    memory: SparseMemory,
     model: CacheModel,
     ledger: Ledger,
+    /// What a load or a DMA read gets.
+    buffer: Box<[u8]>,
 }
 
 /// What a replay has found so far.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Outcome {
     line_no: u64,
     findings: Vec<ReportedFinding>,
@@ -138,103 +231,160 @@ struct Outcome {
     overflow: u64,
 }
 
-fn step(machine: &mut Option<Machine>, outcome: &mut Outcome, line: &str) -> Result<(), Reason> {
-    let Some(op) = trace::parse(line)? else { return Ok(()) };
-    if let Op::Config { config, memory } = op {
-        let size = usize::try_from(memory).map_err(|_| OutOfRange { addr: 0, len: memory })?;
-        let fresh =
-            Machine { memory: vec![0; size], model: CacheModel::new(config), ledger: Ledger::default() };
-        if let Some(old) = machine.replace(fresh) {
-            outcome.overflow_of(&old);
-        }
-        return Ok(());
-    }
-    machine.as_mut().ok_or(Reason::NoConfig)?.execute(op, outcome)
-}
-
 impl Machine {
-    fn execute(&mut self, op: Op, outcome: &mut Outcome) -> Result<(), Reason> {
-        let Self { memory, model, ledger } = self;
-        let memory = memory.as_mut_slice();
+    fn new(shape: trace::Machine) -> Self {
+        let trace::Machine { config, base, memory, seed } = shape;
+        // The model moves whole lines.
+        let whole = memory.next_multiple_of(config.geometry().line() as u64);
+        let mut model = CacheModel::new(config);
+        model.start_schedule(seed);
+        Self {
+            shape,
+            memory: SparseMemory::new(base, whole),
+            model,
+            ledger: Ledger::default(),
+            buffer: vec![0; CHUNK].into_boxed_slice(),
+        }
+    }
+
+    fn execute(&mut self, op: Op<'_>, outcome: &mut Outcome) -> Result<(), Reason> {
+        let Self { shape, memory, model, ledger, buffer } = self;
+        let inside = |addr, len| inside(shape, addr, len);
         // A trace has no instructions: an operation's line stands for its time.
-        let cpu = |cpu| Writer::cpu(cpu, 0, outcome.line_no);
-        let dma = |device| Writer::device(device, outcome.line_no);
+        let line_no = outcome.line_no;
+        let cpu = |cpu| Writer::cpu(cpu, 0, line_no);
+        let dma = |device| Writer::device(device, line_no);
         match op {
             // The caller makes a new machine.
-            Op::Config { .. } => {}
+            Op::Config(_) => {}
             Op::Load { cpu: index, addr, len, kind } => {
-                model.load(memory, cpu(index), addr, &mut buffer(memory, addr, len)?, kind)?;
+                inside(addr, len)?;
+                for (addr, len) in pieces(addr, len) {
+                    if kind != MemoryType::WriteBack || !model.load_hit(index, addr, len) {
+                        let data = buffer.get_mut(..len).unwrap_or_default();
+                        model.load(memory, cpu(index), addr, data, kind)?;
+                    }
+                }
             }
             Op::Store { cpu: index, addr, data, kind } => {
-                model.store(memory, cpu(index), addr, &data, kind)?
+                inside(addr, data.len() as u64)?;
+                if kind == MemoryType::WriteBack && model.store_hit(cpu(index), addr, data.len()) {
+                    memory.write(addr, data)?;
+                } else {
+                    model.store(memory, cpu(index), addr, data, kind)?;
+                }
             }
-            Op::Clean { addr, len } => model.clean(memory, cpu(0), addr, len)?,
-            Op::Invalidate { addr, len } => model.invalidate(memory, cpu(0), addr, len)?,
-            Op::Flush { addr, len } => model.flush(memory, cpu(0), addr, len)?,
+            Op::Clean { addr, len } => {
+                inside(addr, len)?;
+                model.clean(memory, cpu(0), addr, len)?;
+            }
+            Op::Invalidate { addr, len } => {
+                inside(addr, len)?;
+                model.invalidate(memory, cpu(0), addr, len)?;
+            }
+            Op::Flush { addr, len } => {
+                inside(addr, len)?;
+                model.flush(memory, cpu(0), addr, len)?;
+            }
             Op::WriteBackInvalidateAll => model.write_back_invalidate_all(memory, cpu(0))?,
             Op::InvalidateAll => model.invalidate_all(memory, cpu(0))?,
             Op::Fence { cpu } => model.fence(cpu),
-            Op::Fill { addr } => model.fill(memory, addr)?,
-            Op::Evict { addr } => model.evict(memory, addr)?,
+            Op::Fill { addr } => {
+                inside(addr, 1)?;
+                model.fill(memory, addr)?;
+            }
+            Op::Evict { addr } => {
+                inside(addr, 1)?;
+                model.evict(memory, addr)?;
+            }
             Op::DmaRead { device, addr, len, snoop } => {
-                let mut data = buffer(memory, addr, len)?;
-                model.dma_read(memory, dma(device), addr, &mut data, snoop)?;
-                outcome.judge(ledger, device, Transfer::Read, addr, &data);
+                inside(addr, len)?;
+                let rogue = ledger.rogue(device, Transfer::Read, addr, len).map(|rogue| rogue.addr);
+                for (addr, len) in pieces(addr, len) {
+                    let data = buffer.get_mut(..len).unwrap_or_default();
+                    model.dma_read(memory, dma(device), addr, data, snoop)?;
+                    if let Some(at) = rogue {
+                        outcome.rogue(shape, at, addr, data);
+                    }
+                }
             }
             Op::DmaWrite { device, addr, data, snoop } => {
-                model.dma_write(memory, dma(device), addr, &data, snoop)?;
-                outcome.judge(ledger, device, Transfer::Write, addr, &data);
+                inside(addr, data.len() as u64)?;
+                if let Some(rogue) = ledger.rogue(device, Transfer::Write, addr, data.len() as u64) {
+                    outcome.rogue(shape, rogue.addr, addr, data);
+                }
+                model.dma_write(memory, dma(device), addr, data, snoop)?;
             }
             Op::Map { id, device, addr, len, direction } => {
-                in_memory(memory, addr, len)?;
-                ledger.map(id, Mapping::new(device, addr, len, direction), outcome.line_no)?;
+                inside(addr, len)?;
+                ledger.map(id, Mapping::new(device, addr, len, direction), line_no)?;
             }
             Op::SyncForCpu { id, part } => {
-                ledger.sync(id, Owner::Cpu, part, outcome.line_no)?;
+                ledger.sync(id, Owner::Cpu, part, line_no)?;
             }
             Op::SyncForDevice { id, part } => {
-                ledger.sync(id, Owner::Device, part, outcome.line_no)?;
+                ledger.sync(id, Owner::Device, part, line_no)?;
             }
             Op::Unmap { id } => {
-                ledger.unmap(id, outcome.line_no)?;
+                ledger.unmap(id, line_no)?;
             }
             Op::Expect { view, addr, data } => {
-                let mut found = buffer(memory, addr, data.len() as u64)?;
+                inside(addr, data.len() as u64)?;
+                let mut found = vec![0; data.len()];
                 match view {
                     View::Cpu => memory.read(addr, &mut found)?,
                     View::Ram => model.peek_ram(memory, addr, &mut found)?,
                 }
-                outcome.compare(view, addr, &data, &found);
+                outcome.compare(view, addr, data, &found);
             }
         }
-        outcome.take(model.take_findings());
+        if model.has_findings() {
+            outcome.take(model.take_findings());
+        }
         Ok(())
     }
 
-    fn ram_digest(&self) -> Result<String, OutOfRange> {
-        let mut digest = Sha256::new();
-        let mut line = vec![0; self.model.config().geometry().line()];
-        for addr in (0..self.memory.len() as u64).step_by(line.len()) {
-            self.model.peek_ram(self.memory.as_slice(), addr, &mut line)?;
-            digest.update(&line);
+    /// SHA-256 of memory as the CPU sees it, and of RAM. Up to the first difference the work is done once.
+    fn digests(&self) -> Result<(String, String), OutOfRange> {
+        let trace::Machine { base, memory: size, .. } = self.shape;
+        let mut cpu_digest = Sha256::new();
+        let mut ram_digest = None;
+        let (mut cpu, mut ram) = (vec![0; CHUNK], vec![0; CHUNK]);
+        let mut done = 0;
+        while done < size {
+            let len = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
+            let (cpu, ram) = (cpu.get_mut(..len).unwrap_or_default(), ram.get_mut(..len).unwrap_or_default());
+            self.memory.read(base + done, cpu)?;
+            self.model.peek_ram(&self.memory, base + done, ram)?;
+            if ram_digest.is_none() && cpu != ram {
+                ram_digest = Some(cpu_digest.clone());
+            }
+            cpu_digest.update(&*cpu);
+            if let Some(digest) = &mut ram_digest {
+                digest.update(&*ram);
+            }
+            done += len as u64;
         }
-        Ok(hex(&digest.finalize()))
+        let ram_digest = ram_digest.unwrap_or_else(|| cpu_digest.clone());
+        Ok((hex(&cpu_digest.finalize()), hex(&ram_digest.finalize())))
     }
 }
 
 impl Outcome {
-    /// Is the transaction within the device's mappings?
-    fn judge(&mut self, ledger: &Ledger, device: u32, transfer: Transfer, addr: u64, data: &[u8]) {
-        let Some(rogue) = ledger.rogue(device, transfer, addr, data.len() as u64) else { return };
-        let at = rogue.addr;
-        let inside = usize::try_from(at.saturating_sub(addr)).unwrap_or(usize::MAX);
+    /// A device's access that its mappings do not allow from the address `at` on: its bytes there, up to the line's end.
+    /// `data` is what the access, or this piece of it, moves to or from `addr`.
+    fn rogue(&mut self, shape: &trace::Machine, at: u64, addr: u64, data: &[u8]) {
+        let Some(start) = at.checked_sub(addr).and_then(|start| usize::try_from(start).ok()) else { return };
+        let Some(found) = data.get(start..).filter(|found| !found.is_empty()) else { return };
+        let line = shape.config.geometry().line();
+        let left = line - (at % line as u64) as usize;
         self.push(ReportedFinding {
             line_no: self.line_no,
             kind: Kind::RogueDma,
             verdict: Verdict::Manifest,
             addr: at,
             expected: String::new(),
-            found: hex(data.get(inside..).unwrap_or_default()),
+            found: hex(found.get(..left).unwrap_or(found)),
         });
     }
 
@@ -252,21 +402,22 @@ impl Outcome {
     }
 
     fn push(&mut self, finding: ReportedFinding) {
-        if self.findings.len() >= MAX_FINDINGS {
-            self.overflow = self.overflow.saturating_add(1);
-        } else {
+        if self.findings.len() < MAX_FINDINGS {
             self.findings.push(finding);
+        } else {
+            self.overflow = self.overflow.saturating_add(1);
         }
     }
 
     fn compare(&mut self, view: View, addr: u64, expected: &[u8], found: &[u8]) {
-        if expected != found {
-            let view = match view {
-                View::Cpu => "cpu",
-                View::Ram => "ram",
-            };
+        if expected == found {
+            return;
+        }
+        if self.failed.len() < MAX_FINDINGS {
             let (expected, found) = (hex(expected), hex(found));
-            self.failed.push(Failure { line_no: self.line_no, view, addr, expected, found });
+            self.failed.push(Failure { line_no: self.line_no, view: view.name(), addr, expected, found });
+        } else {
+            self.overflow = self.overflow.saturating_add(1);
         }
     }
 
@@ -278,19 +429,23 @@ impl Outcome {
     }
 }
 
-/// A buffer for an access, once it is known to be in memory (and so not larger).
-fn buffer(memory: &[u8], addr: u64, len: u64) -> Result<Vec<u8>, OutOfRange> {
-    in_memory(memory, addr, len)?;
-    let len = usize::try_from(len).map_err(|_| OutOfRange { addr, len })?;
-    Ok(vec![0; len])
+/// Is the range in memory, to the byte? (The model looks at whole lines.)
+fn inside(machine: &trace::Machine, addr: u64, len: u64) -> Result<(), OutOfRange> {
+    let start = addr.checked_sub(machine.base);
+    let end = start.and_then(|start| start.checked_add(len));
+    if end.is_some_and(|end| end <= machine.memory) { Ok(()) } else { Err(OutOfRange { addr, len }) }
 }
 
-fn in_memory(memory: &[u8], addr: u64, len: u64) -> Result<(), OutOfRange> {
-    if memory.covers(addr, len) { Ok(()) } else { Err(OutOfRange { addr, len }) }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    trace::Hex(bytes).to_string()
+/// A long access in pieces of at most [`CHUNK`] bytes that end between lines.
+fn pieces(addr: u64, len: u64) -> impl Iterator<Item = (u64, usize)> {
+    let end = addr.saturating_add(len);
+    let mut at = addr;
+    std::iter::from_fn(move || {
+        let start = at;
+        let next = (start / CHUNK as u64 + 1).saturating_mul(CHUNK as u64);
+        at = next.min(end);
+        (start < end).then(|| (start, usize::try_from(at - start).unwrap_or(CHUNK)))
+    })
 }
 
 fn is_zero(count: &u64) -> bool {

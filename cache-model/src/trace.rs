@@ -10,22 +10,33 @@
 //! expect cpu|ram ADDR HEX
 //! ```
 //!
-//! `config` starts a fresh machine: memory zero, lines absent. It needs `sets`, `ways` and `mem` (bytes, a multiple of the
-//! line); the rest defaults to `line=64 policy=lru write=back alloc=yes writeback=line`. `seed=` (default 0) starts the
-//! random policy's sequence. [`parse`] reads a line and an [`Op`]'s `Display` writes it.
+//! The words of a line are separated by spaces and tabs; a line may end in CR LF. `#` starts a comment wherever it stands.
+//! Hex data has no prefix and is in memory order. An access type that is left out is `wb`.
+//!
+//! `config` starts a fresh machine: memory zero, lines absent. Its keys may come in any order. It needs `sets`, `ways` and
+//! `mem` (bytes); the rest defaults to `line=64 policy=lru write=back alloc=yes writeback=line`. Beyond the format there
+//! are these keys, without which nothing changes:
+//!
+//! - `base=` (default 0, a multiple of the line): the address of memory's first byte, so that a trace of a few lines high
+//!   up in a large machine needs no large memory.
+//! - `sets2= ways2= policy2=` (together; the policy may be left out): a second level.
+//! - `schedule=none|random|worst`: an adversary moves lines, from the start.
+//! - `seed=` (default 0): where its choices, and the random policy's, begin.
+//!
+//! A [`Parser`] reads lines; [`Op::append_to`] and an [`Op`]'s `Display` write them.
 
 mod parse;
 mod write;
 
-pub use parse::{ParseError, parse};
-pub(crate) use write::Hex;
+pub use parse::{ParseError, Parser};
+pub(crate) use write::hex;
 
 use crate::config::Config;
 use crate::ledger::Direction;
 use crate::model::{MemoryType, Snoop};
 
 /// The largest memory of a replayed machine, in bytes.
-pub const MAX_MEMORY: u64 = 1 << 30;
+pub const MAX_MEMORY: u64 = 1 << 36;
 
 /// One of the two views of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,16 +47,40 @@ pub enum View {
     Ram,
 }
 
-/// One operation of a trace.
+impl View {
+    /// Its word in a trace.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Ram => "ram",
+        }
+    }
+}
+
+/// The machine that `config` starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Its cache.
+    pub config: Config,
+    /// Address of memory's first byte, a multiple of the line.
+    pub base: u64,
+    /// Size of memory in bytes.
+    pub memory: u64,
+    /// Where the choices of an adversarial schedule, which acts from the start, and of the random policy begin.
+    pub seed: u64,
+}
+
+/// One operation of a trace. Data that it writes are borrowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the format's, described above")]
-pub enum Op {
+pub enum Op<'a> {
     /// `config`
-    Config { config: Config, memory: u64 },
+    Config(Box<Machine>),
     /// `load`
     Load { cpu: u32, addr: u64, len: u64, kind: MemoryType },
     /// `store`
-    Store { cpu: u32, addr: u64, data: Vec<u8>, kind: MemoryType },
+    Store { cpu: u32, addr: u64, data: &'a [u8], kind: MemoryType },
     /// `clean`
     Clean { addr: u64, len: u64 },
     /// `inval`
@@ -65,7 +100,7 @@ pub enum Op {
     /// `dma-read`
     DmaRead { device: u32, addr: u64, len: u64, snoop: Snoop },
     /// `dma-write`
-    DmaWrite { device: u32, addr: u64, data: Vec<u8>, snoop: Snoop },
+    DmaWrite { device: u32, addr: u64, data: &'a [u8], snoop: Snoop },
     /// `map`
     Map { id: u64, device: u32, addr: u64, len: u64, direction: Direction },
     /// `sync-cpu`
@@ -75,5 +110,5 @@ pub enum Op {
     /// `unmap`
     Unmap { id: u64 },
     /// `expect`
-    Expect { view: View, addr: u64, data: Vec<u8> },
+    Expect { view: View, addr: u64, data: &'a [u8] },
 }

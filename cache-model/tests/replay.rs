@@ -1,7 +1,8 @@
 //! What `replay` reports: findings of known bugs, failed expectations, errors, and the JSON it becomes.
 
-use cache_model::replay::{self, Report};
+use cache_model::replay::{self, Replay, Report};
 use cache_model::{Kind, Verdict};
+use sha2::{Digest, Sha256};
 
 const CONFIG: &str = "config line=64 sets=4 ways=2 policy=lru mem=8192\n";
 
@@ -159,6 +160,55 @@ fn errors_name_the_line() {
         let error = replay::run(trace).expect_err("it is not a trace");
         assert_eq!(error.to_string(), message);
     }
+}
+
+/// Where a trace is cut into pieces does not matter, nor how its lines end.
+#[test]
+fn traces_come_in_pieces() {
+    let vectors = include_str!("data/coherence-vectors.txt");
+    let whole = replay::run(vectors).expect("well-formed");
+    for size in [1, 2, 7, 100, vectors.len() - 1] {
+        let mut replay = Replay::new();
+        for piece in vectors.as_bytes().chunks(size) {
+            replay.feed(piece).expect("well-formed");
+        }
+        assert_eq!(replay.finish().as_ref(), Ok(&whole), "pieces of {size}");
+    }
+    assert_eq!(replay::run(&vectors.replace('\n', "\r\n")), Ok(whole));
+    let mut replay = Replay::new();
+    assert_eq!(replay.feed(b"config sets=1 ways=1 mem=64\nlo"), Ok(()));
+    assert_eq!(
+        replay.feed(b"ad 0 0\nload"),
+        Err(replay::run("config sets=1 ways=1 mem=64\nload 0 0").unwrap_err())
+    );
+}
+
+/// Memory is as large as the trace says, to the byte, and costs what is written.
+#[test]
+fn memory_is_sparse_and_exact() {
+    let large = "config sets=4 ways=2 mem=0x1000000 base=0x8000000000\nstore 0 0x8000ffffff 01\nload 0 0x8000000000 0x1000000";
+    let report = replay::run(large).expect("well-formed");
+    assert_eq!(report.stats.load_misses + report.stats.load_hits, 0x1000000 / 64);
+    assert_eq!((report.stats.writebacks, report.overflow), (0, 0));
+    let odd = "config sets=4 ways=2 mem=100\nstore 0 99 ff\n";
+    let report = replay::run(odd).expect("well-formed");
+    let mut bytes = [0; 100];
+    assert_eq!(report.ram, sha256(&bytes));
+    bytes[99] = 0xff;
+    assert_eq!(report.cpu, sha256(&bytes));
+    for (op, message) in [
+        ("load 0 99 2", "line 3: 2 bytes at 0x63 are outside memory"),
+        ("fill 100", "line 3: 1 bytes at 0x64 are outside memory"),
+        ("expect ram 100 00", "line 3: 1 bytes at 0x64 are outside memory"),
+    ] {
+        assert_eq!(replay::run(&format!("{odd}{op}")).unwrap_err().to_string(), message);
+    }
+    let below = "config sets=4 ways=2 mem=100 base=0x1000\nload 0 0xfff 1";
+    assert_eq!(replay::run(below).unwrap_err().to_string(), "line 2: 1 bytes at 0xfff are outside memory");
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// No text makes it panic.

@@ -144,7 +144,26 @@ fn replay_judges_traces() {
     assert!(ran.stdout.contains("\"line_no\": 3"), "{}", ran.stdout);
     refused(&["replay", "/nonexistent"], &["trace /nonexistent"]);
     let broken = file(b"nonsense\n");
-    refused(&["replay", path(broken.path())], &["line 1"]);
+    refused(&["replay", path(broken.path())], &[&format!("{}:1: unknown operation", path(broken.path()))]);
+    let late = file(format!("# a comment\n{config}load 0 8190 4\n").as_bytes());
+    let place = format!("{}:3: 4 bytes at 0x1ffe are outside memory", path(late.path()));
+    refused(&["replay", path(late.path())], &[&place]);
+}
+
+#[test]
+fn replay_reads_standard_input() {
+    let config = "config sets=4 ways=2 mem=8192\r\n";
+    for (trace, status) in [("expect cpu 0 00", 0), ("expect cpu 0 01\n", 1), ("expect cpu 0 0\n", 125)] {
+        let mut child = staleline(&["replay", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(format!("{config}{trace}").as_bytes()).unwrap();
+        let ran: common::Ran = child.wait_with_output().unwrap().into();
+        assert_eq!(ran.status, status, "{ran:?}");
+        assert_eq!(
+            ran.stderr.contains("<stdin>:2: data is not pairs of hex digits"),
+            status == 125,
+            "{ran:?}"
+        );
+    }
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! Reading a line of a trace.
 
-use std::str::SplitWhitespace;
-
 use thiserror::Error;
 
-use super::{MAX_MEMORY, Op, View};
-use crate::config::{Config, ConfigError, WriteBack, WritePolicy};
+use super::{MAX_MEMORY, Machine, Op, View};
+use crate::config::{Config, ConfigError, Schedule, WriteBack, WritePolicy};
 use crate::geometry::{Geometry, GeometryError};
 use crate::ledger::Direction;
 use crate::model::{MemoryType, Snoop};
@@ -65,8 +63,15 @@ pub enum ParseError {
     #[error("{0}= is given twice")]
     Twice(String),
     /// The memory's size does not do.
-    #[error("mem={memory}: memory is 1 to {MAX_MEMORY} bytes, a multiple of the line of {line}")]
-    Memory {
+    #[error("mem={0}: memory is 1 to {MAX_MEMORY} bytes")]
+    Memory(u64),
+    /// Memory cannot start or end there.
+    #[error(
+        "base={base:#x}: memory of {memory} bytes starts at a multiple of the line of {line}, and ends below 2^64"
+    )]
+    Base {
+        /// Address asked for.
+        base: u64,
         /// Bytes asked for.
         memory: u64,
         /// The line size in bytes.
@@ -75,95 +80,122 @@ pub enum ParseError {
     /// A cache of this shape is not supported.
     #[error(transparent)]
     Geometry(#[from] GeometryError),
-    /// The policy does not fit the shape.
+    /// The policy or a second level does not fit the shape.
     #[error(transparent)]
     Config(#[from] ConfigError),
 }
 
-/// Reads one line; `None` if it holds nothing but space and comment.
-///
-/// # Errors
-/// If it is not an operation of the format. Whether its addresses lie in memory is not known here.
-pub fn parse(line: &str) -> Result<Option<Op>, ParseError> {
-    let code = line.split('#').next().unwrap_or_default();
-    let mut words = code.split_whitespace();
-    let Some(name) = words.next() else { return Ok(None) };
-    let mut fields = Fields(words);
-    let op = operation(name, &mut fields)?;
-    match fields.0.next() {
-        Some(extra) => Err(ParseError::Trailing(extra.to_owned())),
-        None => Ok(Some(op)),
+/// Reads lines. The buffer for their data is used again for the next line.
+#[derive(Clone, Debug, Default)]
+pub struct Parser {
+    data: Vec<u8>,
+}
+
+impl Parser {
+    /// Reads one line, with or without its end; `None` if it holds nothing but space and comment.
+    ///
+    /// # Errors
+    /// If it is not an operation of the format. Whether its addresses lie in memory is not known here.
+    #[inline]
+    pub fn parse(&mut self, line: &[u8]) -> Result<Option<Op<'_>>, ParseError> {
+        let mut words = Words { rest: line };
+        let Some(name) = words.next() else { return Ok(None) };
+        let op = operation(name, &mut words, &mut self.data)?;
+        match words.next() {
+            Some(extra) => Err(ParseError::Trailing(shortened(extra))),
+            None => Ok(Some(op)),
+        }
     }
 }
 
-fn operation(name: &str, fields: &mut Fields) -> Result<Op, ParseError> {
+#[inline]
+fn operation<'d>(name: &[u8], words: &mut Words<'_>, buffer: &'d mut Vec<u8>) -> Result<Op<'d>, ParseError> {
     Ok(match name {
-        "config" => config(fields)?,
-        "load" => Op::Load {
-            cpu: fields.small("CPU")?,
-            addr: fields.number("ADDR")?,
-            len: fields.length()?,
-            kind: fields.memory_type()?,
+        b"load" => Op::Load {
+            cpu: words.small("CPU")?,
+            addr: words.number("ADDR")?,
+            len: words.length()?,
+            kind: words.memory_type()?,
         },
-        "store" => Op::Store {
-            cpu: fields.small("CPU")?,
-            addr: fields.number("ADDR")?,
-            data: fields.data()?,
-            kind: fields.memory_type()?,
+        b"store" => Op::Store {
+            cpu: words.small("CPU")?,
+            addr: words.number("ADDR")?,
+            data: words.data(buffer)?,
+            kind: words.memory_type()?,
         },
-        "clean" => Op::Clean { addr: fields.number("ADDR")?, len: fields.length()? },
-        "inval" => Op::Invalidate { addr: fields.number("ADDR")?, len: fields.length()? },
-        "flush" => Op::Flush { addr: fields.number("ADDR")?, len: fields.length()? },
-        "wbinvd" => Op::WriteBackInvalidateAll,
-        "invd" => Op::InvalidateAll,
-        "fence" => Op::Fence { cpu: fields.small("CPU")? },
-        "fill" => Op::Fill { addr: fields.number("ADDR")? },
-        "evict" => Op::Evict { addr: fields.number("ADDR")? },
-        "dma-read" => Op::DmaRead {
-            device: fields.small("DEV")?,
-            addr: fields.number("ADDR")?,
-            len: fields.length()?,
-            snoop: fields.snoop()?,
+        b"clean" => Op::Clean { addr: words.number("ADDR")?, len: words.length()? },
+        b"inval" => Op::Invalidate { addr: words.number("ADDR")?, len: words.length()? },
+        b"flush" => Op::Flush { addr: words.number("ADDR")?, len: words.length()? },
+        b"wbinvd" => Op::WriteBackInvalidateAll,
+        b"invd" => Op::InvalidateAll,
+        b"fence" => Op::Fence { cpu: words.small("CPU")? },
+        b"fill" => Op::Fill { addr: words.number("ADDR")? },
+        b"evict" => Op::Evict { addr: words.number("ADDR")? },
+        b"dma-read" => Op::DmaRead {
+            device: words.small("DEV")?,
+            addr: words.number("ADDR")?,
+            len: words.length()?,
+            snoop: words.snoop()?,
         },
-        "dma-write" => Op::DmaWrite {
-            device: fields.small("DEV")?,
-            addr: fields.number("ADDR")?,
-            data: fields.data()?,
-            snoop: fields.snoop()?,
+        b"dma-write" => Op::DmaWrite {
+            device: words.small("DEV")?,
+            addr: words.number("ADDR")?,
+            data: words.data(buffer)?,
+            snoop: words.snoop()?,
         },
-        "map" => Op::Map {
-            id: fields.number("ID")?,
-            device: fields.small("DEV")?,
-            addr: fields.number("ADDR")?,
-            len: fields.length()?,
-            direction: fields.direction()?,
+        b"map" => Op::Map {
+            id: words.number("ID")?,
+            device: words.small("DEV")?,
+            addr: words.number("ADDR")?,
+            len: words.length()?,
+            direction: words.direction()?,
         },
-        "sync-cpu" => Op::SyncForCpu { id: fields.number("ID")?, part: fields.part()? },
-        "sync-dev" => Op::SyncForDevice { id: fields.number("ID")?, part: fields.part()? },
-        "unmap" => Op::Unmap { id: fields.number("ID")? },
-        "expect" => Op::Expect { view: fields.view()?, addr: fields.number("ADDR")?, data: fields.data()? },
-        _ => return Err(ParseError::UnknownOperation(name.to_owned())),
+        b"sync-cpu" => Op::SyncForCpu { id: words.number("ID")?, part: words.part()? },
+        b"sync-dev" => Op::SyncForDevice { id: words.number("ID")?, part: words.part()? },
+        b"unmap" => Op::Unmap { id: words.number("ID")? },
+        b"expect" => {
+            Op::Expect { view: words.view()?, addr: words.number("ADDR")?, data: words.data(buffer)? }
+        }
+        b"config" => Op::Config(Box::new(config(words)?)),
+        _ => return Err(ParseError::UnknownOperation(shortened(name))),
     })
 }
 
-/// The words of a line after its operation.
-struct Fields<'a>(SplitWhitespace<'a>);
+/// The rest of a line.
+struct Words<'a> {
+    rest: &'a [u8],
+}
 
-impl<'a> Fields<'a> {
-    fn word(&mut self, what: &'static str) -> Result<&'a str, ParseError> {
-        self.0.next().ok_or(ParseError::Missing(what))
+impl<'a> Words<'a> {
+    /// The next word; none at the line's end or its comment.
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let start = self.rest.iter().position(|byte| !byte.is_ascii_whitespace())?;
+        let rest = self.rest.get(start..)?;
+        let ends = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'#';
+        let (word, rest) = rest.split_at(rest.iter().position(ends).unwrap_or(rest.len()));
+        self.rest = rest;
+        if word.is_empty() { None } else { Some(word) }
     }
 
+    #[inline]
+    fn word(&mut self, what: &'static str) -> Result<&'a [u8], ParseError> {
+        self.next().ok_or(ParseError::Missing(what))
+    }
+
+    #[inline]
     fn number(&mut self, what: &'static str) -> Result<u64, ParseError> {
         number(what, self.word(what)?)
     }
 
+    #[inline]
     fn small(&mut self, what: &'static str) -> Result<u32, ParseError> {
         let text = self.word(what)?;
         let value = number(what, text)?;
-        u32::try_from(value).map_err(|_| ParseError::TooLarge { what, text: text.to_owned() })
+        u32::try_from(value).map_err(|_| ParseError::TooLarge { what, text: shortened(text) })
     }
 
+    #[inline]
     fn length(&mut self) -> Result<u64, ParseError> {
         match self.number("LEN")? {
             0 => Err(ParseError::Empty),
@@ -171,145 +203,215 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn data(&mut self) -> Result<Vec<u8>, ParseError> {
+    #[inline]
+    fn data<'d>(&mut self, buffer: &'d mut Vec<u8>) -> Result<&'d [u8], ParseError> {
         let text = self.word("HEX")?;
-        let digit = |&byte: &u8| (byte as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let pair = |pair: &[u8]| match pair {
-            [high, low] => Some(digit(high)? << 4 | digit(low)?),
-            _ => None,
-        };
-        let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(pair).collect();
-        bytes.ok_or_else(|| ParseError::Hex(shortened(text)))
+        let (pairs, odd) = text.as_chunks::<2>();
+        let mut bad = u8::from(!odd.is_empty());
+        buffer.clear();
+        buffer.extend(pairs.iter().map(|pair| {
+            let [high, low] = pair.map(digit);
+            bad |= (high | low) & NO_DIGIT;
+            high << 4 | low
+        }));
+        if bad == 0 { Ok(buffer) } else { Err(ParseError::Hex(shortened(text))) }
     }
 
     fn part(&mut self) -> Result<Option<(u64, u64)>, ParseError> {
-        let Some(text) = self.0.next() else { return Ok(None) };
+        let Some(text) = self.next() else { return Ok(None) };
         Ok(Some((number("OFF", text)?, self.length()?)))
     }
 
+    #[inline]
     fn memory_type(&mut self) -> Result<MemoryType, ParseError> {
-        Ok(match self.0.next() {
-            None | Some("wb") => MemoryType::WriteBack,
-            Some("wt") => MemoryType::WriteThrough,
-            Some("wc") => MemoryType::WriteCombining,
-            Some("uc") => MemoryType::Uncached,
-            Some("nt") => MemoryType::NonTemporal,
+        Ok(match self.next() {
+            None | Some(b"wb") => MemoryType::WriteBack,
+            Some(b"wt") => MemoryType::WriteThrough,
+            Some(b"wc") => MemoryType::WriteCombining,
+            Some(b"uc") => MemoryType::Uncached,
+            Some(b"nt") => MemoryType::NonTemporal,
             Some(text) => return Err(choice("TYPE", "wb, wt, wc, uc, nt", text)),
         })
     }
 
     fn snoop(&mut self) -> Result<Snoop, ParseError> {
         match self.word("snoop or nosnoop")? {
-            "snoop" => Ok(Snoop::Snoop),
-            "nosnoop" => Ok(Snoop::NoSnoop),
+            b"snoop" => Ok(Snoop::Snoop),
+            b"nosnoop" => Ok(Snoop::NoSnoop),
             text => Err(choice("the attribute", "snoop, nosnoop", text)),
         }
     }
 
     fn direction(&mut self) -> Result<Direction, ParseError> {
         match self.word("the direction")? {
-            "to" => Ok(Direction::ToDevice),
-            "from" => Ok(Direction::FromDevice),
-            "bidi" => Ok(Direction::Bidirectional),
-            "coherent" => Ok(Direction::Coherent),
+            b"to" => Ok(Direction::ToDevice),
+            b"from" => Ok(Direction::FromDevice),
+            b"bidi" => Ok(Direction::Bidirectional),
+            b"coherent" => Ok(Direction::Coherent),
             text => Err(choice("the direction", "to, from, bidi, coherent", text)),
         }
     }
 
     fn view(&mut self) -> Result<View, ParseError> {
         match self.word("cpu or ram")? {
-            "cpu" => Ok(View::Cpu),
-            "ram" => Ok(View::Ram),
+            b"cpu" => Ok(View::Cpu),
+            b"ram" => Ok(View::Ram),
             text => Err(choice("the view", "cpu, ram", text)),
         }
     }
 }
 
-fn config(fields: &mut Fields) -> Result<Op, ParseError> {
-    let mut seen: Vec<&str> = Vec::new();
-    let (mut line, mut sets, mut ways, mut memory, mut seed) = (64, None, None, None, 0);
+#[cold]
+fn config(words: &mut Words<'_>) -> Result<Machine, ParseError> {
+    let mut seen: Vec<&[u8]> = Vec::new();
+    let (mut line, mut sets, mut ways, mut memory, mut base, mut seed) = (64, None, None, None, 0, 0);
+    let (mut sets2, mut ways2, mut policy2, mut schedule) = (None, None, None, Schedule::None);
     let (mut policy, mut write, mut allocate, mut write_back) =
         (Policy::Lru, WritePolicy::Back, true, WriteBack::Line);
-    for pair in fields.0.by_ref() {
-        let (key, value) = pair.split_once('=').ok_or_else(|| ParseError::NotAPair(pair.to_owned()))?;
+    while let Some(pair) = words.next() {
+        let equals = pair.iter().position(|&byte| byte == b'=');
+        let (key, value) = equals
+            .and_then(|at| Some((pair.get(..at)?, pair.get(at + 1..)?)))
+            .ok_or_else(|| ParseError::NotAPair(shortened(pair)))?;
         match key {
-            "line" => line = number("line=", value)?,
-            "sets" => sets = Some(number("sets=", value)?),
-            "ways" => ways = Some(number("ways=", value)?),
-            "mem" => memory = Some(number("mem=", value)?),
-            "seed" => seed = number("seed=", value)?,
-            "policy" => {
-                policy = match value {
-                    "lru" => Policy::Lru,
-                    "fifo" => Policy::Fifo,
-                    "plru" => Policy::TreePlru,
-                    "random" => Policy::Random { seed: 0 },
-                    _ => return Err(choice("policy=", "lru, fifo, plru, random", value)),
+            b"line" => line = number("line=", value)?,
+            b"sets" => sets = Some(number("sets=", value)?),
+            b"ways" => ways = Some(number("ways=", value)?),
+            b"sets2" => sets2 = Some(number("sets2=", value)?),
+            b"ways2" => ways2 = Some(number("ways2=", value)?),
+            b"mem" => memory = Some(number("mem=", value)?),
+            b"base" => base = number("base=", value)?,
+            b"seed" => seed = number("seed=", value)?,
+            b"policy" => policy = replacement("policy=", value)?,
+            b"policy2" => policy2 = Some(replacement("policy2=", value)?),
+            b"schedule" => {
+                schedule = match value {
+                    b"none" => Schedule::None,
+                    b"random" => Schedule::Random,
+                    b"worst" => Schedule::Worst,
+                    _ => return Err(choice("schedule=", "none, random, worst", value)),
                 }
             }
-            "write" => {
+            b"write" => {
                 write = match value {
-                    "back" => WritePolicy::Back,
-                    "through" => WritePolicy::Through,
+                    b"back" => WritePolicy::Back,
+                    b"through" => WritePolicy::Through,
                     _ => return Err(choice("write=", "back, through", value)),
                 }
             }
-            "alloc" => {
+            b"alloc" => {
                 allocate = match value {
-                    "yes" => true,
-                    "no" => false,
+                    b"yes" => true,
+                    b"no" => false,
                     _ => return Err(choice("alloc=", "yes, no", value)),
                 }
             }
-            "writeback" => {
+            b"writeback" => {
                 write_back = match value {
-                    "line" => WriteBack::Line,
-                    "bytes" => WriteBack::Bytes,
+                    b"line" => WriteBack::Line,
+                    b"bytes" => WriteBack::Bytes,
                     _ => return Err(choice("writeback=", "line, bytes", value)),
                 }
             }
-            _ => return Err(ParseError::UnknownKey(key.to_owned())),
+            _ => return Err(ParseError::UnknownKey(shortened(key))),
         }
         if seen.contains(&key) {
-            return Err(ParseError::Twice(key.to_owned()));
+            return Err(ParseError::Twice(shortened(key)));
         }
         seen.push(key);
     }
-    if let Policy::Random { seed: start } = &mut policy {
-        *start = seed;
-    }
+    let seeded = |policy| match policy {
+        Policy::Random { .. } => Policy::Random { seed },
+        other => other,
+    };
     let sets = sets.ok_or(ParseError::Missing("sets="))?;
     let ways = ways.ok_or(ParseError::Missing("ways="))?;
     let memory = memory.ok_or(ParseError::Missing("mem="))?;
-    let config = Config::new(Geometry::new(line, sets, ways)?, policy)?;
-    if memory == 0 || memory > MAX_MEMORY || !memory.is_multiple_of(line) {
-        return Err(ParseError::Memory { memory, line });
+    let mut config = Config::new(Geometry::new(line, sets, ways)?, seeded(policy))?
+        .with_write(write)
+        .with_allocate(allocate)
+        .with_write_back(write_back)
+        .with_schedule(schedule);
+    if sets2.is_some() || ways2.is_some() || policy2.is_some() {
+        let sets = sets2.ok_or(ParseError::Missing("sets2="))?;
+        let ways = ways2.ok_or(ParseError::Missing("ways2="))?;
+        let policy = seeded(policy2.unwrap_or(Policy::Lru));
+        config = config.with_second_level(Geometry::new(line, sets, ways)?, policy)?;
     }
-    let config = config.with_write(write).with_allocate(allocate).with_write_back(write_back);
-    Ok(Op::Config { config, memory })
+    if memory == 0 || memory > MAX_MEMORY {
+        return Err(ParseError::Memory(memory));
+    }
+    let end = base.checked_add(memory).and_then(|end| end.checked_next_multiple_of(line));
+    if !base.is_multiple_of(line) || end.is_none() {
+        return Err(ParseError::Base { base, memory, line });
+    }
+    Ok(Machine { config, base, memory, seed })
 }
 
-fn number(what: &'static str, text: &str) -> Result<u64, ParseError> {
-    let (digits, radix) = match text.strip_prefix("0x") {
-        Some(digits) => (digits, 16),
-        None => (text, 10),
+fn replacement(key: &'static str, value: &[u8]) -> Result<Policy, ParseError> {
+    match value {
+        b"lru" => Ok(Policy::Lru),
+        b"fifo" => Ok(Policy::Fifo),
+        b"plru" => Ok(Policy::TreePlru),
+        b"random" => Ok(Policy::Random { seed: 0 }),
+        _ => Err(choice(key, "lru, fifo, plru, random", value)),
+    }
+}
+
+#[inline]
+fn number(what: &'static str, text: &[u8]) -> Result<u64, ParseError> {
+    let (digits, radix) = match text {
+        [b'0', b'x' | b'X', digits @ ..] => (digits, 16),
+        digits => (digits, 10),
     };
-    // from_str_radix would also take a sign.
-    if digits.is_empty() || !digits.chars().all(|digit| digit.is_digit(radix)) {
+    let mut value: u64 = 0;
+    let mut fits = true;
+    for &byte in digits {
+        let digit = u64::from(digit(byte));
+        if digit >= radix {
+            return Err(ParseError::Number { what, text: shortened(text) });
+        }
+        match value.checked_mul(radix).and_then(|value| value.checked_add(digit)) {
+            Some(next) => value = next,
+            None => fits = false,
+        }
+    }
+    if digits.is_empty() {
         return Err(ParseError::Number { what, text: shortened(text) });
     }
-    u64::from_str_radix(digits, radix).map_err(|_| ParseError::TooLarge { what, text: shortened(text) })
+    if fits { Ok(value) } else { Err(ParseError::TooLarge { what, text: shortened(text) }) }
 }
 
-fn choice(what: &'static str, choices: &'static str, text: &str) -> ParseError {
+/// What [`digit`] gives for anything else; no digit has a bit in common with it.
+const NO_DIGIT: u8 = 0xf0;
+
+/// The value of a hex digit.
+#[inline]
+fn digit(byte: u8) -> u8 {
+    const VALUES: [u8; 256] = {
+        let mut values = [NO_DIGIT; 256];
+        let mut digit = 0;
+        while digit < 16 {
+            values[b"0123456789abcdef"[digit] as usize] = digit as u8;
+            values[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
+            digit += 1;
+        }
+        values
+    };
+    VALUES[usize::from(byte)]
+}
+
+#[cold]
+fn choice(what: &'static str, choices: &'static str, text: &[u8]) -> ParseError {
     ParseError::Choice { what, choices, text: shortened(text) }
 }
 
-/// Bad data can be long; a message need not be.
-fn shortened(text: &str) -> String {
+/// Bad data can be long, and anything; a message need not be.
+#[cold]
+fn shortened(text: &[u8]) -> String {
     const LIMIT: usize = 40;
-    let mut short: String = text.chars().take(LIMIT).collect();
-    if short.len() < text.len() {
+    let mut short = String::from_utf8_lossy(text.get(..LIMIT).unwrap_or(text)).into_owned();
+    if text.len() > LIMIT {
         short.push('…');
     }
     short
@@ -319,15 +421,22 @@ fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn one(line: &str) -> Op {
-        parse(line).unwrap().unwrap()
+    /// What a line is written as.
+    fn written(line: &str) -> String {
+        Parser::default().parse(line.as_bytes()).unwrap().unwrap().to_string()
+    }
+
+    fn error(line: &[u8]) -> String {
+        Parser::default().parse(line).unwrap_err().to_string()
     }
 
     #[test]
     fn every_operation_survives_writing() {
         for line in [
             "config line=32 sets=4 ways=2 policy=plru write=through alloc=no writeback=bytes mem=8192",
-            "config line=64 sets=1 ways=3 policy=random seed=7 write=back alloc=yes writeback=line mem=64",
+            "config line=64 sets=1 ways=3 policy=random write=back alloc=yes writeback=line mem=64 seed=7",
+            "config line=64 sets=1 ways=2 policy=lru write=back alloc=yes writeback=line mem=64 sets2=8 ways2=4 policy2=plru schedule=worst seed=7",
+            "config line=16 sets=4 ways=2 policy=fifo write=back alloc=yes writeback=line mem=100 base=0x12340",
             "load 0 0x100 8",
             "load 1 0x100 8 uc",
             "store 2 0xffffffffffffffff 00ff wt",
@@ -353,17 +462,37 @@ mod tests {
             "expect cpu 0x40 00",
             "expect ram 0x40 ff",
         ] {
-            assert_eq!(one(line).to_string(), line);
+            assert_eq!(written(line), line);
         }
     }
 
     #[test]
     fn spaces_comments_and_radixes() {
-        assert_eq!(parse("  # nothing\r"), Ok(None));
-        assert_eq!(parse(""), Ok(None));
-        assert_eq!(one("\tload  0x0 256\t0x8 wb # a comment"), one("load 0 0x100 8"));
-        assert_eq!(one("store 0 0 AbCd"), one("store 0 0 abcd"));
-        assert_eq!(one("config mem=8192 ways=2 sets=4").to_string().split(' ').nth(1), Some("line=64"));
+        for nothing in ["  # nothing\r", "", "#", "\r\n", " \t\n", "# \u{e9}\n"] {
+            assert_eq!(Parser::default().parse(nothing.as_bytes()), Ok(None), "{nothing:?}");
+        }
+        assert_eq!(Parser::default().parse(b"# \xff\xfe\0"), Ok(None));
+        for (line, same) in [
+            ("\tload  0x0 256\t0x8 wb # a comment", "load 0 0x100 8"),
+            ("load 0 256 010\r\n", "load 0 0x100 10"),
+            ("load 0 0X1aF 8# attached", "load 0 0x1af 8"),
+            ("store 0 0 AbCd", "store 0 0x0 abcd"),
+            ("store 0 18446744073709551615 00", "store 0 0xffffffffffffffff 00"),
+            (
+                "config mem=0x2000 ways=2 sets=4",
+                "config line=64 sets=4 ways=2 policy=lru write=back alloc=yes writeback=line mem=8192",
+            ),
+        ] {
+            assert_eq!(written(line), same, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn the_buffer_holds_one_line() {
+        let mut parser = Parser::default();
+        assert!(matches!(parser.parse(b"store 0 0 010203"), Ok(Some(Op::Store { data: [1, 2, 3], .. }))));
+        assert!(parser.parse(b"store 0 0 0x").is_err());
+        assert!(matches!(parser.parse(b"store 0 0 04"), Ok(Some(Op::Store { data: [4], .. }))));
     }
 
     #[test]
@@ -399,12 +528,39 @@ mod tests {
                 "config sets=4 ways=3 policy=plru mem=64",
                 "policy=plru needs a power of two of at most 64 ways, not 3",
             ),
+            ("config sets=4 ways=2 mem=64 ways2=4", "sets2= is missing"),
+            ("config sets=4 ways=2 mem=64 policy2=fifo", "sets2= is missing"),
             (
-                "config sets=4 ways=2 mem=100",
-                "mem=100: memory is 1 to 1073741824 bytes, a multiple of the line of 64",
+                "config sets=4 ways=2 mem=64 schedule=best",
+                "schedule= is not one of none, random, worst: \"best\"",
             ),
+            ("config sets=4 ways=2 mem=0", "mem=0: memory is 1 to 68719476736 bytes"),
+            (
+                "config sets=4 ways=2 mem=0xffffffffffffffff",
+                "mem=18446744073709551615: memory is 1 to 68719476736 bytes",
+            ),
+            (
+                "config sets=4 ways=2 mem=64 base=32",
+                "base=0x20: memory of 64 bytes starts at a multiple of the line of 64, and ends below 2^64",
+            ),
+            (
+                "config sets=4 ways=2 mem=64 base=0xffffffffffffffc0",
+                "base=0xffffffffffffffc0: memory of 64 bytes starts at a multiple of the line of 64, and ends below 2^64",
+            ),
+            (
+                "config sets=99999999 ways=99999999 mem=64",
+                "sets=99999999 ways=99999999: at most 1048576 lines are supported",
+            ),
+            ("config line=48 sets=4 ways=2 mem=64", "line=48: a line is a power of two of at most 256 bytes"),
+            ("load 0 0 1\0", "LEN is not a decimal or 0x number: \"1\\0\""),
         ] {
-            assert_eq!(parse(line).unwrap_err().to_string(), message, "{line}");
+            assert_eq!(error(line.as_bytes()), message, "{line}");
         }
+        assert_eq!(error(b"lo\xffad 0 0 1"), "unknown operation \"lo\u{fffd}ad\"");
+        let long = format!("store 0 0 {}", "0".repeat(99));
+        assert_eq!(
+            error(long.as_bytes()),
+            format!("data is not pairs of hex digits: \"{}…\"", "0".repeat(40))
+        );
     }
 }

@@ -189,7 +189,8 @@ fn memory_is_sparse_and_exact() {
     let large = "config sets=4 ways=2 mem=0x1000000 base=0x8000000000\nstore 0 0x8000ffffff 01\nload 0 0x8000000000 0x1000000";
     let report = replay::run(large).expect("well-formed");
     assert_eq!(report.stats.load_misses + report.stats.load_hits, 0x1000000 / 64);
-    assert_eq!((report.stats.writebacks, report.overflow), (0, 0));
+    assert_eq!((report.stats.writebacks, report.overflow), (1, 0));
+    assert_eq!(report.ram, report.cpu);
     let odd = "config sets=4 ways=2 mem=100\nstore 0 99 ff\n";
     let report = replay::run(odd).expect("well-formed");
     let mut bytes = [0; 100];

@@ -3,6 +3,8 @@
 mod common;
 
 use common::{bare_kernel, file, path, run, staleline};
+use std::io::Write;
+use std::process::Stdio;
 
 /// Runs and expects status 125 with all of `words` on standard error and nothing on standard output.
 fn refused(arguments: &[&str], words: &[&str]) {
@@ -154,7 +156,12 @@ fn replay_judges_traces() {
 fn replay_reads_standard_input() {
     let config = "config sets=4 ways=2 mem=8192\r\n";
     for (trace, status) in [("expect cpu 0 00", 0), ("expect cpu 0 01\n", 1), ("expect cpu 0 0\n", 125)] {
-        let mut child = staleline(&["replay", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = staleline(&["replay", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         child.stdin.take().unwrap().write_all(format!("{config}{trace}").as_bytes()).unwrap();
         let ran: common::Ran = child.wait_with_output().unwrap().into();
         assert_eq!(ran.status, status, "{ran:?}");

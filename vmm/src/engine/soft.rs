@@ -70,6 +70,14 @@ impl SoftEngine {
         Ok(engine)
     }
 
+    /// A vCPU with all of its state. Between calls of [`Engine::run`] it is between two instructions.
+    ///
+    /// # Errors
+    /// [`EngineError::NoVcpu`].
+    pub fn vcpu(&self, cpu: u32) -> Result<&Vcpu, EngineError> {
+        self.vcpus.get(cpu as usize).ok_or(EngineError::NoVcpu(cpu))
+    }
+
     /// Checks what was read and makes the vCPUs ready to run.
     fn complete(&mut self, cpus: u32) -> Result<(), &'static str> {
         let count = cpus as usize;
@@ -269,7 +277,7 @@ impl Engine for SoftEngine {
     }
 
     fn state(&self, cpu: u32) -> Result<CpuState, EngineError> {
-        let vcpu = self.vcpus.get(cpu as usize).ok_or(EngineError::NoVcpu(cpu))?;
+        let vcpu = self.vcpu(cpu)?;
         let mut gpr = [0; 16];
         for (value, register) in gpr.iter_mut().zip(vcpu.gpr) {
             *value = register;

@@ -1,6 +1,7 @@
 //! Running the built program, and the smallest guests there are.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod guest;
 pub mod session;
 pub mod suite;
 

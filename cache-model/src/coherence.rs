@@ -1,25 +1,35 @@
-//! What a fully coherent machine would hold, who may see something else, and the findings that come of it.
+//! What a fully coherent machine would hold, and which bytes could be something else under another schedule.
+//!
+//! Of most lines nothing needs to be kept but who stored their dirty bytes, which the slots know while the line is resident
+//! and [`Spill`] after that. Lines of which more is known have a [`Record`]; they are in doubt.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::finding::{Agent, Finding, Kind, LineState, Path, Verdict, Writer};
+use crate::finding::{Event, EventKind, Finding, Writer, Written};
 use crate::geometry::Span;
-use crate::lines::LineBytes;
+use crate::line_map::LineMap;
+use crate::lines::Lines;
 use crate::mask::ByteMask;
+use crate::memory::{Memory, OutOfRange};
 use crate::pending::Pending;
 use crate::record::Record;
+use crate::spill::Spill;
+use crate::unknown::Unknown;
 
 /// How many things were counted, not kept, because a limit was reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Overflow {
-    /// Writes to lines for which there was no record left: they raise nothing.
+    /// Lines in doubt that were forgotten: until they have left the cache they raise nothing.
     pub records: u64,
+    /// Lines outside the cache of which it was forgotten that CPUs had stored to them: that raises nothing any more.
+    pub spilled: u64,
     /// Unfenced writes that were taken as complete.
     pub pending: u64,
+    /// Lines that entered as unknown and were taken as known.
+    pub unknown: u64,
     /// Findings that nobody took in time.
     pub findings: u64,
 }
@@ -48,179 +58,290 @@ pub enum WriteKind {
 /// Side state of all lines that need any.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Coherence {
-    config: Config,
-    records: BTreeMap<u64, Record>,
-    pending: Pending,
-    findings: Vec<Finding>,
-    overflow: Overflow,
+    pub(crate) config: Config,
+    pub(crate) records: LineMap<Record>,
+    /// Lines by the time their record was made, and that time.
+    order: VecDeque<(u64, u64)>,
+    made: u64,
+    pub(crate) spill: Spill,
+    pub(crate) pending: Pending,
+    pub(crate) unknown: Unknown,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) overflow: Overflow,
+    pub(crate) unjudged: u64,
 }
 
 impl Coherence {
     pub fn new(config: Config) -> Self {
+        let limits = config.limits();
         Self {
             config,
-            records: BTreeMap::new(),
+            records: LineMap::default(),
+            order: VecDeque::new(),
+            made: 0,
+            spill: Spill::new(limits.spilled, config.geometry().line()),
             pending: Pending::default(),
+            unknown: Unknown::new(limits.unknown),
             findings: Vec::new(),
             overflow: Overflow::default(),
+            unjudged: 0,
         }
-    }
-
-    pub fn has_findings(&self) -> bool {
-        !self.findings.is_empty()
-    }
-
-    /// Adds what is known of a line to a state that holds its views.
-    pub fn describe(&self, line: u64, state: &mut LineState) {
-        if let Some(record) = self.records.get(&line) {
-            record.describe(state);
-        }
-    }
-
-    pub fn take_findings(&mut self) -> Vec<Finding> {
-        std::mem::take(&mut self.findings)
     }
 
     pub fn overflow(&self) -> Overflow {
-        self.overflow
+        Overflow { spilled: self.spill.forgotten(), unknown: self.unknown.refused(), ..self.overflow }
     }
 
-    /// A write of `data` to `span`, done already.
-    pub fn wrote(&mut self, span: Span, data: &[u8], kind: WriteKind, writer: Writer) {
+    /// Changes whenever a line comes to be in doubt.
+    #[inline]
+    pub fn doubts(&self) -> u64 {
+        self.made
+    }
+
+    pub fn is_doubted(&self, line: u64) -> bool {
+        self.records.contains(line)
+    }
+
+    /// The lines of which anything is known beside what the slots hold.
+    pub fn concerned(&self) -> Vec<u64> {
+        let mut lines = self.spill.lines();
+        lines.extend(self.records.lines());
+        lines
+    }
+
+    /// D: the bytes of a line that a CPU has stored since the last clean, resident or not.
+    pub fn stored(&self, lines: &Lines, line: u64) -> ByteMask {
+        let slot = lines.find(line).filter(|&slot| !lines.is_blind(slot));
+        slot.map_or(ByteMask::EMPTY, |slot| lines.dirty(slot)).or(self.spill.bytes(line))
+    }
+
+    /// Takes note of a write that has happened.
+    pub fn wrote<M: Memory + ?Sized>(
+        &mut self,
+        lines: &mut Lines,
+        memory: &M,
+        span: Span,
+        data: &[u8],
+        kind: WriteKind,
+        writer: Writer,
+    ) -> Result<(), OutOfRange> {
+        let bytes = ByteMask::range(span.offset, span.len);
         let write_back = self.config.write_back();
-        let bytes = ByteMask::range(span.offset, span.len);
-        let full = self.records.len() >= self.config.limits().records;
-        let record = match self.records.entry(span.line) {
-            Entry::Occupied(record) => record.into_mut(),
-            Entry::Vacant(place) if !full => place.insert(Record::default()),
-            Entry::Vacant(_) => {
-                self.overflow.records = self.overflow.records.saturating_add(1);
-                return;
-            }
-        };
-        record.learn(self.config.geometry().line(), span.offset, data, writer);
+        let event = |kind| Event { kind, by: Some(writer), stamp: writer.stamp, bytes };
+        if kind != WriteKind::Bypass {
+            self.unknown.forget(span.line);
+        }
         match kind {
-            WriteKind::Back => record.stored(bytes, write_back),
-            WriteKind::Through => record.stored_through(bytes),
-            WriteKind::Bypass => record.bypassed(bytes, write_back),
-            WriteKind::Flushing => record.flushed_and_written(bytes),
+            WriteKind::Back => {
+                if lines.find(span.line).is_none() {
+                    let run = Written { offset: span.offset, len: span.len, writer };
+                    self.spill.add(span.line, bytes, writer.stamp, &[run]);
+                }
+                if self.is_doubted(span.line) {
+                    let stored = self.stored(lines, span.line);
+                    self.update(span.line, |record| {
+                        record.stored(bytes, stored, write_back);
+                        record.happened(event(EventKind::Store));
+                    });
+                }
+            }
+            WriteKind::Through => {
+                let stored = self.stored(lines, span.line);
+                if !stored.and(bytes).is_empty() {
+                    self.doubt(lines, span.line);
+                }
+                self.update(span.line, |record| {
+                    record.stored_through(bytes, stored);
+                    record.happened(event(EventKind::CoherentWrite));
+                });
+            }
+            WriteKind::Bypass => {
+                let stored = self.stored(lines, span.line);
+                self.doubt(lines, span.line);
+                self.update(span.line, |record| {
+                    record.bypassed(bytes, stored, write_back);
+                    for (offset, value) in (span.offset..).zip(data) {
+                        record.learn(offset, *value);
+                    }
+                    record.authored(bytes, writer);
+                    record.happened(event(EventKind::BypassingWrite));
+                });
+            }
+            WriteKind::Flushing => {
+                self.spill.remove(span.line);
+                self.update(span.line, |record| {
+                    record.flushed_and_written(bytes);
+                    record.happened(event(EventKind::CoherentWrite));
+                });
+            }
         }
+        self.settle(lines, memory, span.line)
     }
 
-    /// The CPU may keep these bytes in a write-combining buffer until its next fence.
-    pub fn unfenced(&mut self, cpu: u32, span: Span) {
-        let bytes = ByteMask::range(span.offset, span.len);
-        if !self.pending.add(cpu, span.line, bytes, self.config.limits().pending) {
-            self.overflow.pending = self.overflow.pending.saturating_add(1);
+    /// A dirty line is about to be written back by the cache's own choice, at this time: D outlives that.
+    pub fn spill(&mut self, lines: &Lines, slot: usize, stamp: u64) {
+        let Some(line) = lines.occupant(slot).filter(|_| !lines.is_blind(slot)) else { return };
+        let bytes = lines.dirty(slot);
+        let writers = runs(bytes, |offset| lines.author(slot, offset));
+        self.spill.add(line, bytes, stamp, &writers);
+    }
+
+    /// Maintenance has cleaned a line.
+    pub fn cleaned(&mut self, lines: &mut Lines, line: u64) {
+        self.unknown.forget(line);
+        self.spill.remove(line);
+        if let Some(slot) = lines.find(line) {
+            lines.set_blind(slot, false);
         }
-    }
-
-    pub fn fenced(&mut self, cpu: u32) {
-        self.pending.fence(cpu);
-    }
-
-    pub fn cleaned(&mut self, line: u64) {
         self.update(line, Record::cleaned);
     }
 
+    /// Maintenance has flushed a line.
     pub fn flushed(&mut self, line: u64) {
+        self.unknown.forget(line);
+        self.spill.remove(line);
         self.update(line, Record::flushed);
     }
 
-    pub fn invalidated(&mut self, line: u64) {
-        self.update(line, Record::invalidated);
+    /// Maintenance is about to drop a line and its dirty bytes.
+    pub fn invalidating<M: Memory + ?Sized>(
+        &mut self,
+        lines: &mut Lines,
+        memory: &M,
+        line: u64,
+    ) -> Result<(), OutOfRange> {
+        let stored = self.stored(lines, line);
+        if !stored.is_empty() {
+            let writers = self.writers(lines, line, stored);
+            let (cpu, ram) = lines.views(memory, line)?;
+            self.doubt(lines, line);
+            self.update(line, |record| {
+                let unknown = stored.without(record.known());
+                for offset in unknown.iter() {
+                    match (cpu.as_slice().get(offset), ram.as_slice().get(offset)) {
+                        (Some(value), Some(other)) if value != other => record.learn(offset, *value),
+                        _ => {}
+                    }
+                }
+                for run in writers {
+                    record.authored(ByteMask::range(run.offset, run.len), run.writer);
+                }
+            });
+        }
+        self.update(line, |record| record.invalidated(stored));
+        self.spill.remove(line);
+        Ok(())
     }
 
-    pub fn all_flushed(&mut self) {
-        self.records.values_mut().for_each(Record::flushed);
-        self.records.retain(|_, record| !record.is_empty());
+    /// Every line has been flushed.
+    pub fn all_flushed<M: Memory + ?Sized>(
+        &mut self,
+        lines: &mut Lines,
+        memory: &M,
+    ) -> Result<(), OutOfRange> {
+        self.unknown.clear();
+        self.spill.clear();
+        for line in self.records.lines() {
+            self.update(line, Record::flushed);
+            self.settle(lines, memory, line)?;
+        }
+        Ok(())
     }
 
-    pub fn all_invalidated(&mut self) {
-        self.records.values_mut().for_each(Record::invalidated);
-        self.records.retain(|_, record| !record.is_empty());
+    /// Adds to the history of a line, if it is in doubt.
+    pub fn happened(&mut self, line: u64, kind: EventKind, by: Option<Writer>, stamp: u64) {
+        let bytes = ByteMask::range(0, self.config.geometry().line());
+        self.update(line, |record| record.happened(Event { kind, by, stamp, bytes }));
     }
 
-    /// True if the coherent value of some byte of this line is recorded, so that [`Coherence::settle`] could forget it.
-    pub fn is_unsettled(&self, line: u64) -> bool {
-        self.records.get(&line).is_some_and(Record::has_coherent)
-    }
-
-    /// Forgets what both views of a line, given whole, agree on.
-    pub fn settle(&mut self, line: u64, cpu: &LineBytes, ram: &LineBytes) {
-        self.update(line, |record| record.settle(cpu.as_slice(), ram.as_slice()));
-    }
-
-    /// True if an observation of this line could raise anything.
-    pub fn is_tracked(&self, line: u64) -> bool {
-        self.records.contains_key(&line) || !self.pending.is_empty()
-    }
-
-    /// An access got `got` from `span` of a line in this state.
-    pub fn observed(&mut self, observer: Writer, path: Path, span: Span, got: &[u8], line: LineState) {
-        let record = self.records.get(&span.line);
-        let coherent = |offset| record.and_then(|record| record.coherent(offset));
-        let got_at = |offset: usize| got.get(offset.wrapping_sub(span.offset)).copied();
-        let seen = ByteMask::range(span.offset, span.len);
-
-        let mut wrong = ByteMask::EMPTY;
-        for offset in span.offset..span.offset.saturating_add(span.len) {
-            if coherent(offset).is_some_and(|(value, _)| Some(value) != got_at(offset)) {
-                wrong.insert(offset);
+    /// Forgets what both views of a line agree on, and whether it was in doubt if it is not any more.
+    pub fn settle<M: Memory + ?Sized>(
+        &mut self,
+        lines: &mut Lines,
+        memory: &M,
+        line: u64,
+    ) -> Result<(), OutOfRange> {
+        let Some(record) = self.records.get_mut(line) else { return Ok(()) };
+        let (cpu, ram) = lines.views(memory, line)?;
+        record.settle(cpu.as_slice(), ram.as_slice());
+        if record.is_empty() {
+            self.records.remove(line);
+            if let Some(slot) = lines.find(line) {
+                lines.set_doubted(slot, false);
             }
         }
-        let unfenced = match (path, observer.agent) {
-            (Path::Ram, Agent::Device(_)) => self.pending.bytes(span.line),
-            _ => ByteMask::EMPTY,
-        };
-        let stale = record.map_or(unfenced, |record| record.stale(path).or(unfenced)).and(seen);
-        let doubtful = record.map_or(unfenced, |record| record.doubtful(path).or(unfenced)).and(seen);
+        Ok(())
+    }
 
-        let (verdict, bytes, elsewhere) = if wrong.is_empty() {
-            (Verdict::Latent, doubtful, !stale.is_empty())
-        } else {
-            let other = match path {
-                Path::Cache => line.ram.as_slice(),
-                Path::Ram => line.cpu.as_slice(),
-            };
-            let exists =
-                |offset: usize| coherent(offset).map(|(value, _)| value) == other.get(offset).copied();
-            (Verdict::Manifest, wrong, wrong.iter().all(exists))
-        };
-        let Some((first, last)) = bytes.bounds() else { return };
-        if self.findings.len() >= self.config.limits().findings {
-            self.overflow.findings = self.overflow.findings.saturating_add(1);
-            return;
-        }
-        let kind = match (elsewhere, observer.agent) {
-            (true, Agent::Cpu(_)) => Kind::StaleCpuRead,
-            (true, Agent::Device(_)) => Kind::StaleDeviceRead,
-            (false, _) => Kind::LostWrite,
-        };
-        let found: Vec<u8> = (first..=last).filter_map(got_at).collect();
-        let expected = (first..=last).zip(&found);
-        let expected = expected.map(|(at, got)| coherent(at).map_or(*got, |(value, _)| value)).collect();
-        let finding = Finding {
-            observer,
-            path,
-            kind,
-            verdict,
-            addr: line.addr.saturating_add(first as u64),
-            bytes,
-            expected,
-            found,
-            accessed: seen,
-            line,
-        };
-        self.findings.push(finding);
+    /// Who wrote which of these bytes of a line, as far as that is known.
+    pub fn writers(&self, lines: &Lines, line: u64, bytes: ByteMask) -> Vec<Written> {
+        let record = self.records.get(line);
+        let slot = lines.find(line).filter(|&slot| !lines.is_blind(slot));
+        let spilled = self.spill.get(line);
+        runs(bytes, |offset| {
+            let dirty = slot.filter(|&slot| lines.dirty(slot).contains(offset));
+            let holds = |run: &&Written| (run.offset..run.offset + run.len).contains(&offset);
+            record
+                .and_then(|record| record.author(offset))
+                .or_else(|| lines.author(dirty?, offset))
+                .or_else(|| spilled.as_ref()?.writers.iter().find(holds).map(|run| run.writer))
+                .or_else(|| self.pending.author(line, offset))
+        })
     }
 
     fn update(&mut self, line: u64, change: impl FnOnce(&mut Record)) {
-        if let Entry::Occupied(mut record) = self.records.entry(line) {
-            change(record.get_mut());
-            if record.get().is_empty() {
-                record.remove();
-            }
+        if let Some(record) = self.records.get_mut(line) {
+            change(record);
         }
     }
+
+    /// Makes a record of a line, if it has none. The oldest gives way.
+    fn doubt(&mut self, lines: &mut Lines, line: u64) {
+        if self.records.contains(line) {
+            return;
+        }
+        let limit = self.config.limits().records.max(1);
+        while self.records.len() >= limit {
+            let Some((oldest, made)) = self.order.pop_front() else { break };
+            if self.records.get(oldest).is_some_and(|record| record.made == made) {
+                self.forget(lines, oldest);
+            }
+        }
+        // Records that are gone leave their place in the order behind.
+        if self.order.len() >= limit * 2 {
+            let records = &self.records;
+            self.order.retain(|&(line, made)| records.get(line).is_some_and(|record| record.made == made));
+        }
+        self.made += 1;
+        let record = Record::new(self.config.geometry().line(), self.made);
+        self.records.insert(line, record);
+        self.order.push_back((line, self.made));
+        if let Some(slot) = lines.find(line) {
+            lines.set_doubted(slot, true);
+        }
+    }
+
+    /// Nothing that is not known of a line may make it look wrong.
+    fn forget(&mut self, lines: &mut Lines, line: u64) {
+        self.records.remove(line);
+        self.spill.remove(line);
+        if let Some(slot) = lines.find(line) {
+            lines.set_doubted(slot, false);
+            lines.set_blind(slot, true);
+        }
+        self.overflow.records = self.overflow.records.saturating_add(1);
+    }
+}
+
+/// Runs of bytes by one writer, lowest first; bytes without one are left out.
+fn runs(bytes: ByteMask, author: impl Fn(usize) -> Option<Writer>) -> Vec<Written> {
+    let mut runs: Vec<Written> = Vec::new();
+    for offset in bytes.iter() {
+        let Some(writer) = author(offset) else { continue };
+        match runs.last_mut() {
+            Some(run) if run.writer == writer && run.offset + run.len == offset => run.len += 1,
+            _ => runs.push(Written { offset, len: 1, writer }),
+        }
+    }
+    runs
 }

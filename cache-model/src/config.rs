@@ -42,8 +42,12 @@ pub enum Schedule {
 /// Bounds on what the model remembers; beyond them things are counted, not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Lines with side state: masks, coherent values.
+    /// Lines in doubt: written past the cache, or dropped dirty. Some hundred bytes each.
     pub records: usize,
+    /// Lines outside the cache of which it is known what CPUs have stored there since the last clean.
+    pub spilled: usize,
+    /// Groups of 64 neighbouring lines that have entered as unknown.
+    pub unknown: usize,
     /// Lines with write-combining or non-temporal data not yet fenced, over all CPUs.
     pub pending: usize,
     /// Findings not yet taken.
@@ -52,7 +56,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { records: 1 << 18, pending: 1 << 12, findings: 1 << 16 }
+        Self { records: 1 << 16, spilled: 1 << 17, unknown: 1 << 17, pending: 1 << 12, findings: 1 << 16 }
     }
 }
 

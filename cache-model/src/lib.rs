@@ -33,28 +33,38 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod access;
+mod authors;
 mod coherence;
 mod config;
+mod fetched;
 mod finding;
 mod geometry;
 pub mod ledger;
+mod line_map;
 mod lines;
 mod mask;
 mod memory;
 mod model;
+mod observe;
 mod pending;
 mod policy;
 mod record;
 pub mod replay;
+mod residency;
+mod schedule;
+mod spill;
 mod stats;
 pub mod trace;
+mod unknown;
 
+pub use access::{MAX_ATOMIC, MemoryType, Snoop};
 pub use coherence::Overflow;
 pub use config::{Config, ConfigError, Limits, Schedule, WriteBack, WritePolicy};
 pub use finding::{Agent, Event, EventKind, Finding, Kind, LineState, Path, Verdict, Writer, Written};
-pub use geometry::{Geometry, GeometryError, MAX_LINE, MAX_LINES, Span};
+pub use geometry::{Geometry, GeometryError, MAX_LINE, MAX_LINES, MIN_LINE, Span};
 pub use mask::ByteMask;
 pub use memory::{Memory, OutOfRange};
-pub use model::{CacheModel, MemoryType, Snoop};
+pub use model::CacheModel;
 pub use policy::{MAX_PLRU_WAYS, Policy};
-pub use stats::Stats;
+pub use stats::{MAX_AGENTS, Stats};

@@ -1,38 +1,96 @@
 //! The two-view state: residency, dirtiness and shadows of the lines in the cache.
 //!
 //! C is the CPU's view, the embedder's [`Memory`]. S, a line's *shadow*, is what RAM holds where that differs (or may
-//! differ) from C; only a resident line has one, and it lives in the line's (set, way) slot. RAM is S if present, else C.
-//! No rule here depends on who may be wrong: that is `coherence`.
+//! differ) from C; only a resident line has one, and it lives in the line's slot, a (level, set, way). RAM is S if present,
+//! else C. No rule here depends on who may be wrong: that is `coherence`.
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, WriteBack};
-use crate::finding::Agent;
-use crate::geometry::{MAX_LINE, Span};
+use crate::authors::Authors;
+use crate::config::{Config, WriteBack, WritePolicy};
+use crate::finding::Writer;
+use crate::geometry::{Geometry, MAX_LINE, Span};
 use crate::mask::ByteMask;
 use crate::memory::{Memory, OutOfRange};
-use crate::policy::Replacement;
-use crate::stats::{Counters, Stats};
+use crate::policy::{Policy, Replacement};
 
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Slot {
-    /// The resident line's number.
-    line: Option<u64>,
-    /// The bytes stored since the last write-back; the line is dirty if there are any.
-    dirty: ByteMask,
-    shadowed: bool,
+/// The line number of a slot that holds none. (Lines have at least 16 bytes, so no address is in it.)
+const NONE: u64 = u64::MAX;
+
+/// The slot has a shadow.
+const SHADOWED: u8 = 1;
+/// An observation of the line could raise a finding on the cache's path: it has a record.
+const DOUBTED: u8 = 2;
+/// What was known of the line was forgotten while it was resident: who stored its dirty bytes proves nothing.
+const BLIND: u8 = 4;
+
+/// What a first-level set's last accessed line allows without looking further: [`NONE`] where nothing.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Hot {
+    load: u64,
+    store: u64,
+    slot: u32,
+}
+
+const COLD: Hot = Hot { load: NONE, store: NONE, slot: u32::MAX };
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Level {
+    geometry: Geometry,
+    /// Its first slot.
+    start: usize,
+    replacement: Replacement,
+}
+
+impl Level {
+    fn new(geometry: Geometry, policy: Policy, start: usize) -> Self {
+        Self { geometry, start, replacement: Replacement::new(policy, geometry) }
+    }
+
+    /// The slots in which a line may be.
+    fn set(&self, line: u64) -> std::ops::Range<usize> {
+        let ways = self.geometry.ways();
+        let first = self.start + self.geometry.set_of(line) * ways;
+        first..first + ways
+    }
+
+    fn place(&self, slot: usize) -> (usize, usize) {
+        let (index, ways) = (slot - self.start, self.geometry.ways());
+        (index / ways, index % ways)
+    }
 }
 
 /// Every line of the cache.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Lines {
-    config: Config,
-    /// Slot of (set, way): `set * ways + way`.
-    slots: Vec<Slot>,
-    /// A line of bytes for each slot; meaningful where the slot is shadowed.
+    write_back: WriteBack,
+    /// Stores to write-back memory make lines dirty.
+    stores_stay: bool,
+    size: usize,
+    first: Level,
+    second: Option<Level>,
+    /// Slot of (level, set, way): the level's start + `set * ways + way`. Each has a line number,
+    tags: Vec<u64>,
+    flags: Vec<u8>,
+    /// the bytes stored since the last write-back (the line is dirty if there are any),
+    dirty: Vec<ByteMask>,
+    /// whoever brought the line in,
+    filled: Vec<Option<Writer>>,
+    /// and a line of bytes, meaningful where the slot is shadowed.
     shadows: Vec<u8>,
-    replacement: Replacement,
-    counters: Counters,
+    authors: Authors,
+    hot: Vec<Hot>,
+}
+
+/// A line on its way from one slot to another.
+#[derive(Debug)]
+pub struct Carried {
+    line: u64,
+    flags: u8,
+    dirty: ByteMask,
+    filled: Option<Writer>,
+    shadow: [u8; MAX_LINE],
+    ids: [u32; MAX_LINE],
 }
 
 /// A copy of one line.
@@ -60,115 +118,282 @@ impl LineBytes {
 impl Lines {
     pub fn new(config: Config) -> Self {
         let geometry = config.geometry();
+        let first = Level::new(geometry, config.policy(), 0);
+        let second = config
+            .second_level()
+            .map(|(geometry, policy)| Level::new(geometry, policy, first.geometry.lines()));
+        let slots = geometry.lines() + second.as_ref().map_or(0, |level| level.geometry.lines());
         Self {
-            config,
-            slots: vec![Slot::default(); geometry.lines()],
-            shadows: vec![0; geometry.lines() * geometry.line()],
-            replacement: Replacement::new(config.policy(), geometry),
-            counters: Counters::default(),
+            write_back: config.write_back(),
+            stores_stay: config.write() == WritePolicy::Back,
+            size: geometry.line(),
+            first,
+            second,
+            tags: vec![NONE; slots],
+            flags: vec![0; slots],
+            dirty: vec![ByteMask::EMPTY; slots],
+            filled: vec![None; slots],
+            shadows: vec![0; slots * geometry.line()],
+            authors: Authors::new(slots * geometry.line()),
+            hot: vec![COLD; geometry.sets()],
         }
     }
 
-    pub fn stats(&self) -> Stats {
-        self.counters.sum()
+    /// The quick way for a load: true if it lies in one line, which is in the first level and in no doubt.
+    #[inline]
+    pub fn quick_load(&mut self, addr: u64, len: usize) -> bool {
+        if self.offset(addr) + len > self.size {
+            return false;
+        }
+        let line = self.first.geometry.line_of(addr);
+        let set = self.first.geometry.set_of(line);
+        match self.hot.get(set) {
+            Some(hot) if hot.load == line => true,
+            _ => self.reach(line, set) && self.hot.get(set).is_some_and(|hot| hot.load == line),
+        }
     }
 
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// The quick way for a store: true if it lies in one line, which is in the first level, in no doubt and has diverged.
+    /// The bytes are then dirty, and the writer's.
+    #[inline]
+    pub fn quick_store(&mut self, addr: u64, len: usize, writer: Writer) -> bool {
+        let offset = self.offset(addr);
+        if offset + len > self.size || self.authors.is_full() {
+            return false;
+        }
+        let line = self.first.geometry.line_of(addr);
+        let set = self.first.geometry.set_of(line);
+        let slot = match self.hot.get(set) {
+            Some(hot) if hot.store == line => hot.slot as usize,
+            _ => {
+                if !self.reach(line, set) {
+                    return false;
+                }
+                match self.hot.get(set) {
+                    Some(hot) if hot.store == line => hot.slot as usize,
+                    _ => return false,
+                }
+            }
+        };
+        if let Some(dirty) = self.dirty.get_mut(slot) {
+            dirty.insert_range(offset, len);
+        }
+        self.authors.note(slot * self.size + offset, len, writer);
+        true
     }
 
-    pub fn dirty(&self, line: u64) -> ByteMask {
-        self.find(line).map_or(ByteMask::EMPTY, |slot| self.slot(slot).dirty)
+    #[inline]
+    fn offset(&self, addr: u64) -> usize {
+        addr as usize & (self.size - 1)
     }
 
-    pub fn is_resident(&self, line: u64) -> bool {
-        self.find(line).is_some()
+    /// Accesses a line of the first level, if it is there and in no doubt, so that it is its set's hot one.
+    #[inline(never)]
+    fn reach(&mut self, line: u64, set: usize) -> bool {
+        let Some(slot) = self.find_first(line) else { return false };
+        if self.flags(slot) & DOUBTED != 0 {
+            return false;
+        }
+        self.first.replacement.touched(set, slot - set * self.first.geometry.ways());
+        self.warm(set, slot);
+        true
     }
 
-    pub fn is_dirty(&self, line: u64) -> bool {
-        self.find(line).is_some_and(|slot| !self.slot(slot).dirty.is_empty())
+    /// A CPU access to a line of the first level.
+    pub fn touch(&mut self, slot: usize) {
+        if slot < self.first.geometry.lines() {
+            let (set, way) = self.first.place(slot);
+            self.first.replacement.touched(set, way);
+            self.warm(set, slot);
+        }
+    }
+
+    fn warm(&mut self, set: usize, slot: usize) {
+        let (line, flags) = (self.line(slot), self.flags(slot));
+        let load = if flags & DOUBTED == 0 { line } else { NONE };
+        let store = if flags & SHADOWED != 0 && self.stores_stay { load } else { NONE };
+        if let Some(hot) = self.hot.get_mut(set) {
+            *hot = Hot { load, store, slot: slot as u32 };
+        }
+    }
+
+    /// A slot's line or flags have changed.
+    fn changed(&mut self, slot: usize) {
+        if slot < self.first.geometry.lines() {
+            let (set, _) = self.first.place(slot);
+            if self.hot.get(set).is_some_and(|hot| hot.slot as usize == slot) {
+                self.warm(set, slot);
+            }
+        }
+    }
+
+    /// The slot of a line in any level.
+    pub fn find(&self, line: u64) -> Option<usize> {
+        self.find_first(line).or_else(|| self.find_second(line))
+    }
+
+    pub fn find_first(&self, line: u64) -> Option<usize> {
+        self.find_in(self.first.set(line), line)
+    }
+
+    pub fn find_second(&self, line: u64) -> Option<usize> {
+        self.find_in(self.second.as_ref()?.set(line), line)
+    }
+
+    fn find_in(&self, slots: std::ops::Range<usize>, line: u64) -> Option<usize> {
+        let first = slots.start;
+        self.tags.get(slots)?.iter().position(|tag| *tag == line).map(|way| first + way)
+    }
+
+    /// The line in a slot.
+    pub fn occupant(&self, slot: usize) -> Option<u64> {
+        Some(self.line(slot)).filter(|line| *line != NONE)
     }
 
     /// The numbers of all resident lines, in slot order.
     pub fn resident(&self) -> Vec<u64> {
-        self.slots.iter().filter_map(|slot| slot.line).collect()
+        self.tags.iter().copied().filter(|line| *line != NONE).collect()
     }
 
-    /// A cacheable load's effect on residency; its bytes are then those of C.
-    pub fn load<M: Memory + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        agent: Agent,
-        line: u64,
-    ) -> Result<(), OutOfRange> {
-        if self.hit(line).is_some() {
-            self.counters.of(Some(agent)).load_hits += 1;
-        } else {
-            self.counters.of(Some(agent)).load_misses += 1;
-            self.place(memory, Some(agent), line)?;
+    /// True if a fill of this line would surely make no dirty line leave its level.
+    pub fn has_harmless_room(&self, line: u64) -> bool {
+        let mut slots = self.first.set(line);
+        if slots.clone().any(|slot| self.line(slot) == NONE) {
+            return true;
         }
-        Ok(())
+        match self.first.replacement.next_victim(self.first.geometry.set_of(line)) {
+            Some(way) => self.dirty(slots.start + way).is_empty(),
+            None => slots.all(|slot| self.dirty(slot).is_empty()),
+        }
     }
 
-    /// A write-back store.
-    pub fn store_back<M: Memory + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        agent: Agent,
-        span: Span,
-        data: &[u8],
-    ) -> Result<(), OutOfRange> {
-        let slot = match self.count_store(agent, span.line) {
-            None if self.config.allocates() => Some(self.place(memory, Some(agent), span.line)?),
-            found => found,
+    /// Where a line that is absent from the first level goes: the lowest free slot of its set, or the policy's victim.
+    pub fn room(&mut self, line: u64) -> usize {
+        Self::room_in(&mut self.first, &self.tags, line)
+    }
+
+    /// As [`Lines::room`], in the second level.
+    pub fn second_room(&mut self, line: u64) -> Option<usize> {
+        self.second.as_mut().map(|level| Self::room_in(level, &self.tags, line))
+    }
+
+    fn room_in(level: &mut Level, tags: &[u64], line: u64) -> usize {
+        let slots = level.set(line);
+        let free = tags.get(slots.clone()).and_then(|set| set.iter().position(|tag| *tag == NONE));
+        let way = free.unwrap_or_else(|| level.replacement.victim(level.geometry.set_of(line)));
+        slots.start + way
+    }
+
+    /// Brings a line into an empty slot; C already holds RAM's bytes.
+    pub fn occupy(&mut self, slot: usize, line: u64, doubted: bool, by: Option<Writer>) {
+        self.set_slot(slot, line, if doubted { DOUBTED } else { 0 }, ByteMask::EMPTY, by);
+        self.arrived(slot);
+    }
+
+    /// Takes a line out of its slot, to be put into another.
+    pub fn take(&mut self, slot: usize) -> Carried {
+        let mut carried = Carried {
+            line: self.line(slot),
+            flags: self.flags(slot),
+            dirty: self.dirty(slot),
+            filled: self.filled(slot),
+            shadow: [0; MAX_LINE],
+            ids: [0; MAX_LINE],
         };
-        if let Some(slot) = slot {
-            self.diverge(memory, span.line, slot)?;
-            let written = ByteMask::range(span.offset, span.len);
-            self.change(slot, |state| state.dirty = state.dirty.or(written));
+        if carried.flags & SHADOWED != 0 {
+            for (to, from) in carried.shadow.iter_mut().zip(self.shadow(slot)) {
+                *to = *from;
+            }
+            for (to, from) in carried.ids.iter_mut().zip(self.authors.ids(slot * self.size, self.size)) {
+                *to = *from;
+            }
         }
-        memory.write(span.addr, data)
+        self.empty(slot);
+        carried
     }
 
-    /// A write-through store: it never allocates.
-    pub fn store_through<M: Memory + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        agent: Agent,
-        span: Span,
-        data: &[u8],
-    ) -> Result<(), OutOfRange> {
-        if let Some(slot) = self.count_store(agent, span.line)
-            && self.slot(slot).shadowed
-        {
-            self.write_shadow(slot, span, data);
+    /// Puts a line into an empty slot.
+    pub fn put(&mut self, slot: usize, carried: &Carried) {
+        let Carried { line, flags, dirty, filled, shadow, ids } = carried;
+        let size = self.size;
+        if flags & SHADOWED != 0 {
+            self.shadow_mut(slot).copy_from_slice(shadow.get(..size).unwrap_or_default());
+            self.authors.put(slot * size, ids.get(..size).unwrap_or_default());
         }
-        memory.write(span.addr, data)
+        self.set_slot(slot, *line, *flags, *dirty, *filled);
+        self.arrived(slot);
     }
 
-    /// A write that RAM sees and the cache does not: UC and WC stores, no-snoop DMA.
-    pub fn write_ram<M: Memory + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        span: Span,
-        data: &[u8],
-    ) -> Result<(), OutOfRange> {
-        let Some(slot) = self.find(span.line) else { return memory.write(span.addr, data) };
-        self.diverge(memory, span.line, slot)?;
-        self.write_shadow(slot, span, data);
+    fn arrived(&mut self, slot: usize) {
+        let level = match &mut self.second {
+            Some(second) if slot >= second.start => second,
+            _ => &mut self.first,
+        };
+        let (set, way) = level.place(slot);
+        level.replacement.filled(set, way);
+        if level.start == 0 {
+            self.warm(set, slot);
+        }
+    }
+
+    fn empty(&mut self, slot: usize) {
+        self.set_slot(slot, NONE, 0, ByteMask::EMPTY, None);
+        self.changed(slot);
+    }
+
+    fn set_slot(&mut self, slot: usize, line: u64, flags: u8, dirty: ByteMask, filled: Option<Writer>) {
+        let parts = (
+            self.tags.get_mut(slot),
+            self.flags.get_mut(slot),
+            self.dirty.get_mut(slot),
+            self.filled.get_mut(slot),
+        );
+        if let (Some(tag), Some(to_flags), Some(to_dirty), Some(by)) = parts {
+            (*tag, *to_flags, *to_dirty, *by) = (line, flags, dirty, filled);
+        }
+    }
+
+    /// A CPU stores to bytes of a resident line: they are dirty, and the writer's. The line has diverged.
+    pub fn dirtied(&mut self, slot: usize, span: Span, writer: Writer) {
+        if self.authors.is_full() {
+            self.compact_authors();
+        }
+        if let Some(dirty) = self.dirty.get_mut(slot) {
+            dirty.insert_range(span.offset, span.len);
+        }
+        self.authors.note(slot * self.size + span.offset, span.len, writer);
+    }
+
+    fn compact_authors(&mut self) {
+        let size = self.size;
+        let dirty = self.dirty.iter().enumerate();
+        let bytes = dirty.flat_map(|(slot, dirty)| dirty.iter().map(move |offset| slot * size + offset));
+        self.authors.compact(bytes);
+    }
+
+    /// Who stored a dirty byte of a resident line.
+    pub fn author(&self, slot: usize, offset: usize) -> Option<Writer> {
+        self.authors.of(slot * self.size + offset)
+    }
+
+    /// From now on this resident line's two views may differ.
+    pub fn diverge<M: Memory + ?Sized>(&mut self, memory: &M, slot: usize) -> Result<(), OutOfRange> {
+        if self.flags(slot) & SHADOWED == 0 {
+            let base = self.first.geometry.base(self.line(slot));
+            memory.read(base, self.shadow_mut(slot))?;
+            self.flag(slot, SHADOWED, true);
+        }
         Ok(())
     }
 
-    /// A write that both see, leaving the line absent: snooped DMA, non-temporal stores.
-    pub fn write_both<M: Memory + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        agent: Agent,
-        span: Span,
-        data: &[u8],
-    ) -> Result<(), OutOfRange> {
-        self.flush(memory, Some(agent), span.line)?;
-        memory.write(span.addr, data)
+    pub fn is_shadowed(&self, slot: usize) -> bool {
+        self.flags(slot) & SHADOWED != 0
+    }
+
+    pub fn write_shadow(&mut self, slot: usize, span: Span, data: &[u8]) {
+        for (to, from) in self.shadow_mut(slot).iter_mut().skip(span.offset).zip(data) {
+            *to = *from;
+        }
     }
 
     /// Reads RAM's bytes, disturbing nothing.
@@ -178,7 +403,7 @@ impl Lines {
         span: Span,
         buf: &mut [u8],
     ) -> Result<(), OutOfRange> {
-        match self.find(span.line).filter(|&slot| self.slot(slot).shadowed) {
+        match self.find(span.line).filter(|&slot| self.is_shadowed(slot)) {
             None => memory.read(span.addr, buf),
             Some(slot) => {
                 let shadow = self.shadow(slot).get(span.offset..).unwrap_or_default();
@@ -196,181 +421,93 @@ impl Lines {
         memory: &M,
         line: u64,
     ) -> Result<(LineBytes, LineBytes), OutOfRange> {
-        let geometry = self.config.geometry();
-        let (mut cpu, mut ram) = (LineBytes::new(geometry.line()), LineBytes::new(geometry.line()));
-        let addr = geometry.base(line);
+        let (mut cpu, mut ram) = (LineBytes::new(self.size), LineBytes::new(self.size));
+        let addr = self.first.geometry.base(line);
         memory.read(addr, cpu.as_mut_slice())?;
-        self.read_ram(memory, Span { line, addr, offset: 0, len: geometry.line() }, ram.as_mut_slice())?;
+        self.read_ram(memory, Span { line, addr, offset: 0, len: self.size }, ram.as_mut_slice())?;
         Ok((cpu, ram))
     }
 
-    /// Brings a line in as a speculative access would; nothing happens if it is resident.
-    pub fn fill<M: Memory + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        agent: Option<Agent>,
-        line: u64,
-    ) -> Result<(), OutOfRange> {
-        if !self.is_resident(line) {
-            self.place(memory, agent, line)?;
-        }
-        Ok(())
-    }
-
-    /// Writes a dirty line back; it stays resident.
-    pub fn clean<M: Memory + ?Sized>(
-        &mut self,
-        memory: &M,
-        agent: Option<Agent>,
-        line: u64,
-    ) -> Result<(), OutOfRange> {
-        let Some(slot) = self.find(line) else { return Ok(()) };
-        let dirty = self.slot(slot).dirty;
+    /// Writes a dirty line back; it stays resident. False if it was clean.
+    pub fn clean<M: Memory + ?Sized>(&mut self, memory: &M, slot: usize) -> Result<bool, OutOfRange> {
+        let dirty = self.dirty(slot);
         if dirty.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut shadowed = false;
-        if self.config.write_back() == WriteBack::Bytes && self.slot(slot).shadowed {
-            let (cpu, _) = self.views(memory, line)?;
+        if self.write_back == WriteBack::Bytes && self.is_shadowed(slot) {
+            let mut cpu = LineBytes::new(self.size);
+            memory.read(self.first.geometry.base(self.line(slot)), cpu.as_mut_slice())?;
             let shadow = self.shadow_mut(slot);
-            for ((offset, to), from) in shadow.iter_mut().enumerate().zip(cpu.as_slice()) {
-                if dirty.contains(offset) {
+            for offset in dirty.iter() {
+                if let (Some(to), Some(from)) = (shadow.get_mut(offset), cpu.as_slice().get(offset)) {
                     *to = *from;
                 }
             }
             shadowed = shadow != cpu.as_slice();
         }
-        self.change(slot, |state| {
-            state.dirty = ByteMask::EMPTY;
-            state.shadowed = shadowed;
-        });
-        self.counters.of(agent).writebacks += 1;
-        Ok(())
+        if let Some(dirty) = self.dirty.get_mut(slot) {
+            *dirty = ByteMask::EMPTY;
+        }
+        self.flag(slot, SHADOWED, shadowed);
+        Ok(true)
     }
 
-    /// Drops a line; dirty bytes are lost and RAM's come to light.
-    pub fn invalidate<M: Memory + ?Sized>(&mut self, memory: &mut M, line: u64) -> Result<(), OutOfRange> {
-        let Some(slot) = self.find(line) else { return Ok(()) };
-        if self.slot(slot).shadowed {
-            let (cpu, ram) = self.views(memory, line)?;
+    /// Empties a slot; dirty bytes are lost and RAM's come to light.
+    pub fn leave<M: Memory + ?Sized>(&mut self, memory: &mut M, slot: usize) -> Result<(), OutOfRange> {
+        if self.is_shadowed(slot) {
+            let (cpu, ram) = self.views(memory, self.line(slot))?;
             if cpu.as_slice() != ram.as_slice() {
-                memory.write(self.config.geometry().base(line), ram.as_slice())?;
+                memory.write(self.first.geometry.base(self.line(slot)), ram.as_slice())?;
             }
         }
-        self.change(slot, |state| *state = Slot::default());
+        self.empty(slot);
         Ok(())
     }
 
-    /// Writes a dirty line back and drops it.
-    pub fn flush<M: Memory + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        agent: Option<Agent>,
-        line: u64,
-    ) -> Result<(), OutOfRange> {
-        self.clean(memory, agent, line)?;
-        self.invalidate(memory, line)
+    /// Says whether an observation of the line could raise a finding on the cache's path.
+    pub fn set_doubted(&mut self, slot: usize, doubted: bool) {
+        self.flag(slot, DOUBTED, doubted);
     }
 
-    /// As [`Lines::flush`], by the cache's own choice.
-    pub fn evict<M: Memory + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        agent: Option<Agent>,
-        line: u64,
-    ) -> Result<(), OutOfRange> {
-        if self.is_resident(line) {
-            self.counters.of(agent).evictions += 1;
-            self.flush(memory, agent, line)?;
-        }
-        Ok(())
+    pub fn is_blind(&self, slot: usize) -> bool {
+        self.flags(slot) & BLIND != 0
     }
 
-    fn find(&self, line: u64) -> Option<usize> {
-        let geometry = self.config.geometry();
-        let first = geometry.set_of(line) * geometry.ways();
-        let mut ways = self.slots.iter().skip(first).take(geometry.ways());
-        ways.position(|slot| slot.line == Some(line)).map(|way| first + way)
+    pub fn set_blind(&mut self, slot: usize, blind: bool) {
+        self.flag(slot, BLIND, blind);
     }
 
-    /// Finds a line for a CPU access, which the replacement policy hears of.
-    fn hit(&mut self, line: u64) -> Option<usize> {
-        let slot = self.find(line)?;
-        let ways = self.config.geometry().ways();
-        self.replacement.touched(slot / ways, slot % ways);
-        Some(slot)
-    }
-
-    fn count_store(&mut self, agent: Agent, line: u64) -> Option<usize> {
-        let slot = self.hit(line);
-        if slot.is_some() {
-            self.counters.of(Some(agent)).store_hits += 1;
-        } else {
-            self.counters.of(Some(agent)).store_misses += 1;
-        }
-        slot
-    }
-
-    /// Makes an absent line resident in the lowest invalid way, or in the policy's victim. C already holds RAM's bytes.
-    fn place<M: Memory + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        agent: Option<Agent>,
-        line: u64,
-    ) -> Result<usize, OutOfRange> {
-        let geometry = self.config.geometry();
-        let set = geometry.set_of(line);
-        let first = set * geometry.ways();
-        let free = self.slots.iter().skip(first).take(geometry.ways()).position(|slot| slot.line.is_none());
-        let way = match free {
-            Some(way) => way,
-            None => {
-                let way = self.replacement.victim(set);
-                if let Some(old) = self.slot(first + way).line {
-                    self.evict(memory, agent, old)?;
-                }
-                way
-            }
-        };
-        self.change(first + way, |state| state.line = Some(line));
-        self.replacement.filled(set, way);
-        self.counters.of(agent).fills += 1;
-        Ok(first + way)
-    }
-
-    /// From now on this resident line's two views may differ.
-    fn diverge<M: Memory + ?Sized>(&mut self, memory: &M, line: u64, slot: usize) -> Result<(), OutOfRange> {
-        if !self.slot(slot).shadowed {
-            let base = self.config.geometry().base(line);
-            memory.read(base, self.shadow_mut(slot))?;
-            self.change(slot, |state| state.shadowed = true);
-        }
-        Ok(())
-    }
-
-    fn write_shadow(&mut self, slot: usize, span: Span, data: &[u8]) {
-        for (to, from) in self.shadow_mut(slot).iter_mut().skip(span.offset).zip(data) {
-            *to = *from;
+    fn flag(&mut self, slot: usize, flag: u8, value: bool) {
+        if let Some(flags) = self.flags.get_mut(slot) {
+            *flags = if value { *flags | flag } else { *flags & !flag };
+            self.changed(slot);
         }
     }
 
-    fn slot(&self, slot: usize) -> Slot {
-        self.slots.get(slot).copied().unwrap_or_default()
+    fn line(&self, slot: usize) -> u64 {
+        self.tags.get(slot).copied().unwrap_or(NONE)
     }
 
-    fn change(&mut self, slot: usize, change: impl FnOnce(&mut Slot)) {
-        if let Some(state) = self.slots.get_mut(slot) {
-            change(state);
-        }
+    fn flags(&self, slot: usize) -> u8 {
+        self.flags.get(slot).copied().unwrap_or_default()
+    }
+
+    /// The bytes that a write-back would make RAM's.
+    pub fn dirty(&self, slot: usize) -> ByteMask {
+        self.dirty.get(slot).copied().unwrap_or_default()
+    }
+
+    /// Whoever brought the line in; `None` for a schedule's choice.
+    pub fn filled(&self, slot: usize) -> Option<Writer> {
+        self.filled.get(slot).copied().flatten()
     }
 
     fn shadow(&self, slot: usize) -> &[u8] {
-        let size = self.config.geometry().line();
-        self.shadows.get(slot * size..(slot + 1) * size).unwrap_or_default()
+        self.shadows.get(slot * self.size..(slot + 1) * self.size).unwrap_or_default()
     }
 
     fn shadow_mut(&mut self, slot: usize) -> &mut [u8] {
-        let size = self.config.geometry().line();
-        self.shadows.get_mut(slot * size..(slot + 1) * size).unwrap_or_default()
+        self.shadows.get_mut(slot * self.size..(slot + 1) * self.size).unwrap_or_default()
     }
 }

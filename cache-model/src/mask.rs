@@ -46,6 +46,16 @@ impl ByteMask {
         }
     }
 
+    /// Adds the bytes `offset .. offset + len`; what lies beyond [`MAX_LINE`] is left out.
+    #[inline]
+    pub fn insert_range(&mut self, offset: usize, len: usize) {
+        let (index, bit) = (offset / WORD_BITS, offset % WORD_BITS);
+        match self.0.get_mut(index) {
+            Some(word) if bit + len <= WORD_BITS => *word |= low_bits(len) << bit,
+            _ => *self = self.or(Self::range(offset, len)),
+        }
+    }
+
     /// The bytes in either set.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
@@ -66,7 +76,27 @@ impl ByteMask {
 
     /// The byte positions, lowest first.
     pub fn iter(self) -> impl Iterator<Item = usize> {
-        (0..MAX_LINE).filter(move |&offset| self.contains(offset))
+        self.0.into_iter().enumerate().flat_map(|(index, word)| {
+            let mut rest = word;
+            std::iter::from_fn(move || {
+                let bit = rest.trailing_zeros() as usize;
+                rest &= rest.wrapping_sub(1);
+                (bit < WORD_BITS).then_some(index * WORD_BITS + bit)
+            })
+        })
+    }
+
+    /// The runs of neighbouring positions as (first, length), lowest first.
+    pub fn runs(self) -> impl Iterator<Item = (usize, usize)> {
+        let mut positions = self.iter().peekable();
+        std::iter::from_fn(move || {
+            let first = positions.next()?;
+            let mut len = 1;
+            while positions.next_if_eq(&(first + len)).is_some() {
+                len += 1;
+            }
+            Some((first, len))
+        })
     }
 
     /// The lowest and the highest byte position.
@@ -75,6 +105,18 @@ impl ByteMask {
         let first = self.iter().next()?;
         let last = self.iter().last()?;
         Some((first, last))
+    }
+
+    /// The set as words, position 0 in the lowest bit of the first.
+    #[must_use]
+    pub fn words(self) -> [u64; WORDS] {
+        self.0
+    }
+
+    /// The set that [`ByteMask::words`] gave.
+    #[must_use]
+    pub fn from_words(words: [u64; WORDS]) -> Self {
+        Self(words)
     }
 
     fn zip(self, other: Self, op: impl Fn(u64, u64) -> u64) -> Self {
@@ -105,6 +147,9 @@ mod tests {
                     "{offset}+{len} at {byte}"
                 );
             }
+            let mut grown = ByteMask::EMPTY;
+            grown.insert_range(offset, len);
+            assert_eq!(grown, mask, "{offset}+{len}");
         }
         assert_eq!(ByteMask::range(60, 10).bounds(), Some((60, 69)));
         assert_eq!(ByteMask::EMPTY.bounds(), None);
@@ -121,5 +166,7 @@ mod tests {
         one.insert(200);
         one.insert(MAX_LINE);
         assert_eq!(one.iter().collect::<Vec<_>>(), [200]);
+        assert_eq!(low.without(one).or(one).runs().collect::<Vec<_>>(), [(0, 70), (200, 1)]);
+        assert_eq!(ByteMask::from_words(low.words()), low);
     }
 }

@@ -4,26 +4,35 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::finding::Writer;
 use crate::mask::ByteMask;
+
+/// A line's bytes and whose they are, disjoint.
+type Parts = Vec<(ByteMask, Writer)>;
 
 /// The bytes each CPU has written since its last fence, by line.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Pending {
-    cpus: BTreeMap<u32, BTreeMap<u64, ByteMask>>,
+    cpus: BTreeMap<u32, BTreeMap<u64, Parts>>,
     lines: usize,
 }
 
 impl Pending {
     /// Notes a write; false if it is forgotten because `limit` lines are pending.
-    pub fn add(&mut self, cpu: u32, line: u64, bytes: ByteMask, limit: usize) -> bool {
-        if let Some(known) = self.cpus.get_mut(&cpu).and_then(|lines| lines.get_mut(&line)) {
-            *known = known.or(bytes);
+    pub fn add(&mut self, cpu: u32, line: u64, bytes: ByteMask, writer: Writer, limit: usize) -> bool {
+        let known = self.cpus.get_mut(&cpu).and_then(|lines| lines.get_mut(&line));
+        if let Some(parts) = known {
+            for (other, _) in parts.iter_mut() {
+                *other = other.without(bytes);
+            }
+            parts.retain(|(other, _)| !other.is_empty());
+            parts.push((bytes, writer));
             return true;
         }
         if self.lines >= limit {
             return false;
         }
-        self.cpus.entry(cpu).or_default().insert(line, bytes);
+        self.cpus.entry(cpu).or_default().insert(line, vec![(bytes, writer)]);
         self.lines += 1;
         true
     }
@@ -36,12 +45,16 @@ impl Pending {
 
     /// The bytes of a line that some CPU has not fenced.
     pub fn bytes(&self, line: u64) -> ByteMask {
-        let masks = self.cpus.values().filter_map(|lines| lines.get(&line));
-        masks.fold(ByteMask::EMPTY, |all, mask| all.or(*mask))
+        self.parts(line).fold(ByteMask::EMPTY, |all, (bytes, _)| all.or(*bytes))
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.lines == 0
+    /// Who has written a byte and not fenced it.
+    pub fn author(&self, line: u64, offset: usize) -> Option<Writer> {
+        self.parts(line).find(|(bytes, _)| bytes.contains(offset)).map(|&(_, writer)| writer)
+    }
+
+    fn parts(&self, line: u64) -> impl Iterator<Item = &(ByteMask, Writer)> {
+        self.cpus.values().filter_map(move |lines| lines.get(&line)).flatten()
     }
 }
 
@@ -51,15 +64,26 @@ mod tests {
 
     #[test]
     fn a_fence_drains_its_own_cpu() {
+        let by = |cpu| Writer::cpu(cpu, 1, 2);
         let mut pending = Pending::default();
-        assert!(pending.add(0, 4, ByteMask::range(0, 4), 2));
-        assert!(pending.add(1, 4, ByteMask::range(8, 4), 2));
-        assert!(!pending.add(1, 5, ByteMask::range(8, 4), 2));
+        assert!(pending.add(0, 4, ByteMask::range(0, 4), by(0), 2));
+        assert!(pending.add(1, 4, ByteMask::range(8, 4), by(1), 2));
+        assert!(!pending.add(1, 5, ByteMask::range(8, 4), by(1), 2));
         pending.fence(1);
         assert_eq!(pending.bytes(4), ByteMask::range(0, 4));
-        assert!(pending.add(1, 5, ByteMask::range(8, 4), 2));
+        assert!(pending.add(1, 5, ByteMask::range(8, 4), by(1), 2));
         pending.fence(0);
         pending.fence(1);
-        assert!(pending.is_empty());
+        assert_eq!((pending.lines, pending.bytes(4)), (0, ByteMask::EMPTY));
+    }
+
+    #[test]
+    fn each_byte_has_its_last_writer() {
+        let mut pending = Pending::default();
+        for stamp in 0..4 {
+            pending.add(0, 4, ByteMask::range(stamp, 4), Writer::cpu(0, 1, stamp as u64), 2);
+        }
+        let stamps = [0, 1, 2, 3, 6, 7].map(|at| pending.author(4, at).map(|writer| writer.stamp));
+        assert_eq!(stamps, [Some(0), Some(1), Some(2), Some(3), Some(3), None]);
     }
 }

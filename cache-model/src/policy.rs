@@ -90,10 +90,18 @@ impl Replacement {
 
     /// The way of a full set that makes room. Random advances its sequence.
     pub fn victim(&mut self, set: usize) -> usize {
+        self.next_victim(set)
+            .unwrap_or_else(|| (split_mix(&mut self.random) % self.ways.max(1) as u64) as usize)
+    }
+
+    /// The way that [`Replacement::victim`] would give, unless that is random.
+    pub fn next_victim(&self, set: usize) -> Option<usize> {
         match self.policy {
             Policy::Lru | Policy::Fifo => {
-                let ways = self.stamps.iter().skip(set * self.ways).take(self.ways);
-                ways.enumerate().min_by_key(|&(_, stamp)| stamp).map_or(0, |(way, _)| way)
+                let first = set * self.ways;
+                let ways = self.stamps.get(first..first + self.ways).unwrap_or_default();
+                let oldest = ways.iter().enumerate().min_by_key(|&(_, stamp)| stamp);
+                Some(oldest.map_or(0, |(way, _)| way))
             }
             Policy::TreePlru => {
                 let tree = self.trees.get(set).copied().unwrap_or(0);
@@ -101,9 +109,9 @@ impl Replacement {
                 while node < self.ways {
                     node = node * 2 + (tree >> node & 1) as usize;
                 }
-                node - self.ways
+                Some(node - self.ways)
             }
-            Policy::Random { .. } => (split_mix(&mut self.random) % self.ways.max(1) as u64) as usize,
+            Policy::Random { .. } => None,
         }
     }
 
@@ -116,7 +124,7 @@ impl Replacement {
 }
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-fn split_mix(state: &mut u64) -> u64 {
+pub fn split_mix(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -14,10 +14,11 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use crate::access::MemoryType;
 use crate::finding::{Finding, Kind, Verdict, Writer};
 use crate::ledger::{Ledger, LedgerError, Mapping, Owner, Transfer};
 use crate::memory::{Memory, OutOfRange};
-use crate::model::{CacheModel, MemoryType};
+use crate::model::CacheModel;
 use crate::stats::Stats;
 use crate::trace::{self, Op, ParseError, Parser, View, hex};
 use memory::{CHUNK, SparseMemory};
@@ -423,7 +424,7 @@ impl Outcome {
 
     fn overflow_of(&mut self, machine: &Machine) {
         let overflow = machine.model.overflow();
-        for count in [overflow.records, overflow.pending, overflow.findings] {
+        for count in [overflow.records, overflow.spilled, overflow.pending, overflow.findings] {
             self.overflow = self.overflow.saturating_add(count);
         }
     }

@@ -48,13 +48,20 @@ impl AddAssign for Stats {
 pub struct Counters {
     cpus: Vec<Stats>,
     devices: BTreeMap<u32, Stats>,
-    /// What no agent caused, or one of too many.
+    /// What no agent caused, or one of too many CPUs.
     rest: Stats,
+    /// Of too many devices.
+    other_devices: Stats,
 }
 
 impl Counters {
-    /// An agent's counters; with `None`, those of the schedule.
+    /// A CPU's counters, if it has any yet.
     #[inline]
+    pub fn of_cpu(&mut self, cpu: u32) -> Option<&mut Stats> {
+        self.cpus.get_mut(cpu as usize)
+    }
+
+    /// An agent's counters; with `None`, those of the schedule.
     pub fn of(&mut self, agent: Option<Agent>) -> &mut Stats {
         match agent {
             Some(Agent::Cpu(cpu)) => {
@@ -73,7 +80,7 @@ impl Counters {
                 if self.devices.len() < MAX_AGENTS || self.devices.contains_key(&device) {
                     return self.devices.entry(device).or_default();
                 }
-                &mut self.rest
+                &mut self.other_devices
             }
             None => &mut self.rest,
         }
@@ -83,7 +90,7 @@ impl Counters {
     pub fn sum(&self) -> Stats {
         let mut sum = self.rest;
         self.cpus.iter().for_each(|stats| sum += *stats);
-        for stats in self.devices.values() {
+        for stats in self.devices.values().chain([&self.other_devices]) {
             sum.fills += stats.fills;
             sum.evictions += stats.evictions;
             sum.writebacks += stats.writebacks;

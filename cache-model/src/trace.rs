@@ -31,9 +31,9 @@ mod write;
 pub use parse::{ParseError, Parser};
 pub(crate) use write::hex;
 
+use crate::access::{MemoryType, Snoop};
 use crate::config::Config;
 use crate::ledger::Direction;
-use crate::model::{MemoryType, Snoop};
 
 /// The largest memory of a replayed machine, in bytes.
 pub const MAX_MEMORY: u64 = 1 << 36;

@@ -75,7 +75,7 @@ fn manifest(report: &Report) -> Vec<(u64, Wrong)> {
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    let size = (3_u32..=8, prop::sample::select(vec![1_usize, 2, 3, 4, 8]), 0_u32..=3);
+    let size = (4_u32..=8, prop::sample::select(vec![1_usize, 2, 3, 4, 8]), 0_u32..=3);
     let policy = prop::sample::select(vec![Policy::Lru, Policy::Fifo, Policy::Plru, Policy::Random]);
     (size, policy, any::<[bool; 3]>()).prop_map(
         |((line, sets, ways), policy, [through, allocate, whole_lines])| {

@@ -3,10 +3,10 @@
 use thiserror::Error;
 
 use super::{MAX_MEMORY, Machine, Op, View};
+use crate::access::{MemoryType, Snoop};
 use crate::config::{Config, ConfigError, Schedule, WriteBack, WritePolicy};
 use crate::geometry::{Geometry, GeometryError};
 use crate::ledger::Direction;
-use crate::model::{MemoryType, Snoop};
 use crate::policy::Policy;
 
 /// What is wrong with a line.

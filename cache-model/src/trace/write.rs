@@ -3,9 +3,9 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{Machine, Op};
+use crate::access::{MemoryType, Snoop};
 use crate::config::{Schedule, WriteBack, WritePolicy};
 use crate::ledger::Direction;
-use crate::model::{MemoryType, Snoop};
 use crate::policy::Policy;
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";

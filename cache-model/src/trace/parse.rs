@@ -551,7 +551,7 @@ mod tests {
                 "config sets=99999999 ways=99999999 mem=64",
                 "sets=99999999 ways=99999999: at most 1048576 lines are supported",
             ),
-            ("config line=48 sets=4 ways=2 mem=64", "line=48: a line is a power of two of at most 256 bytes"),
+            ("config line=48 sets=4 ways=2 mem=64", "line=48: a line is a power of two of 16 to 256 bytes"),
             ("load 0 0 1\0", "LEN is not a decimal or 0x number: \"1\\0\""),
         ] {
             assert_eq!(error(line.as_bytes()), message, "{line}");

@@ -9,7 +9,7 @@
 
 mod memory;
 
-use memchr::{memchr, memchr_iter};
+use memchr::{memchr, memrchr};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -142,27 +142,25 @@ impl Replay {
     /// # Errors
     /// At the first line that is malformed or out of range. Nothing can be fed after an error.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), Error> {
-        let mut start = 0;
+        let mut rest = piece;
         if !self.partial.is_empty() {
-            let end = memchr(b'\n', piece);
-            let rest = piece.get(..end.unwrap_or(piece.len())).unwrap_or_default();
-            if self.partial.len().saturating_add(rest.len()) > MAX_LINE_LENGTH {
+            let len = memchr(b'\n', piece).map_or(piece.len(), |end| end + 1);
+            let (end, next) = piece.split_at(len);
+            if self.partial.len().saturating_add(len) > MAX_LINE_LENGTH {
                 return Err(Error { line_no: self.outcome.line_no + 1, reason: Reason::TooLong });
             }
-            self.partial.extend_from_slice(rest);
-            let Some(end) = end else { return Ok(()) };
+            self.partial.extend_from_slice(end);
+            if !end.ends_with(b"\n") {
+                return Ok(());
+            }
             let line = std::mem::take(&mut self.partial);
-            self.line(&line)?;
-            start = end + 1;
+            self.lines(&line)?;
+            rest = next;
         }
-        let rest = piece.get(start..).unwrap_or_default();
-        let mut start = 0;
-        for end in memchr_iter(b'\n', rest) {
-            self.line(rest.get(start..end).unwrap_or_default())?;
-            start = end + 1;
-        }
-        self.partial.extend_from_slice(rest.get(start..).unwrap_or_default());
-        Ok(())
+        let whole = memrchr(b'\n', rest).map_or(0, |end| end + 1);
+        let (whole, partial) = rest.split_at(whole);
+        self.partial.extend_from_slice(partial);
+        self.lines(whole)
     }
 
     /// The trace ends here.
@@ -172,7 +170,7 @@ impl Replay {
     pub fn finish(mut self) -> Result<Report, Error> {
         if !self.partial.is_empty() {
             let line = std::mem::take(&mut self.partial);
-            self.line(&line)?;
+            self.lines(&line)?;
         }
         let Self { machine, mut outcome, .. } = self;
         let line_no = outcome.line_no.max(1);
@@ -189,26 +187,28 @@ impl Replay {
         })
     }
 
-    fn line(&mut self, line: &[u8]) -> Result<(), Error> {
-        self.outcome.line_no += 1;
-        let reason = match self.parser.parse(line) {
-            Ok(None) => return Ok(()),
-            Ok(Some(Op::Config(machine))) => {
-                if let Some(old) = self.machine.replace(Machine::new(*machine)) {
+    /// Replays whole lines.
+    fn lines(&mut self, mut text: &[u8]) -> Result<(), Error> {
+        while !text.is_empty() {
+            self.outcome.line_no += 1;
+            self.line(&mut text).map_err(|reason| Error { line_no: self.outcome.line_no, reason })?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn line(&mut self, text: &mut &[u8]) -> Result<(), Reason> {
+        match (self.parser.next(text)?, &mut self.machine) {
+            (None, _) => Ok(()),
+            (Some(Op::Config(shape)), machine) => {
+                if let Some(old) = machine.replace(Machine::new(*shape)) {
                     self.outcome.overflow_of(&old);
                 }
-                return Ok(());
+                Ok(())
             }
-            Ok(Some(op)) => match self.machine.as_mut() {
-                Some(machine) => match machine.execute(op, &mut self.outcome) {
-                    Ok(()) => return Ok(()),
-                    Err(reason) => reason,
-                },
-                None => Reason::NoConfig,
-            },
-            Err(error) => error.into(),
-        };
-        Err(Error { line_no: self.outcome.line_no, reason })
+            (Some(op), Some(machine)) => machine.execute(op, &mut self.outcome),
+            (Some(_), None) => Err(Reason::NoConfig),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Reading a line of a trace.
 
+use memchr::memchr;
 use thiserror::Error;
 
 use super::{MAX_MEMORY, Machine, Op, View};
@@ -92,19 +93,21 @@ pub struct Parser {
 }
 
 impl Parser {
-    /// Reads one line, with or without its end; `None` if it holds nothing but space and comment.
+    /// Reads the first line of `text` and leaves the rest there; `None` if the line holds nothing but space and comment.
+    /// A line ends at a line feed or with the text.
     ///
     /// # Errors
-    /// If it is not an operation of the format. Whether its addresses lie in memory is not known here.
+    /// If it is not an operation of the format. Whether its addresses lie in memory is not known here. What is then left
+    /// in `text` is not specified.
     #[inline]
-    pub fn parse(&mut self, line: &[u8]) -> Result<Option<Op<'_>>, ParseError> {
-        let mut words = Words { rest: line };
-        let Some(name) = words.next() else { return Ok(None) };
-        let op = operation(name, &mut words, &mut self.data)?;
-        match words.next() {
-            Some(extra) => Err(ParseError::Trailing(shortened(extra))),
-            None => Ok(Some(op)),
-        }
+    pub fn next(&mut self, text: &mut &[u8]) -> Result<Option<Op<'_>>, ParseError> {
+        let mut words = Words { rest: text };
+        let op = match words.next() {
+            Some(name) => Some(operation(name, &mut words, &mut self.data)?),
+            None => None,
+        };
+        *text = words.end_of_line()?;
+        Ok(op)
     }
 }
 
@@ -161,7 +164,8 @@ fn operation<'d>(name: &[u8], words: &mut Words<'_>, buffer: &'d mut Vec<u8>) ->
     })
 }
 
-/// The rest of a line.
+/// The rest of the text, of which the words of the first line are read. Numbers and data are read without looking for the
+/// word's end first; what ends in something else than a word ends with is looked at again, for the message.
 struct Words<'a> {
     rest: &'a [u8],
 }
@@ -170,10 +174,10 @@ impl<'a> Words<'a> {
     /// The next word; none at the line's end or its comment.
     #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
-        let start = self.rest.iter().position(|byte| !byte.is_ascii_whitespace())?;
-        let rest = self.rest.get(start..)?;
-        let ends = |byte: &u8| byte.is_ascii_whitespace() || *byte == b'#';
-        let (word, rest) = rest.split_at(rest.iter().position(ends).unwrap_or(rest.len()));
+        self.skip_blanks();
+        let rest = self.rest;
+        let len = rest.iter().position(|&byte| ends_word(byte)).unwrap_or(rest.len());
+        let (word, rest) = rest.split_at(len);
         self.rest = rest;
         if word.is_empty() { None } else { Some(word) }
     }
@@ -184,15 +188,66 @@ impl<'a> Words<'a> {
     }
 
     #[inline]
+    fn skip_blanks(&mut self) {
+        while let [byte, rest @ ..] = self.rest
+            && byte.is_ascii_whitespace()
+            && *byte != b'\n'
+        {
+            self.rest = rest;
+        }
+    }
+
+    /// What follows the line.
+    #[inline]
+    fn end_of_line(&mut self) -> Result<&'a [u8], ParseError> {
+        self.skip_blanks();
+        match self.rest {
+            [] => Ok(self.rest),
+            [b'\n', next @ ..] => Ok(next),
+            [b'#', comment @ ..] => {
+                let end = memchr(b'\n', comment);
+                Ok(end.and_then(|end| comment.get(end + 1..)).unwrap_or_default())
+            }
+            _ => Err(ParseError::Trailing(shortened(self.word("")?))),
+        }
+    }
+
+    /// Goes on after the next `len` bytes, if a word ends there.
+    #[inline]
+    fn advance(&mut self, len: usize) -> bool {
+        let Some((_, rest)) = self.rest.split_at_checked(len) else { return false };
+        let ends = rest.first().is_none_or(|&byte| ends_word(byte));
+        if ends {
+            self.rest = rest;
+        }
+        ends
+    }
+
+    #[inline]
     fn number(&mut self, what: &'static str) -> Result<u64, ParseError> {
-        number(what, self.word(what)?)
+        self.skip_blanks();
+        match self.take_number() {
+            Some(value) => Ok(value),
+            None => Err(number_error(what, self.word(what)?)),
+        }
+    }
+
+    /// The number that stands next, if all of the word is one that fits.
+    fn take_number(&mut self) -> Option<u64> {
+        let (value, len) = match self.rest {
+            [b'0', b'x' | b'X', digits @ ..] => {
+                let (value, len) = hexadecimal(digits)?;
+                (value, len + 2)
+            }
+            digits => decimal(digits)?,
+        };
+        self.advance(len).then_some(value)
     }
 
     #[inline]
     fn small(&mut self, what: &'static str) -> Result<u32, ParseError> {
-        let text = self.word(what)?;
-        let value = number(what, text)?;
-        u32::try_from(value).map_err(|_| ParseError::TooLarge { what, text: shortened(text) })
+        let value = self.number(what)?;
+        u32::try_from(value).map_err(|_| ParseError::TooLarge { what, text: value.to_string() })
     }
 
     #[inline]
@@ -205,21 +260,25 @@ impl<'a> Words<'a> {
 
     #[inline]
     fn data<'d>(&mut self, buffer: &'d mut Vec<u8>) -> Result<&'d [u8], ParseError> {
-        let text = self.word("HEX")?;
-        let (pairs, odd) = text.as_chunks::<2>();
-        let mut bad = u8::from(!odd.is_empty());
+        self.skip_blanks();
         buffer.clear();
-        buffer.extend(pairs.iter().map(|pair| {
+        let (pairs, _) = self.rest.as_chunks::<2>();
+        buffer.extend(pairs.iter().map_while(|pair| {
             let [high, low] = pair.map(digit);
-            bad |= (high | low) & NO_DIGIT;
-            high << 4 | low
+            ((high | low) & NO_DIGIT == 0).then_some(high << 4 | low)
         }));
-        if bad == 0 { Ok(buffer) } else { Err(ParseError::Hex(shortened(text))) }
+        if !buffer.is_empty() && self.advance(buffer.len() * 2) {
+            return Ok(buffer);
+        }
+        Err(ParseError::Hex(shortened(self.word("HEX")?)))
     }
 
     fn part(&mut self) -> Result<Option<(u64, u64)>, ParseError> {
-        let Some(text) = self.next() else { return Ok(None) };
-        Ok(Some((number("OFF", text)?, self.length()?)))
+        self.skip_blanks();
+        if self.rest.first().is_none_or(|&byte| ends_word(byte)) {
+            return Ok(None);
+        }
+        Ok(Some((self.number("OFF")?, self.length()?)))
     }
 
     #[inline]
@@ -358,28 +417,94 @@ fn replacement(key: &'static str, value: &[u8]) -> Result<Policy, ParseError> {
     }
 }
 
-#[inline]
+/// A number that is all of a word.
 fn number(what: &'static str, text: &[u8]) -> Result<u64, ParseError> {
-    let (digits, radix) = match text {
-        [b'0', b'x' | b'X', digits @ ..] => (digits, 16),
-        digits => (digits, 10),
-    };
+    let mut words = Words { rest: text };
+    match words.number(what) {
+        Err(ParseError::Missing(_)) => Err(number_error(what, text)),
+        result => result,
+    }
+}
+
+/// The number that `text` begins with, and the number of its digits; `None` if there is none or it is too large.
+#[inline]
+fn decimal(text: &[u8]) -> Option<(u64, usize)> {
     let mut value: u64 = 0;
-    let mut fits = true;
-    for &byte in digits {
-        let digit = u64::from(digit(byte));
-        if digit >= radix {
-            return Err(ParseError::Number { what, text: shortened(text) });
-        }
-        match value.checked_mul(radix).and_then(|value| value.checked_add(digit)) {
-            Some(next) => value = next,
-            None => fits = false,
-        }
+    let mut len = 0;
+    while let Some(&byte @ b'0'..=b'9') = text.get(len) {
+        len += 1;
+        value = value.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
     }
-    if digits.is_empty() {
-        return Err(ParseError::Number { what, text: shortened(text) });
+    (len > 0).then_some((value, len))
+}
+
+/// As [`decimal`]. Most addresses have up to eight digits, which are read together.
+#[inline]
+fn hexadecimal(text: &[u8]) -> Option<(u64, usize)> {
+    if let Some(&bytes) = text.first_chunk()
+        && let Some((value, len)) = up_to_eight(u64::from_le_bytes(bytes))
+    {
+        return Some((value, len));
     }
-    if fits { Ok(value) } else { Err(ParseError::TooLarge { what, text: shortened(text) }) }
+    let mut value: u64 = 0;
+    let mut len = 0;
+    while let Some(digit) = text.get(len).map(|&byte| digit(byte)).filter(|&digit| digit != NO_DIGIT) {
+        len += 1;
+        if value >> 60 != 0 {
+            return None;
+        }
+        value = value << 4 | u64::from(digit);
+    }
+    (len > 0).then_some((value, len))
+}
+
+/// The hexadecimal number that these bytes, the first lowest, begin with, if it ends among them at a byte below `0` and
+/// nothing else is between. All bytes are looked at at once, since the length of an address is hard to predict.
+#[inline]
+fn up_to_eight(bytes: u64) -> Option<(u64, usize)> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // The lowest byte that is less than 0x30 has its top bit here; above it the bits mean nothing.
+    let below = bytes.wrapping_sub(ONES * 0x30) & !bytes & ONES << 7;
+    let len = below.trailing_zeros() / 8;
+    if len == 0 || len == 8 {
+        return None;
+    }
+    // Zeros in front make it eight digits.
+    let text = bytes << (64 - len * 8);
+    let low = text & (ONES * 0xf);
+    let letter = text >> 6 & ONES;
+    let digits = low + letter * 9;
+    let letter = letter << 4;
+    let bad = text & ONES << 7                      // no ASCII
+        | (low + ONES * 6) & !letter & ONES << 4    // : to ?
+        | digits & ONES << 4                        // g to o
+        | text & letter                             // p and on
+        | !(low + ONES * 0xf) & letter; // @ and the grave accent
+    if bad != 0 {
+        return None;
+    }
+    // The first digit is the most significant. Pairs of digits, then of bytes, then of words move together.
+    let mut value = digits.swap_bytes();
+    value = (value | value >> 4) & 0x00ff_00ff_00ff_00ff;
+    value = (value | value >> 8) & 0x0000_ffff_0000_ffff;
+    value = (value | value >> 16) & 0xffff_ffff;
+    Some((value, len as usize))
+}
+
+/// Why a word is no number.
+#[cold]
+fn number_error(what: &'static str, text: &[u8]) -> ParseError {
+    let digits = match text {
+        [b'0', b'x' | b'X', digits @ ..] if !digits.is_empty() => digits.iter().all(u8::is_ascii_hexdigit),
+        digits => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
+    };
+    let text = shortened(text);
+    if digits { ParseError::TooLarge { what, text } } else { ParseError::Number { what, text } }
+}
+
+#[inline]
+fn ends_word(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || byte == b'#'
 }
 
 /// What [`digit`] gives for anything else; no digit has a bit in common with it.
@@ -423,11 +548,11 @@ mod tests {
 
     /// What a line is written as.
     fn written(line: &str) -> String {
-        Parser::default().parse(line.as_bytes()).unwrap().unwrap().to_string()
+        Parser::default().next(&mut line.as_bytes()).unwrap().unwrap().to_string()
     }
 
-    fn error(line: &[u8]) -> String {
-        Parser::default().parse(line).unwrap_err().to_string()
+    fn error(mut line: &[u8]) -> String {
+        Parser::default().next(&mut line).unwrap_err().to_string()
     }
 
     #[test]
@@ -469,9 +594,9 @@ mod tests {
     #[test]
     fn spaces_comments_and_radixes() {
         for nothing in ["  # nothing\r", "", "#", "\r\n", " \t\n", "# \u{e9}\n"] {
-            assert_eq!(Parser::default().parse(nothing.as_bytes()), Ok(None), "{nothing:?}");
+            assert_eq!(Parser::default().next(&mut nothing.as_bytes()), Ok(None), "{nothing:?}");
         }
-        assert_eq!(Parser::default().parse(b"# \xff\xfe\0"), Ok(None));
+        assert_eq!(Parser::default().next(&mut &b"# \xff\xfe\0"[..]), Ok(None));
         for (line, same) in [
             ("\tload  0x0 256\t0x8 wb # a comment", "load 0 0x100 8"),
             ("load 0 256 010\r\n", "load 0 0x100 10"),
@@ -487,12 +612,44 @@ mod tests {
         }
     }
 
+    /// Every byte at every place of a short and a long number.
     #[test]
-    fn the_buffer_holds_one_line() {
+    fn hexadecimal_digits_are_digits() {
+        for (digits, place) in (1..=18).flat_map(|digits| (0..digits).map(move |place| (digits, place))) {
+            for byte in 0..=255_u8 {
+                let mut text = b"1e0d2c3b4a59687f01".get(..digits).unwrap().to_vec();
+                text[place] = byte;
+                let number =
+                    str::from_utf8(&text).ok().filter(|text| text.bytes().all(|b| b.is_ascii_hexdigit()));
+                let number = number.and_then(|text| u64::from_str_radix(text, 16).ok());
+                let line = [b"fill 0x", &text[..], b" # and on and on"].concat();
+                let mut parser = Parser::default();
+                let parsed = parser.next(&mut &line[..]);
+                match number {
+                    Some(addr) => assert_eq!(parsed, Ok(Some(Op::Fill { addr })), "{line:?}"),
+                    None if place > 0 && ends_word(byte) => {}
+                    None => assert!(parsed.is_err(), "{line:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lines_follow_one_another() {
+        let mut text: &[u8] = b"store 0 0 010203\n\n # none\nfence 0 # 1\r\nstore 0 0 04\nwbinvd";
         let mut parser = Parser::default();
-        assert!(matches!(parser.parse(b"store 0 0 010203"), Ok(Some(Op::Store { data: [1, 2, 3], .. }))));
-        assert!(parser.parse(b"store 0 0 0x").is_err());
-        assert!(matches!(parser.parse(b"store 0 0 04"), Ok(Some(Op::Store { data: [4], .. }))));
+        assert!(matches!(parser.next(&mut text), Ok(Some(Op::Store { data: [1, 2, 3], .. }))));
+        for _ in 0..2 {
+            assert_eq!(parser.next(&mut text), Ok(None));
+        }
+        assert_eq!(parser.next(&mut text), Ok(Some(Op::Fence { cpu: 0 })));
+        assert!(matches!(parser.next(&mut text), Ok(Some(Op::Store { data: [4], .. }))));
+        assert_eq!(parser.next(&mut text), Ok(Some(Op::WriteBackInvalidateAll)));
+        assert!(text.is_empty());
+        // No operation takes words of the next line.
+        for line in ["load 0 0\n8", "store 0 0\n00", "sync-cpu 1 0\n1", "load\n0 0 1", "expect\ncpu 0 00"] {
+            assert!(error(line.as_bytes()).ends_with(" is missing"), "{line:?}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod guest;
 mod mlx5;
 mod peer;
 mod process;
+mod replay;
 mod repro;
 mod suite;
 mod table;
@@ -69,6 +70,8 @@ enum Workload {
     Fork,
     /// `staleline suite` over seeds and workers.
     Suite,
+    /// Operations a second of `staleline replay`, and of the cache model alone.
+    Replay,
 }
 
 impl Workload {
@@ -98,6 +101,7 @@ fn main() -> Result<()> {
             Workload::Pingpong => table.add_figures(mlx5::ping_pong(&staleline, arguments.rounds)?),
             Workload::Fork => table.add_figures(fork::run(arguments.rounds)?),
             Workload::Suite => table.add_figures(suite::run(&staleline, arguments.rounds)?),
+            Workload::Replay => table.add_figures(replay::run(&staleline, arguments.rounds)?),
             Workload::Boot | Workload::Integer | Workload::Memory | Workload::Kernel | Workload::Float => {
                 let guest = Guest::prepare(&workload.name())?;
                 table.guest(&guest);

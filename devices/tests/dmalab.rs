@@ -151,7 +151,8 @@ fn delays_are_kept_and_the_ring_goes_round() {
         let first = Request {
             operation: op::FILL,
             length: 1,
-            delay: 5000,
+            delay: 4000,
+            linger: 1000,
             destination: DATA,
             operand: round,
             ..Request::default()
@@ -161,6 +162,14 @@ fn delays_are_kept_and_the_ring_goes_round() {
         driver.ring();
         assert_eq!(driver.read(STATUS), 1, "busy");
         assert_eq!(driver.port.bytes(DATA, 1)[0], round.saturating_sub(1) as u8);
+        driver.run_one();
+        driver.run_one();
+        assert_eq!(driver.port.bytes(DATA, 1)[0], round as u8);
+        assert_eq!(
+            (driver.completion(numbers[0]).status, driver.read(TAIL)),
+            (0, 2 * round as u32),
+            "it lingers"
+        );
         driver.run();
         assert_eq!(numbers.map(|number| driver.completion(number)), [done(1); 2]);
         assert_eq!(driver.port.bytes(DATA, 2), [round as u8; 2]);

@@ -46,18 +46,22 @@ fn address() -> impl Strategy<Value = u64> {
 fn request() -> impl Strategy<Value = Request> {
     let length = prop_oneof![3 => 0..600_u32, 1 => any::<u32>(), 1 => 0..0x11_0000_u32];
     let transaction = prop_oneof![2 => Just(0_u16), 1 => 1..9_u16, 1 => any::<u16>()];
-    let delay = prop_oneof![4 => Just(0_u64), 2 => 0..10_000_u64, 1 => any::<u64>()];
-    (0..10_u8, 0..9_u8, transaction, length, delay, address(), address(), any::<[u64; 2]>()).prop_map(
-        |(operation, flags, transaction, length, delay, source, destination, [operand, swap])| Request {
-            operation,
-            flags,
-            transaction,
-            length,
-            delay,
-            source,
-            destination,
-            operand,
-            swap,
+    let delay = || prop_oneof![4 => Just(0_u32), 2 => 0..10_000_u32, 1 => any::<u32>()];
+    let delays = (delay(), delay());
+    (0..10_u8, 0..9_u8, transaction, length, delays, address(), address(), any::<[u64; 2]>()).prop_map(
+        |(operation, flags, transaction, length, (delay, linger), source, destination, [operand, swap])| {
+            Request {
+                operation,
+                flags,
+                transaction,
+                length,
+                delay,
+                linger,
+                source,
+                destination,
+                operand,
+                swap,
+            }
         },
     )
 }

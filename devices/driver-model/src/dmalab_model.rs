@@ -38,7 +38,8 @@ pub struct Request {
     pub flags: u8,
     pub transaction: u16,
     pub length: u32,
-    pub delay: u64,
+    pub delay: u32,
+    pub linger: u32,
     pub source: u64,
     pub destination: u64,
     pub operand: u64,
@@ -52,7 +53,8 @@ impl Request {
         bytes[1] = self.flags;
         bytes[2..4].copy_from_slice(&self.transaction.to_le_bytes());
         bytes[4..8].copy_from_slice(&self.length.to_le_bytes());
-        let words = [self.delay, self.source, self.destination, self.operand, self.swap];
+        let delays = u64::from(self.delay) | u64::from(self.linger) << 32;
+        let words = [delays, self.source, self.destination, self.operand, self.swap];
         for (place, word) in bytes[8..48].chunks_exact_mut(8).zip(words) {
             place.copy_from_slice(&word.to_le_bytes());
         }

@@ -6,7 +6,8 @@
 //! | 1 | flags: bit 0 no-snoop, bit 1 relaxed ordering, bit 2 interrupt at completion |
 //! | 2-3 | most bytes of one transaction, 0 for 256 |
 //! | 4-7 | length in bytes, at most [`MAX_LENGTH`]; atomics have none |
-//! | 8-15 | virtual nanoseconds from the fetch of the descriptor to its first transaction |
+//! | 8-11 | virtual nanoseconds from the fetch of the descriptor to its first transaction |
+//! | 12-15 | virtual nanoseconds from its last transaction to its completion |
 //! | 16-23 | source: bus address, or offset in the device's memory |
 //! | 24-31 | destination: likewise |
 //! | 32-39 | operand: pattern's seed, fill's 8 bytes, what is added or compared with |
@@ -81,7 +82,10 @@ pub struct Descriptor {
     /// Most bytes of one transaction, at least 1.
     pub transaction: u16,
     pub length: u32,
-    pub delay: u64,
+    /// Before the first transaction.
+    pub delay: u32,
+    /// After the last one.
+    pub linger: u32,
     pub source: u64,
     pub destination: u64,
     pub operand: u64,
@@ -123,7 +127,8 @@ impl Descriptor {
             interrupt,
             transaction: if given == 0 { USUAL_TRANSACTION } else { given },
             length: (u64_at(bytes, 0) >> 32) as u32,
-            delay: u64_at(bytes, 8),
+            delay: u64_at(bytes, 8) as u32,
+            linger: (u64_at(bytes, 8) >> 32) as u32,
             source: u64_at(bytes, 16),
             destination: u64_at(bytes, 24),
             operand: u64_at(bytes, 32),

@@ -43,6 +43,16 @@ struct Job {
     done: u32,
     /// The checksum so far.
     result: u64,
+    /// How it has ended, once it has.
+    ended: Option<Ended>,
+}
+
+/// How a descriptor has ended.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Ended {
+    status: Status,
+    done: u32,
+    result: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,12 +80,6 @@ impl Default for Ring {
     fn default() -> Self {
         Self { base: 0, log2: 0, phase: Phase::Disabled, head: 0, tail: 0, job: None }
     }
-}
-
-/// What is left to do of a descriptor after a turn.
-enum Outcome {
-    More(Job),
-    Ended { status: Status, done: u32, result: u64 },
 }
 
 impl Ring {
@@ -155,42 +159,50 @@ impl Ring {
         if self.phase != Phase::Enabled || self.head == self.tail {
             return;
         }
-        let job = match self.job.take() {
+        let mut job = match self.job.take() {
             Some(job) => job,
             None => match self.fetch(config, port) {
                 Ok(job) if job.descriptor.delay != 0 => {
-                    port.schedule(port.now().saturating_add(job.descriptor.delay), EVENT_TURN);
-                    self.job = Some(job);
-                    return;
+                    return self.go_on(job, job.descriptor.delay.into(), port);
                 }
                 Ok(job) => job,
                 Err(Refusal::Unreachable) => return self.stop(Fault::Fetch, port),
                 Err(Refusal::Refused(status, interrupt)) => {
-                    return self.complete(config, completion(status, 0, 0), interrupt, port);
+                    return self.complete(config, Ended { status, done: 0, result: 0 }, interrupt, port);
                 }
             },
         };
-        let interrupt = job.descriptor.interrupt;
-        match work(job, config, memory, port) {
-            Outcome::More(job) => {
-                self.job = Some(job);
-                port.schedule(port.now().saturating_add(TURN_DELAY), EVENT_TURN);
+        let Descriptor { interrupt, linger, .. } = job.descriptor;
+        if job.ended.is_none() {
+            job.ended = work(&mut job, config, memory, port);
+            if job.ended.is_none() {
+                return self.go_on(job, TURN_DELAY, port);
             }
-            Outcome::Ended { status, done, result } => {
-                self.complete(config, completion(status, done, result), interrupt, port);
+            if linger != 0 {
+                return self.go_on(job, linger.into(), port);
             }
         }
+        if let Some(ended) = job.ended {
+            self.complete(config, ended, interrupt, port);
+        }
+    }
+
+    /// Has the next turn for `job` come after `delay`.
+    fn go_on(&mut self, job: Job, delay: Nanos, port: &mut dyn Port) {
+        self.job = Some(job);
+        port.schedule(port.now().saturating_add(delay), EVENT_TURN);
     }
 
     fn fetch(&self, config: &DmalabConfig, port: &mut dyn Port) -> Result<Job, Refusal> {
         let mut bytes = [0; SIZE];
         port.read(self.current(), &mut bytes, config.control()).map_err(|_| Refusal::Unreachable)?;
         let descriptor = Descriptor::parse(&bytes).map_err(|(status, irq)| Refusal::Refused(status, irq))?;
-        Ok(Job { descriptor, done: 0, result: Checksum::default().0 })
+        Ok(Job { descriptor, done: 0, result: Checksum::default().0, ended: None })
     }
 
     /// Completes the current descriptor and goes on to the next.
-    fn complete(&mut self, config: &DmalabConfig, bytes: [u8; 16], interrupt: bool, port: &mut dyn Port) {
+    fn complete(&mut self, config: &DmalabConfig, ended: Ended, interrupt: bool, port: &mut dyn Port) {
+        let bytes = completion(ended.status, ended.done, ended.result);
         if port.write(self.current().wrapping_add(COMPLETION), &bytes, config.control()).is_err() {
             return self.stop(Fault::Completion, port);
         }
@@ -211,15 +223,15 @@ enum Refusal {
     Refused(Status, bool),
 }
 
-/// Works at a descriptor for one turn.
-fn work(mut job: Job, config: &DmalabConfig, memory: &mut [u8], port: &mut dyn Port) -> Outcome {
+/// Works at a descriptor for one turn; returns how it has ended, if it has.
+fn work(job: &mut Job, config: &DmalabConfig, memory: &mut [u8], port: &mut dyn Port) -> Option<Ended> {
     let descriptor = job.descriptor;
     let attrs = config.payload(descriptor.attrs);
     if let Some(operation) = descriptor.atomic() {
-        return match port.atomic(descriptor.destination, operation, attrs) {
-            Ok(result) => Outcome::Ended { status: Status::Done, done: 8, result },
-            Err(_) => Outcome::Ended { status: Status::Dma, done: 0, result: 0 },
-        };
+        return Some(match port.atomic(descriptor.destination, operation, attrs) {
+            Ok(result) => Ended { status: Status::Done, done: 8, result },
+            Err(_) => Ended { status: Status::Dma, done: 0, result: 0 },
+        });
     }
     let mut left_in_turn = TURN_BYTES;
     for _ in 0..TURN_TRANSACTIONS {
@@ -228,17 +240,17 @@ fn work(mut job: Job, config: &DmalabConfig, memory: &mut [u8], port: &mut dyn P
         if length == 0 {
             break;
         }
-        match step(&mut job, length, config, memory, port) {
+        match step(job, length, config, memory, port) {
             Ok(()) => job.done += length,
-            Err(_) => return Outcome::Ended { status: Status::Dma, done: job.done, result: 0 },
+            Err(_) => return Some(Ended { status: Status::Dma, done: job.done, result: 0 }),
         }
         left_in_turn -= length;
     }
     if job.done < descriptor.stream() {
-        return Outcome::More(job);
+        return None;
     }
     let result = if descriptor.operation == Operation::Checksum { job.result } else { 0 };
-    Outcome::Ended { status: Status::Done, done: job.done, result }
+    Some(Ended { status: Status::Done, done: job.done, result })
 }
 
 /// One transaction, of a copy two.

@@ -223,7 +223,10 @@ impl Endpoint {
     }
 
     /// A guest's configuration read. One of the window's data reads the BAR that the window is at.
+    ///
+    /// The completion of a read pushes posted writes before it (PCIe, 2.4.1): so do those of BARs.
     pub fn config_read(&mut self, offset: u16, data: &mut [u8], upstream: Upstream, host: &mut dyn Host) {
+        host.dma_flush(upstream.bdf);
         if let Some((bar, at, length)) = self.window_access(offset, data.len()) {
             let mut value = [0; 4];
             if let Some(part) = value.get_mut(..length)
@@ -319,6 +322,7 @@ impl Endpoint {
         host: &mut dyn Host,
     ) -> Access {
         self.check(bar, offset, data.len())?;
+        host.dma_flush(upstream.bdf);
         match &self.msix {
             Some((msix, _, msix_bar)) if *msix_bar == bar => msix.read(offset, data),
             _ => {

@@ -21,6 +21,8 @@ pub enum Source {
     Platform(usize),
     /// The PCI function in a slot.
     Pci(Slot),
+    /// Posted writes that wait on their way from PCI functions to memory.
+    PostedWrites,
 }
 
 /// Pending events. Each identity is pending at most once, so the queue is bounded by the devices and their tokens.

@@ -5,6 +5,7 @@ use crate::clock::events::Source;
 use crate::clock::{EventId, EventQueue};
 use crate::memory::layout::{MESSAGES, platform};
 use crate::memory::{GuestRam, dma};
+use cache_model::{PostedWrite, PostedWrites, Snoop};
 use devices::bus::{Nanos, Platform, PowerRequest};
 use devices::dma::{AtomicOp, DmaAttrs, DmaError};
 use devices::interrupt::{ApicClock, Interrupts, InterruptsConfig};
@@ -37,6 +38,8 @@ pub(super) struct Board {
     pub now: Nanos,
     /// The slots whose functions assert their interrupt pin, by bit.
     pub pins: u16,
+    /// Writes with relaxed ordering that are on their way.
+    pub posted: PostedWrites,
 }
 
 impl Board {
@@ -46,7 +49,15 @@ impl Board {
         let config = InterruptsConfig { cpus, clock, physical_bits: PHYSICAL_BITS };
         let mut interrupts = Interrupts::new(&config);
         interrupts.enter_virtual_wire();
-        Self { interrupts, delegated: None, events: EventQueue::default(), power: None, now: 0, pins: 0 }
+        Self {
+            interrupts,
+            delegated: None,
+            events: EventQueue::default(),
+            power: None,
+            now: 0,
+            pins: 0,
+            posted: PostedWrites::default(),
+        }
     }
 
     fn set_gsi(&mut self, gsi: u32, high: bool) {
@@ -109,25 +120,86 @@ pub(super) struct PciHost<'a> {
     pub attachments: &'a mut Attachments,
 }
 
+impl PciHost<'_> {
+    /// A write reaches memory.
+    fn write_now(&mut self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
+        dma::write(self.ram, self.code, iova, data)
+    }
+
+    /// A write with relaxed ordering goes on its way, line by line. One that memory would refuse is made at once, for the
+    /// device to hear of it.
+    fn post(&mut self, from: Bdf, iova: u64, data: &[u8], attrs: DmaAttrs) -> Result<(), DmaError> {
+        for (addr, range) in dma::lines(iova, data.len()) {
+            let part = data.get(range).unwrap_or_default();
+            let snoop = if attrs.no_snoop { Snoop::NoSnoop } else { Snoop::Snoop };
+            let write = PostedWrite { device: from.to_bits().into(), addr, data: part.to_vec(), snoop };
+            if !self.ram.contains(addr, part.len() as u64) {
+                self.write_now(addr, part)?;
+            } else if let Some(write) = self.board.posted.post(self.board.now, write) {
+                self.make(&[write]);
+            }
+        }
+        self.schedule_posted();
+        Ok(())
+    }
+
+    /// Writes that have been on their way reach memory.
+    fn make(&mut self, writes: &[PostedWrite]) {
+        for write in writes {
+            if let Err(error) = self.write_now(write.addr, &write.data) {
+                log::debug!("{}: posted write lost: {error}", Bdf::from_bits(write.device as u16));
+            }
+        }
+    }
+
+    /// Posted writes reach memory that have waited long enough.
+    pub fn make_due_writes(&mut self) {
+        let due = self.board.posted.due(self.board.now);
+        self.make(&due);
+        self.schedule_posted();
+    }
+
+    fn schedule_posted(&mut self) {
+        let id = EventId { source: Source::PostedWrites, token: 0 };
+        match self.board.posted.next_due() {
+            Some(at) => self.board.events.schedule(at, id),
+            None => self.board.events.cancel(id),
+        }
+    }
+}
+
 impl Host for PciHost<'_> {
     fn now(&self) -> Nanos {
         self.board.now
     }
-    fn dma_read(&mut self, _: Bdf, iova: u64, buf: &mut [u8], _: DmaAttrs) -> Result<(), DmaError> {
+    fn dma_read(&mut self, from: Bdf, iova: u64, buf: &mut [u8], _: DmaAttrs) -> Result<(), DmaError> {
+        self.dma_flush(from);
         dma::read(self.ram, iova, buf)
     }
-    fn dma_write(&mut self, _: Bdf, iova: u64, data: &[u8], _: DmaAttrs) -> Result<(), DmaError> {
-        dma::write(self.ram, self.code, iova, data)
+    fn dma_write(&mut self, from: Bdf, iova: u64, data: &[u8], attrs: DmaAttrs) -> Result<(), DmaError> {
+        if attrs.relaxed_ordering && self.board.posted.is_started() {
+            return self.post(from, iova, data, attrs);
+        }
+        self.dma_flush(from);
+        self.write_now(iova, data)
     }
-    fn dma_atomic(&mut self, _: Bdf, iova: u64, op: AtomicOp, _: DmaAttrs) -> Result<u64, DmaError> {
+    fn dma_atomic(&mut self, from: Bdf, iova: u64, op: AtomicOp, _: DmaAttrs) -> Result<u64, DmaError> {
+        self.dma_flush(from);
         dma::atomic(self.ram, self.code, iova, op)
     }
-    /// Writes reach RAM at once: there is nothing to wait for.
-    fn dma_flush(&mut self, _: Bdf) {}
+    fn dma_flush(&mut self, from: Bdf) {
+        if !self.board.posted.is_empty() {
+            let waiting = self.board.posted.drain(from.to_bits().into());
+            self.make(&waiting);
+            self.schedule_posted();
+        }
+    }
     fn set_interrupt_pin(&mut self, slot: Slot, asserted: bool) {
         self.board.set_interrupt_pin(slot, asserted);
     }
+    /// A message is a strongly ordered write.
     fn deliver_msi(&mut self, from: Bdf, address: u64, data: u32) {
+        self.dma_flush(from);
         if !self.board.deliver_msi(address, data)
             && let Err(error) = dma::write(self.ram, self.code, address, &data.to_le_bytes())
         {

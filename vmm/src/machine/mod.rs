@@ -9,6 +9,9 @@ mod shared;
 mod state;
 mod world;
 
+#[cfg(test)]
+mod posted_tests;
+
 pub use board::InterruptSignal;
 pub use device::{DeviceError, DeviceSpec};
 pub use shared::SharedMachine;
@@ -60,6 +63,9 @@ pub enum MachineError {
     NoFreeSlot(String),
 }
 
+/// Told apart by this, the seed is that of the schedule of posted writes.
+const POSTED_WRITES: u64 = 0x706f_7374_6564;
+
 /// The seed of the device in `slot`: the slot makes the sequences of two random devices differ.
 fn device_seed(seed: u64, slot: Slot) -> u64 {
     seed ^ u64::from(slot) << 56
@@ -84,6 +90,8 @@ pub struct Machine {
     pci: RootComplex,
     attachments: Attachments,
     random: Random,
+    /// The seed of everything random in it from here on.
+    seed: u64,
     log: AccessLog,
 }
 
@@ -123,6 +131,7 @@ impl Machine {
             ram,
             code: CodePages::default(),
             random: Random::new(config.seed),
+            seed: config.seed,
             log: AccessLog::default(),
         })
     }
@@ -167,8 +176,15 @@ impl Machine {
 
     /// Seeds everything random in the machine anew.
     pub fn reseed(&mut self, seed: u64) {
+        self.seed = seed;
         self.random = Random::new(seed);
         self.pci.reseed(|slot| device_seed(seed, slot));
+    }
+
+    /// The guest is ready: from here on what hardware may do in several ways goes as the seed decides.
+    pub fn start_schedules(&mut self) {
+        // Not the sequence that anything else takes from the same seed.
+        self.board.posted.start(Random::new(self.seed ^ POSTED_WRITES).next_u64());
     }
 
     /// Guest RAM.
@@ -221,6 +237,7 @@ impl Machine {
                     let (pci, mut host) = self.pci_and_host();
                     pci.event(slot, token, &mut host);
                 }
+                Source::PostedWrites => self.pci_and_host().1.make_due_writes(),
             }
         }
     }

@@ -38,7 +38,8 @@ impl SaveState for Board {
         self.events.save(to)?;
         to.put(&self.power)?;
         to.put(&self.now)?;
-        to.put(&self.pins)
+        to.put(&self.pins)?;
+        to.put(&self.posted)
     }
 
     fn restore(&mut self, from: &mut Loader<'_>) -> Result<(), StateError> {
@@ -47,6 +48,10 @@ impl SaveState for Board {
         self.power = from.take()?;
         self.now = from.take()?;
         self.pins = from.take()?;
+        self.posted = from.take()?;
+        if !self.posted.is_in_range() {
+            return Err(StateError::unfit("posted writes", "more wait than can"));
+        }
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileMemory};
 use x86_cpu::CodePages;
 
 /// The parts of `length` bytes at `address` that lie in one cache line each: address, and the range within the buffer.
-fn lines(address: u64, length: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
+pub fn lines(address: u64, length: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {
         if done == length {

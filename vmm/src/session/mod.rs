@@ -244,8 +244,12 @@ impl Session {
     fn pass_ready_mark(&mut self) {
         self.mark = Mark::Passed;
         self.engine.drop_caches(&self.machine);
-        if let Some(seed) = self.seed {
-            self.machine.lock().reseed(seed);
+        {
+            let mut machine = self.machine.lock();
+            if let Some(seed) = self.seed {
+                machine.reseed(seed);
+            }
+            machine.start_schedules();
         }
         log::debug!("ready at {:?}", self.engine.progress());
     }

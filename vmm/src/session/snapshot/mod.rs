@@ -226,14 +226,18 @@ mod tests {
 
     /// Digests of all layouts that there have been, by version: one that has changed is added at the end, and the version
     /// raised.
-    const LAYOUTS: &[&str] = &["6aa0be35559fdf405767dc4c0c067e884c219efbc6569dcc85b57ad255e1d72b"];
+    const LAYOUTS: &[&str] = &[
+        "6aa0be35559fdf405767dc4c0c067e884c219efbc6569dcc85b57ad255e1d72b",
+        "7fc11cbe00aec03c29fdd3ae5cc9e0b91f9ce79d111987eb49e63cba79ea768e",
+    ];
 
     #[test]
     fn the_layout_has_this_version() {
         let disk = tempfile::NamedTempFile::new().unwrap();
         disk.as_file().set_len(512).unwrap();
         let blk = format!("blk,readonly=on,path={}", disk.path().display());
-        let devices = ["mlx5", "rng", "console", "input", &blk].map(|device| device.parse().unwrap()).into();
+        let devices =
+            ["mlx5", "dmalab", "rng", "console", "input", &blk].map(|device| device.parse().unwrap()).into();
         let machine = Machine::new(&MachineConfig { memory: 16 * MIB, cpus: 1, seed: 1, devices }).unwrap();
         let text = layout(&machine, &SoftEngine::default()).unwrap();
         assert!(!text.contains(&b'!'), "a type refused what it was given");

@@ -14,6 +14,7 @@ pub mod engine;
 pub mod guest;
 pub mod guest_file;
 pub mod host;
+pub mod ledger;
 pub mod machine;
 pub mod memory;
 pub mod quantity;

@@ -7,7 +7,7 @@ use crate::host::{Host, HostOptions};
 use crate::machine::MachineConfig;
 use crate::quantity::parse_size;
 use crate::repro::{Ended, Evidence, Origin, Reproduction};
-use crate::session::{Cause, Output, Session, SessionConfig, Work};
+use crate::session::{Cause, Output, Session, SessionConfig, Watch, Work};
 use anyhow::{Context, Result, anyhow, bail};
 use guest_images::progress::Progress;
 use guest_images::{KernelTree, Store};
@@ -119,6 +119,7 @@ pub fn run(
         command_line: Some(command_line),
         deadline: None,
         work: Some(Work { argv: guest.command.clone(), seed: None }),
+        watch: Watch::default(),
     };
     let (mut transcript, mut stdout) = (Bounded::default(), Bounded::default());
     let mut stderr = std::io::stderr();

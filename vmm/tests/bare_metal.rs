@@ -263,7 +263,7 @@ fn an_interactive_console_is_left_by_its_escape() {
 fn a_second_processor_starts() {
     use staleline::engine::{EngineKind, Kick};
     use staleline::machine::MachineConfig;
-    use staleline::session::{Cause, Output, Session, SessionConfig};
+    use staleline::session::{Cause, Output, Session, SessionConfig, Watch};
     // At 0x8000: mov dx, 0xf4; mov al, 5; out dx, al (16-bit code).
     let mut code = vec![0x48, 0xb8, 0xba, 0xf4, 0x00, 0xb0, 0x05, 0xee, 0xf4, 0x90];
     // mov [0x8000], rax; mov ecx, 0xfee00300; INIT and start-up (vector 8) to all but self; spin
@@ -280,6 +280,7 @@ fn a_second_processor_starts() {
         command_line: Some(String::new()),
         deadline: Some(1_000_000_000),
         work: None,
+        watch: Watch::default(),
     };
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let mut output = Output::new(Vec::new(), &mut stdout, &mut stderr);

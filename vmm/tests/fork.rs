@@ -7,7 +7,7 @@ use common::bare_kernel;
 use common::session::{Ran, boot, cold, config, run, shell};
 use staleline::engine::{EngineKind, Kick};
 use staleline::machine::MachineConfig;
-use staleline::session::{Cause, SessionConfig, SessionError, Work};
+use staleline::session::{Cause, SessionConfig, Watch, SessionError, Work};
 
 /// Several forks of one template at once, on threads, each beside the run that boots by itself.
 fn forks_equal_cold_runs(cpus: u32) {
@@ -73,6 +73,7 @@ fn a_guest_that_never_gets_ready_is_an_error() {
         command_line: Some(String::new()),
         deadline: Some(1_000_000),
         work: None,
+        watch: Watch::default(),
     };
     let error = boot(&config).unwrap_err();
     let SessionError::NotReady(outcome) = &error else { panic!("{error:?}") };
@@ -97,6 +98,7 @@ fn what_cannot_be_had_twice_is_named() {
         command_line: Some(String::new()),
         deadline: Some(1_000_000),
         work: None,
+        watch: Watch::default(),
     };
     let error = boot(&config).unwrap_err().to_string();
     assert_eq!(error, "this machine cannot be forked: a device of it writes to a file of the host");

@@ -7,7 +7,7 @@ use guest_images::{Store, work_archive};
 use staleline::boot::{InitrdPart, cmdline};
 use staleline::engine::{EngineKind, Kick};
 use staleline::machine::MachineConfig;
-use staleline::session::{Cause, Output, SessionConfig, Template, Work};
+use staleline::session::{Cause, Output, SessionConfig, Watch, Template, Work};
 use std::io::{self, Write};
 use std::sync::Barrier;
 use std::time::Instant;
@@ -82,6 +82,7 @@ fn boot() -> Result<Template> {
         command_line: Some(cmdline::append(&image.cmdline, cmdline::OUR_INIT)),
         deadline: None,
         work: None,
+        watch: Watch::default(),
     };
     let (mut stdout, mut stderr) = (io::sink(), io::sink());
     let output = &mut Output::new(Vec::new(), &mut stdout, &mut stderr);

@@ -7,17 +7,18 @@ use crate::doctor::kvm_probe::{self, Kvm};
 use crate::engine::{EngineKind, Kick, Paravirtual};
 use crate::guest_file::parse_file;
 use crate::host::{Host, HostOptions, LastResort};
+use crate::ledger::Report;
 use crate::machine::{CPUS_MAX, DeviceSpec, MachineConfig};
 use crate::quantity::{parse_seconds, parse_size};
 use crate::session::{
-    Cause, Outcome, Output, Restored, Session, SessionConfig, SessionError, Template, Work,
+    Cause, Outcome, Output, Restored, Session, SessionConfig, SessionError, Template, Watch, Work,
 };
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use devices::bus::Nanos;
 use guest_images::{Image, KernelTree, Store};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -63,7 +64,7 @@ enum FailOn {
 }
 
 /// What a saved machine is, and so cannot be told again: arguments that `--restore` excludes.
-const FIXED_BY_FILE: [&str; 15] = [
+const FIXED_BY_FILE: [&str; 17] = [
     "arch",
     "kernel",
     "initrd",
@@ -73,6 +74,8 @@ const FIXED_BY_FILE: [&str; 15] = [
     "cpus",
     "devices",
     "cache",
+    "ledger",
+    "ledger_dump",
     "iommu",
     "confidential",
     "dma",
@@ -164,9 +167,14 @@ pub(super) struct RunArguments {
     /// machine is, FILE says: options about that cannot be given again. Disks are opened anew, and must be as large as they were.
     #[arg(long, value_name = "FILE", conflicts_with_all = FIXED_BY_FILE)]
     restore: Option<PathBuf>,
-    /// Follow the guest's DMA API calls.
+    /// Follow what the guest's drivers map for DMA (Linux from 6.1 on): auto does with a cache model. By the software engine
+    /// only; the guest does not see it, and runs as without.
     #[arg(long, value_enum, default_value = "auto")]
     ledger: LedgerMode,
+    /// Write the live DMA mappings to FILE as JSON Lines: those of the moment at which the guest last read
+    /// /sys/kernel/debug/dma-api/dump, if it has, else those at the end of the run.
+    #[arg(long, value_name = "FILE")]
+    ledger_dump: Option<PathBuf>,
     /// Symbols of the guest's kernel.
     #[arg(long, value_name = "FILE")]
     symbols: Option<PathBuf>,
@@ -228,6 +236,15 @@ impl RunArguments {
         self.restore.as_deref().map_or(Ok(self.memory), Err)
     }
 
+    /// Whether the guest's DMA mappings are followed.
+    fn follows_dma(&self) -> bool {
+        match self.ledger {
+            LedgerMode::On => true,
+            LedgerMode::Auto => self.cache != "off",
+            LedgerMode::Off => false,
+        }
+    }
+
     /// `--deadline` in virtual nanoseconds.
     pub(super) fn virtual_deadline(&self) -> Option<Nanos> {
         self.deadline.map(|limit| Nanos::try_from(limit.as_nanos()).unwrap_or(Nanos::MAX))
@@ -244,7 +261,12 @@ impl RunArguments {
         refuse("--confidential", self.confidential.is_some())?;
         refuse("--dma noncoherent", self.dma == Dma::Noncoherent)?;
         refuse("--dma lying", self.dma == Dma::Lying)?;
-        refuse("--ledger on", self.ledger == LedgerMode::On)?;
+        if self.follows_dma() && self.engine == EngineChoice::Kvm {
+            bail!("--ledger: the KVM engine cannot follow the guest (--engine soft can)");
+        }
+        if self.ledger_dump.is_some() && !self.follows_dma() {
+            bail!("--ledger-dump: there is no ledger to write (--ledger on keeps one)");
+        }
         refuse("--symbols", self.symbols.is_some())?;
         refuse("--findings", self.findings.is_some())?;
         refuse("--fail-on", self.fail_on.is_some_and(|kind| kind != FailOn::None))?;
@@ -276,8 +298,8 @@ impl RunArguments {
 }
 
 /// The engine asked for, as far as this host has it and can save what it runs if it is to be `saved`.
-fn choose_engine(choice: EngineChoice, saved: bool) -> Result<EngineKind> {
-    if choice == EngineChoice::Soft || saved {
+fn choose_engine(choice: EngineChoice, needs_soft: bool) -> Result<EngineKind> {
+    if choice == EngineChoice::Soft || needs_soft {
         return Ok(EngineKind::Soft);
     }
     let device = Path::new(kvm_probe::DEVICE);
@@ -482,12 +504,17 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
             seed: arguments.seed,
             devices: arguments.devices.clone(),
         },
-        engine: choose_engine(arguments.engine, arguments.save.is_some())?,
+        engine: choose_engine(arguments.engine, arguments.save.is_some() || arguments.follows_dma())?,
         kernel: guest.kernel,
         initrd,
         command_line,
         deadline: arguments.virtual_deadline(),
         work: arguments.work(),
+        watch: Watch {
+            ledger: arguments.follows_dma(),
+            ledger_records: arguments.ledger_dump.is_some(),
+            symbols: None,
+        },
     };
     Ok(Prepared {
         origin: Origin::Boot(Box::new(config)),
@@ -551,6 +578,12 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     };
     drop(host);
     explain(&outcome.cause, arguments.takes_work());
+    if let Some(report) = &outcome.ledger {
+        explain_ledger(report, arguments.ledger == LedgerMode::On);
+        if let Some(path) = &arguments.ledger_dump {
+            write_records(report, path).with_context(|| format!("--ledger-dump {}", path.display()))?;
+        }
+    }
     if let Some(path) = &arguments.status {
         Status::of(&outcome, engine, image, seeds).write(path)?;
     }
@@ -574,6 +607,28 @@ fn last_resort(status: Option<PathBuf>, image: String, seeds: Seeds) -> LastReso
 
 fn create(path: &Path) -> Result<File> {
     File::create(path).with_context(|| format!("--console {}", path.display()))
+}
+
+/// Says on standard error what the ledger could not do; if it was not asked for by name, only in the log.
+fn explain_ledger(report: &Report, asked: bool) {
+    let off = report.off.iter().map(|reason| format!("off: {reason}"));
+    for text in off.chain(report.coverage.reasons.iter().cloned()) {
+        if asked {
+            eprintln!("staleline: ledger: {text}");
+        } else {
+            log::info!("ledger: {text}");
+        }
+    }
+}
+
+/// Writes the mappings as JSON Lines.
+fn write_records(report: &Report, path: &Path) -> Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for record in &report.records {
+        serde_json::to_writer(&mut file, record)?;
+        file.write_all(b"\n")?;
+    }
+    Ok(file.flush()?)
 }
 
 /// Says on standard error how the run ended, unless it ended as it should.

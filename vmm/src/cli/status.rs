@@ -1,5 +1,6 @@
 //! The file of `--status`.
 
+use crate::ledger::Report;
 use crate::session::{Cause, Outcome};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -37,6 +38,9 @@ pub(super) struct Status<'a> {
     pub instructions: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_nanos: Option<u64>,
+    /// What became of the ledger, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ledger: Option<&'a Report>,
     /// Host input: instruction count at which it entered, bytes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<(u64, usize)>,
@@ -55,6 +59,7 @@ impl<'a> Status<'a> {
             engine: Some(engine),
             instructions: outcome.instructions,
             virtual_nanos: Some(outcome.virtual_nanos),
+            ledger: outcome.ledger.as_ref(),
             inputs: outcome.inputs.clone(),
         }
     }
@@ -80,6 +85,7 @@ impl<'a> Status<'a> {
             engine: None,
             instructions: None,
             virtual_nanos: None,
+            ledger: None,
             inputs: Vec::new(),
         }
     }

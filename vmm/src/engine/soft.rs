@@ -160,6 +160,16 @@ impl SoftEngine {
         }
     }
 
+    /// Has the machine look for the kernel that runs in it once that has said where system calls enter it, if anybody wants to
+    /// know.
+    fn show_guest(&self, machine: &mut Machine) {
+        if machine.wants_guest()
+            && let Some(vcpu) = self.vcpus.iter().find(|vcpu| vcpu.msr.lstar != 0)
+        {
+            machine.find_guest(&vcpu.into());
+        }
+    }
+
     /// Whether an interrupt could ever wake a vCPU.
     fn can_be_woken(&self) -> bool {
         self.vcpus.iter().any(|vcpu| vcpu.activity == Activity::Halted && vcpu.system_flags & bits::IF != 0)
@@ -198,6 +208,7 @@ impl Engine for SoftEngine {
                 return Ok(Exit::Output);
             }
             self.take_startup(machine);
+            self.show_guest(machine);
             let count = self.vcpus.len();
             let mut next = (0..count).map(|offset| (self.turn + offset) % count);
             let Some(index) = next.find(|&index| self.is_runnable(machine, index)) else {

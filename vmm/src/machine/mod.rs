@@ -4,6 +4,7 @@ mod attachment;
 mod board;
 mod bus;
 pub mod device;
+mod guest;
 mod ports;
 mod shared;
 mod state;
@@ -18,6 +19,7 @@ pub use shared::SharedMachine;
 
 use crate::clock::EventId;
 use crate::clock::events::Source;
+use crate::ledger::Ledger;
 use crate::memory::layout::{PCI_WINDOW_32, PCI_WINDOW_64};
 use crate::memory::{GuestRam, RamError};
 use attachment::Attachments;
@@ -26,6 +28,7 @@ use devices::bus::{AccessLog, Nanos, PowerRequest, RangeError};
 use devices::interrupt::Interrupts;
 use devices::pci::{AssignError, AttachError, ResourceWindows, RootComplex, Slot};
 use devices::random::Random;
+use guest::KnownGuest;
 use ports::PortDevices;
 use x86_cpu::CodePages;
 
@@ -93,6 +96,8 @@ pub struct Machine {
     /// The seed of everything random in it from here on.
     seed: u64,
     log: AccessLog,
+    guest: KnownGuest,
+    ledger: Option<Box<Ledger>>,
 }
 
 impl Machine {
@@ -133,6 +138,8 @@ impl Machine {
             random: Random::new(config.seed),
             seed: config.seed,
             log: AccessLog::default(),
+            guest: KnownGuest::default(),
+            ledger: None,
         })
     }
 

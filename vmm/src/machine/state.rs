@@ -14,7 +14,8 @@ impl SaveState for Machine {
         self.pci.save(to)?;
         to.put(self.attachments.console())?;
         to.put(&self.random)?;
-        to.put(&self.log)
+        to.put(&self.log)?;
+        to.put(&self.ledger)
     }
 
     fn restore(&mut self, from: &mut Loader<'_>) -> Result<(), StateError> {
@@ -24,6 +25,10 @@ impl SaveState for Machine {
         self.attachments.set_console(from.take()?);
         self.random = from.take()?;
         self.log = from.take()?;
+        self.ledger = from.take()?;
+        if self.ledger.is_some() {
+            self.look_for_guest(None);
+        }
         Ok(())
     }
 }

@@ -1,8 +1,10 @@
 //! The machine as its software vCPUs see it.
 
 use super::Machine;
+use super::guest::KnownGuest;
+use crate::guest::Registers;
 use std::ptr::NonNull;
-use x86_cpu::{CodePages, World};
+use x86_cpu::{CodePages, Probes, Vcpu, World};
 
 // SAFETY: `ram_frame` returns addresses within the mapping of `self.ram`, which lives as long as the machine. The
 // machine holds no Rust reference into that mapping: it reads and writes it through vm-memory's volatile accesses.
@@ -61,5 +63,13 @@ unsafe impl World for Machine {
     }
     fn code_pages(&mut self) -> &mut CodePages {
         &mut self.code
+    }
+    fn probes(&mut self) -> Option<&mut Probes> {
+        self.ledger.as_mut().map(|ledger| ledger.probes())
+    }
+    fn probe(&mut self, cpu: &Vcpu, now: u64) {
+        if let (Some(ledger), KnownGuest::Found(guest)) = (&mut self.ledger, &self.guest) {
+            ledger.probe(guest, &self.ram, &Registers::from(cpu), now);
+        }
     }
 }

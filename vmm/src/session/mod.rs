@@ -13,6 +13,7 @@ pub use template::Template;
 
 use crate::boot::{self, Boot, BootError, InitrdPart, Kernel};
 use crate::engine::{Engine, EngineError, EngineKind, Exit, Kick};
+use crate::guest::SymbolFile;
 use crate::host::{Host, HostEvent};
 use crate::machine::{Machine, MachineConfig, MachineError, Port, SharedMachine};
 use devices::bus::{Nanos, PowerRequest};
@@ -20,6 +21,7 @@ use devices::serial::INPUT_LIMIT;
 use guest_images::channel;
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use template::{Start, Transcript};
 
@@ -36,6 +38,19 @@ pub struct SessionConfig {
     pub deadline: Option<Nanos>,
     /// What the guest is told to run at its ready mark; `None`: nothing, it knows itself what to do.
     pub work: Option<Work>,
+    /// What of the guest is followed.
+    pub watch: Watch,
+}
+
+/// What of the guest is followed while it runs, without its seeing it: by the software engine only.
+#[derive(Debug, Clone, Default)]
+pub struct Watch {
+    /// Its DMA mappings.
+    pub ledger: bool,
+    /// The outcome has the live ones: see [`crate::ledger::Report::records`].
+    pub ledger_records: bool,
+    /// Symbols of its kernel; `None`: those that it carries in its memory.
+    pub symbols: Option<Arc<SymbolFile>>,
 }
 
 /// What a guest runs from its ready mark on.
@@ -137,6 +152,10 @@ impl Session {
         let command_line = config.command_line.as_deref().unwrap_or(kernel.default_command_line());
         let boot = Boot { kernel: &kernel, initrd: &config.initrd, command_line, cpus };
         let state = boot::load(machine.ram(), &boot)?;
+        if config.watch.ledger {
+            machine.look_for_guest(config.watch.symbols.clone());
+            machine.follow_dma(config.watch.ledger_records);
+        }
         let mut engine = config.engine.create(machine.ram(), kick)?;
         engine.create_vcpus(cpus, &state)?;
         if engine.owns_interrupt_controllers() {
@@ -352,9 +371,10 @@ impl Session {
         let progress = self.engine.progress();
         let state = self.engine.state(0).ok();
         log::debug!("ended: {cause:?}, {progress:?}, rip {:#x}", state.map_or(0, |state| state.rip));
-        let machine = self.machine.lock();
+        let mut machine = self.machine.lock();
         Outcome {
             cause,
+            ledger: machine.ledger_report(),
             instructions: progress.instructions,
             virtual_nanos: progress.now,
             ready: self.mark == Mark::Passed,

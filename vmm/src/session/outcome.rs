@@ -1,5 +1,6 @@
 //! How a run has ended.
 
+use crate::ledger::Report;
 use crate::memory::ram::NotRam;
 
 /// Why a run is over.
@@ -166,6 +167,8 @@ pub struct Outcome {
     pub inputs: Vec<(u64, usize)>,
     /// What RAM held in each of the ranges that [`super::Session::keep`] was asked for.
     pub memory: Vec<Kept>,
+    /// What became of the ledger, if there was one.
+    pub ledger: Option<Report>,
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use staleline::boot::{InitrdPart, cmdline};
 use staleline::engine::{EngineKind, Kick};
 use staleline::machine::MachineConfig;
 use staleline::session::{
-    MemoryRange, Outcome, Output, Session, SessionConfig, SessionError, Template, Work,
+    MemoryRange, Outcome, Output, Session, SessionConfig, Watch, SessionError, Template, Work,
 };
 use std::hash::{DefaultHasher, Hasher};
 
@@ -25,6 +25,7 @@ pub fn config(cpus: u32) -> SessionConfig {
         command_line: Some(cmdline::append(&image.cmdline, cmdline::OUR_INIT)),
         deadline: Some(3_600_000_000_000),
         work: None,
+        watch: Watch::default(),
     }
 }
 

@@ -1,0 +1,379 @@
+//! What calls of the DMA API come to.
+
+use super::functions::{self, Argument, Does, Function};
+use super::kernel::{Device, Kernel};
+use super::{Call, Kind, Ledger, MAX_ENTERED, Note, PoolPage};
+use crate::guest::Registers;
+use cache_model::ledger::{Attributes, Direction, Entry, LedgerError, Mapping, Owner};
+use x86_cpu::reg;
+
+/// What a mapping that failed has for an address (DMA_MAPPING_ERROR).
+const MAPPING_ERROR: u64 = u64::MAX;
+/// DMA_ATTR_… (include/linux/dma-mapping.h).
+mod attribute {
+    pub const SKIP_CPU_SYNC: u64 = 1 << 5;
+    pub const MMIO: u64 = 1 << 10;
+    pub const DEBUGGING_IGNORE_CACHELINES: u64 = 1 << 11;
+    pub const REQUIRE_COHERENT: u64 = 1 << 12;
+}
+/// Most elements of a scatter list that are followed.
+const MAX_ELEMENTS: usize = 1 << 17;
+/// Most pages of DMA pools that are kept.
+const MAX_POOL_PAGES: usize = 1 << 16;
+
+/// A call's arguments by what they are.
+struct Arguments<'a>(&'a Function, &'a Call);
+
+impl Arguments<'_> {
+    fn get(&self, wanted: Argument) -> u64 {
+        self.0
+            .position(wanted)
+            .and_then(|position| self.1.arguments.get(position))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// enum dma_data_direction, an int.
+    fn direction(&self) -> Option<Direction> {
+        match self.get(Argument::Direction) as u32 {
+            0 => Some(Direction::Bidirectional),
+            1 => Some(Direction::ToDevice),
+            2 => Some(Direction::FromDevice),
+            _ => None,
+        }
+    }
+
+    /// An int.
+    fn count(&self) -> usize {
+        (self.get(Argument::Count) as u32 as usize).min(MAX_ELEMENTS)
+    }
+}
+
+/// Memory that a device gets.
+struct Piece {
+    address: u64,
+    size: u64,
+    physical: Option<u64>,
+}
+
+/// What the pieces of one call have in common.
+struct Common {
+    device: Device,
+    kind: Kind,
+    direction: Direction,
+    attributes: u64,
+}
+
+impl Ledger {
+    /// `call`, which makes mappings, has returned.
+    pub(super) fn returned(&mut self, kernel: &Kernel<'_>, registers: &Registers, call: &Call, now: u64) {
+        let Some(function) = functions::named(&call.function) else { return };
+        let in_pool = match call.outer.map(|outer| self.calls.get(outer).map(|outer| &*outer.function)) {
+            None => false,
+            Some(Some("dma_pool_alloc")) => true,
+            // A means of the call that it is in.
+            Some(_) => return,
+        };
+        let Some((mut common, pieces)) = made(kernel, function, call, registers.gpr[reg::RAX]) else {
+            return self.coverage.lost(format!("a call of {} was not understood", call.function));
+        };
+        if pieces.is_empty() {
+            return;
+        }
+        let trace = kernel.trace(registers);
+        let from_user = trace.iter().any(|&address| {
+            let symbol = kernel.guest.resolve(address);
+            symbol.is_some_and(|symbol| functions::of_user_memory().iter().any(|name| name == symbol.name))
+        });
+        let elements = pieces.len() as u32;
+        let number = self.traces.number(trace);
+        let name = self.names.number(common.device.name.clone()).unwrap_or(u32::MAX);
+        if in_pool {
+            common.kind = Kind::PoolPage;
+        }
+        for piece in pieces {
+            let note = Note {
+                kind: common.kind,
+                device: name,
+                physical: piece.physical,
+                attributes: common.attributes,
+                elements,
+                trace: number,
+            };
+            if in_pool {
+                self.add_pool_page(&common, &piece, note, now);
+            } else {
+                self.add(&common, &piece, note, from_user, now);
+            }
+        }
+    }
+
+    fn add_pool_page(&mut self, common: &Common, piece: &Piece, note: Note, now: u64) {
+        if self.pool_pages.len() >= MAX_POOL_PAGES {
+            self.pool_pages.pop_first();
+        }
+        let page = PoolPage { size: piece.size, mapped_at: now, note };
+        self.pool_pages.insert((common.device.requester, piece.address), page);
+        self.enter_memory(piece);
+    }
+
+    fn add(&mut self, common: &Common, piece: &Piece, note: Note, from_user: bool, now: u64) {
+        let requester = common.device.requester;
+        if !self.coverage.unmaps {
+            // The old mapping has ended, although nobody said so.
+            let same = |entry: &&Entry<Note>| {
+                entry.mapping.note.kind == common.kind && entry.mapping.len == piece.size
+            };
+            let old =
+                self.mappings.beginning_at(requester, piece.address).into_iter().find(same).map(|old| old.id);
+            if let Some(old) = old {
+                self.end_mapping(old, now);
+            }
+        }
+        let has = |bit| common.attributes & bit != 0;
+        let mapping = Mapping {
+            device: requester,
+            addr: piece.address,
+            len: piece.size,
+            direction: common.direction,
+            attributes: Attributes {
+                require_coherent: has(attribute::REQUIRE_COHERENT),
+                shares_lines: has(attribute::DEBUGGING_IGNORE_CACHELINES),
+                skip_cpu_sync: has(attribute::SKIP_CPU_SYNC),
+            },
+            user_pinned: from_user || has(attribute::REQUIRE_COHERENT),
+            note,
+        };
+        let id = self.next;
+        self.next += 1;
+        match self.mappings.map(id, mapping, now) {
+            Ok(()) => self.enter_memory(piece),
+            Err(LedgerError::Full) => self.coverage.lost("there are more live mappings than can be followed"),
+            Err(error) => self.coverage.lost(error.to_string()),
+        }
+    }
+
+    fn enter_memory(&mut self, piece: &Piece) {
+        if self.entered.len() < MAX_ENTERED {
+            self.entered.push((piece.address, piece.size));
+        }
+    }
+
+    /// `function`, whose arguments say all, is called.
+    pub(super) fn acts(&mut self, kernel: &Kernel<'_>, function: &Function, call: &Call, now: u64) {
+        let arguments = Arguments(function, call);
+        let get = |argument| arguments.get(argument);
+        if function.does == Does::Dump {
+            self.printed = Some(self.records(kernel.guest));
+            return;
+        }
+        let device = match function.position(Argument::Pool) {
+            Some(_) => kernel.pool(get(Argument::Pool)).map(|(device, _)| device),
+            None => kernel.device(get(Argument::Device)),
+        };
+        let Some(Device { requester, .. }) = device else {
+            return self.coverage.lost(format!("a call of {} was not understood", call.function));
+        };
+        let (address, size) = (get(Argument::Address), get(Argument::Size));
+        let part = || kernel.iova(get(Argument::State)).map(|base| base.wrapping_add(get(Argument::Offset)));
+        match function.does {
+            Does::Unmap => self.end(requester, address, Some(size), &[Kind::Single, Kind::Resource], now),
+            Does::UnmapList => {
+                self.end_list(
+                    kernel,
+                    requester,
+                    get(Argument::List),
+                    arguments.count(),
+                    Kind::ScatterGather,
+                    now,
+                );
+            }
+            // Freeing nothing is nothing.
+            Does::Free if function.position(Argument::Virtual).is_some() && get(Argument::Virtual) == 0 => {}
+            Does::Free => {
+                if self.pool_pages.remove(&(requester, address)).is_none() {
+                    self.end(requester, address, Some(size), &[Kind::Coherent, Kind::Noncoherent], now);
+                }
+            }
+            Does::FreeTable => {
+                if let Some((list, mapped, _)) = kernel.table(get(Argument::Table)) {
+                    let count = (mapped as usize).min(MAX_ELEMENTS);
+                    self.end_list(kernel, requester, list, count, Kind::Noncontiguous, now);
+                }
+            }
+            Does::FreeBlock => self.end(requester, address, None, &[Kind::PoolBlock], now),
+            Does::Unlink => {
+                if let Some(address) = part() {
+                    self.end_range(requester, address, size, now);
+                }
+            }
+            Does::Destroy => {
+                if let Some(address) = kernel.iova(get(Argument::State)) {
+                    self.end_range(requester, address, size, now);
+                }
+            }
+            Does::SyncForCpu => self.sync(requester, Owner::Cpu, address, size, now),
+            Does::SyncForDevice => self.sync(requester, Owner::Device, address, size, now),
+            Does::SyncListForCpu | Does::SyncListForDevice => {
+                let to = if function.does == Does::SyncListForCpu { Owner::Cpu } else { Owner::Device };
+                for segment in kernel.list(get(Argument::List), arguments.count()) {
+                    if segment.mapped != 0 {
+                        self.sync(requester, to, segment.address, segment.mapped, now);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The mapping that begins at `address` ends: of several one of these kinds and this size, if there is.
+    fn end(&mut self, device: u32, address: u64, size: Option<u64>, kinds: &[Kind], now: u64) {
+        let entries = self.mappings.beginning_at(device, address);
+        let likeness = |entry: &&Entry<Note>| {
+            let mapping = &entry.mapping;
+            (kinds.contains(&mapping.note.kind), size.is_none_or(|size| size == mapping.len), entry.id)
+        };
+        // Another kind's function may end it all the same, but for what is in a pool.
+        let may = |entry: &&Entry<Note>| {
+            let kind = entry.mapping.note.kind;
+            kinds.contains(&kind) || kind != Kind::PoolBlock && !kinds.contains(&Kind::PoolBlock)
+        };
+        let found = entries.into_iter().filter(may).max_by_key(likeness).map(|entry| entry.id);
+        match found {
+            Some(id) => self.end_mapping(id, now),
+            None => self.unknown += 1,
+        }
+    }
+
+    fn end_mapping(&mut self, id: u64, now: u64) {
+        if let Err(error) = self.mappings.unmap(id, now) {
+            log::debug!("ledger: {error}");
+        }
+    }
+
+    /// The mappings that a list was mapped to end.
+    fn end_list(&mut self, kernel: &Kernel<'_>, device: u32, list: u64, count: usize, kind: Kind, now: u64) {
+        let segments = kernel.list(list, count);
+        let first = segments.first().and_then(|first| {
+            let entries = self.mappings.beginning_at(device, first.address);
+            let same =
+                |entry: &&Entry<Note>| entry.mapping.note.kind == kind && entry.mapping.len == first.mapped;
+            entries.into_iter().find(same).map(|entry| entry.mapping.note.elements as usize)
+        });
+        let Some(mapped) = first else {
+            self.unknown += 1;
+            return;
+        };
+        for segment in segments.into_iter().take(mapped) {
+            self.end(device, segment.address, Some(segment.mapped), &[kind], now);
+        }
+    }
+
+    /// What is linked within a range of I/O virtual addresses ends.
+    fn end_range(&mut self, device: u32, address: u64, size: u64, now: u64) {
+        let end = address.saturating_add(size);
+        let within = |entry: &&Entry<Note>| {
+            let mapping = &entry.mapping;
+            mapping.device == device
+                && mapping.note.kind == Kind::Iova
+                && address <= mapping.addr
+                && mapping.end() <= end
+        };
+        let ids: Vec<_> =
+            self.mappings.live_at(address, size).into_iter().filter(within).map(|entry| entry.id).collect();
+        for id in ids {
+            self.end_mapping(id, now);
+        }
+    }
+
+    /// A part of a mapping is handed over.
+    fn sync(&mut self, device: u32, to: Owner, address: u64, size: u64, now: u64) {
+        let covers = |entry: &&Entry<Note>| {
+            entry.mapping.device == device
+                && entry.mapping.contains(address)
+                && entry.mapping.note.kind != Kind::PoolBlock
+        };
+        let found = self.mappings.live_at(address, size.max(1)).into_iter().find(covers);
+        let Some((id, start, end)) = found.map(|entry| (entry.id, entry.mapping.addr, entry.mapping.end()))
+        else {
+            self.unknown += 1;
+            return;
+        };
+        let part = (address - start, size.min(end - address));
+        if let Err(error) = self.mappings.sync(id, to, Some(part), now) {
+            log::debug!("ledger: {error}");
+        }
+    }
+}
+
+/// The memory that devices get by a call that has returned `result`; `None` if that cannot be made out.
+fn made(kernel: &Kernel<'_>, function: &Function, call: &Call, result: u64) -> Option<(Common, Vec<Piece>)> {
+    let arguments = Arguments(function, call);
+    let get = |argument| arguments.get(argument);
+    let attributes = get(Argument::Attributes);
+    let handle = || kernel.memory.u64(get(Argument::Handle)).ok();
+    let succeeded = match function.does {
+        Does::Map | Does::MapResource => result != MAPPING_ERROR,
+        // Of type int.
+        Does::MapTable | Does::Link => result as u32 == 0,
+        Does::MapList => result as i32 > 0,
+        _ => result != 0,
+    };
+    let (device, block) = match function.does {
+        Does::AllocateBlock => kernel.pool(get(Argument::Pool)).map(|(device, size)| (device, Some(size)))?,
+        _ => (kernel.device(get(Argument::Device))?, None),
+    };
+    let size = block.unwrap_or_else(|| get(Argument::Size));
+    let (kind, direction) = match function.does {
+        Does::MapResource => (Kind::Resource, arguments.direction()?),
+        Does::Map if attributes & attribute::MMIO != 0 => (Kind::Resource, arguments.direction()?),
+        Does::Map => (Kind::Single, arguments.direction()?),
+        Does::MapList | Does::MapTable => (Kind::ScatterGather, arguments.direction()?),
+        Does::Allocate => (Kind::Coherent, Direction::Coherent),
+        Does::AllocatePages => (Kind::Noncoherent, arguments.direction()?),
+        Does::AllocateTable => (Kind::Noncontiguous, arguments.direction()?),
+        Does::AllocateBlock => (Kind::PoolBlock, Direction::Coherent),
+        Does::Link => (Kind::Iova, arguments.direction()?),
+        _ => return None,
+    };
+    let common = Common { device, kind, direction, attributes };
+    if !succeeded {
+        return Some((common, Vec::new()));
+    }
+    let segments = |list, count: usize| {
+        let segments = kernel.list(list, count.min(MAX_ELEMENTS));
+        let whole = segments.len() == count;
+        let pieces = segments.into_iter().map(|segment| Piece {
+            address: segment.address,
+            size: segment.mapped,
+            physical: Some(segment.physical),
+        });
+        whole.then(|| pieces.collect::<Vec<_>>())
+    };
+    let one = |address, physical| vec![Piece { address, size, physical }];
+    let pieces = match function.does {
+        Does::Map | Does::MapResource => {
+            let physical = match function.position(Argument::Page) {
+                Some(_) => {
+                    kernel.page(get(Argument::Page)).map(|page| page.saturating_add(get(Argument::Offset)))
+                }
+                None => Some(get(Argument::Physical)),
+            };
+            one(result, physical)
+        }
+        Does::MapList => segments(get(Argument::List), result as u32 as usize)?,
+        Does::MapTable | Does::AllocateTable => {
+            let table = if function.does == Does::MapTable { get(Argument::Table) } else { result };
+            let (list, mapped, _) = kernel.table(table)?;
+            segments(list, mapped as usize)?
+        }
+        Does::AllocatePages => one(handle()?, kernel.page(result)),
+        Does::Allocate | Does::AllocateBlock => one(handle()?, kernel.memory.translate(result).ok()),
+        Does::Link => one(
+            kernel.iova(get(Argument::State))?.wrapping_add(get(Argument::Offset)),
+            Some(get(Argument::Physical)),
+        ),
+        _ => return None,
+    };
+    Some((common, pieces))
+}

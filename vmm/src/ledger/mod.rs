@@ -1,0 +1,262 @@
+//! The guest's DMA mappings, followed by probes on the functions of Linux's DMA API.
+//!
+//! Probes stop a vCPU at a function's entry, where its arguments are, and at its return, where it has said what came of it. All
+//! that is known is read from the guest's registers and memory, which is left as it was. The mappings are kept in the form that
+//! [`cache_model::ledger`] judges; what it does not know is in their notes.
+//!
+//! A guest can call the functions with whatever it likes: each table here has an end, and a call that makes no sense ends
+//! judgement, not the run.
+
+mod calls;
+mod coverage;
+mod entry;
+mod follow;
+mod functions;
+mod intern;
+mod kernel;
+mod record;
+
+pub use coverage::Coverage;
+pub use entry::{Kind, Note};
+pub use kernel::{Device, NO_FUNCTION};
+pub use record::{Record, Report};
+
+use crate::guest::{Guest, Registers};
+use crate::memory::GuestRam;
+use cache_model::ledger as model;
+use calls::{Call, Calls};
+use functions::{Does, Function, Version};
+use intern::Interned;
+use kernel::Kernel;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use x86_cpu::{Probes, reg};
+
+/// Most places that calls return to.
+const MAX_SITES: usize = 1 << 12;
+/// Most ranges of memory that wait to be taken by [`Ledger::take_entered`].
+const MAX_ENTERED: usize = 1 << 16;
+
+/// Where in [`Registers::gpr`] a function's first six arguments are (System V ABI, 3.2.3); the others are on the stack.
+const ARGUMENTS: [usize; 6] = [reg::RDI, reg::RSI, reg::RDX, reg::RCX, 8, 9];
+
+/// How far the ledger has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+enum State {
+    /// The kernel is not known yet.
+    Waiting,
+    /// It follows a kernel of this version.
+    Following(u32, u32),
+    /// It follows nothing, for this reason.
+    Off(String),
+}
+
+/// Memory that a DMA pool has its blocks from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct PoolPage {
+    size: u64,
+    mapped_at: u64,
+    note: Note,
+}
+
+/// The ledger: plain data, a part of the machine.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ledger {
+    state: State,
+    probes: Probes,
+    /// Names of the functions at whose entries there are probes.
+    entries: BTreeMap<u64, String>,
+    /// Places that calls return to, with a probe at each.
+    sites: usize,
+    calls: Calls,
+    mappings: model::Ledger<Note>,
+    /// By device and address.
+    pool_pages: BTreeMap<(u32, u64), PoolPage>,
+    /// Identity of the next mapping.
+    next: u64,
+    names: Interned<String>,
+    traces: Interned<Vec<u64>>,
+    coverage: Coverage,
+    /// Calls that end what is not known: mappings from before the ledger was on.
+    unknown: u64,
+    /// Memory that has been mapped and not been taken: guest-physical address and length.
+    entered: Vec<(u64, u64)>,
+    /// What was mapped when the guest last printed its own ledger, if that is wanted.
+    printed: Option<Vec<Record>>,
+    keeps_printed: bool,
+}
+
+impl Ledger {
+    /// A ledger that waits for the kernel. With `keeps_printed` it keeps what it knows at the moment at which the guest reads
+    /// `dma-api/dump` of its debugfs, for [`Ledger::report`].
+    #[must_use]
+    pub fn new(keeps_printed: bool) -> Self {
+        Self {
+            state: State::Waiting,
+            probes: Probes::default(),
+            entries: BTreeMap::new(),
+            sites: 0,
+            calls: Calls::default(),
+            mappings: model::Ledger::default(),
+            pool_pages: BTreeMap::new(),
+            next: 0,
+            names: Interned::default(),
+            traces: Interned::default(),
+            coverage: Coverage::default(),
+            unknown: 0,
+            entered: Vec::new(),
+            printed: None,
+            keeps_printed,
+        }
+    }
+
+    /// Whether it waits for [`Ledger::start`].
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.state == State::Waiting
+    }
+
+    /// Follows nothing from now on.
+    pub fn turn_off(&mut self, reason: String) {
+        log::warn!("ledger: off: {reason}");
+        *self = Self { state: State::Off(reason), ..Self::new(self.keeps_printed) };
+    }
+
+    /// Follows the kernel that has been found.
+    pub fn start(&mut self, guest: &Guest, ram: &GuestRam) {
+        let release = guest.release();
+        let version = match Version::of_release(release) {
+            Some(version) if version >= Version::OLDEST => version,
+            Some(_) => {
+                return self
+                    .turn_off(format!("the DMA API of Linux {release} is not known, only that from 6.1 on"));
+            }
+            None => return self.turn_off(format!("{release:?} is no version of Linux")),
+        };
+        self.state = State::Following(version.0, version.1);
+        let memory = guest.memory(ram);
+        let mut missing = Vec::new();
+        for function in functions::of_version(version) {
+            if function.does == Does::Dump && !self.keeps_printed {
+                continue;
+            }
+            match address(guest, function) {
+                Some(address) => {
+                    self.probes.insert(address, memory.translate(address).ok());
+                    self.entries.insert(address, function.name.clone());
+                }
+                None if function.optional => {}
+                None => missing.push(function),
+            }
+        }
+        self.coverage = Coverage::of(guest, version, &missing);
+        log::info!("ledger: follows {} functions of Linux {release}", self.entries.len());
+    }
+
+    /// Where vCPUs are to stop for [`Ledger::probe`].
+    pub fn probes(&mut self) -> &mut Probes {
+        &mut self.probes
+    }
+
+    /// A vCPU is at one of the probes.
+    pub fn probe(&mut self, guest: &Guest, ram: &GuestRam, registers: &Registers, now: u64) {
+        let State::Following(major, minor) = self.state else { return };
+        if registers.cpl != 0 {
+            return;
+        }
+        let kernel = Kernel { guest, memory: guest.memory(ram), version: Version(major, minor) };
+        let stack = registers.gpr[reg::RSP];
+        if let Some(call) = self.calls.leave(registers.rip, stack) {
+            self.returned(&kernel, registers, &call, now);
+        }
+        let entered = self.entries.get(&registers.rip);
+        if let Some(function) = entered.and_then(|name| functions::named(name)) {
+            self.entered(&kernel, registers, function, now);
+        }
+    }
+
+    /// `function` is about to begin.
+    fn entered(&mut self, kernel: &Kernel<'_>, registers: &Registers, function: &Function, now: u64) {
+        let stack = registers.gpr[reg::RSP];
+        let mut arguments = [0; Call::ARGUMENTS];
+        for (index, argument) in arguments.iter_mut().enumerate().take(function.arguments.len()) {
+            *argument = match ARGUMENTS.get(index) {
+                Some(&register) => registers.gpr[register],
+                None => {
+                    let above = (index - ARGUMENTS.len() + 1) as u64 * 8;
+                    kernel.memory.u64(stack.wrapping_add(above)).unwrap_or_default()
+                }
+            };
+        }
+        let call = Call { function: function.name.clone(), arguments, back: 0, outer: None };
+        if !function.does.is_known_at_return() {
+            return self.acts(kernel, function, &call, now);
+        }
+        let Ok(back) = kernel.memory.u64(stack) else {
+            return self.coverage.lost(format!("{} was called with no stack", function.name));
+        };
+        if !self.probes.contains(back) {
+            if self.sites >= MAX_SITES {
+                return self
+                    .coverage
+                    .lost(format!("the DMA API is called from more than {MAX_SITES} places"));
+            }
+            self.sites += 1;
+            self.probes.insert(back, kernel.memory.translate(back).ok());
+        }
+        self.calls.enter(stack, Call { back, ..call }, &kernel.memory);
+        if self.calls.lost != 0 {
+            self.coverage.lost("more calls of the DMA API than can be followed never returned");
+        }
+    }
+
+    /// The mappings, live and of late.
+    #[must_use]
+    pub fn mappings(&self) -> &model::Ledger<Note> {
+        &self.mappings
+    }
+
+    /// What can be judged by it.
+    #[must_use]
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
+    /// Why it follows nothing, if it does not.
+    #[must_use]
+    pub fn off(&self) -> Option<&str> {
+        match &self.state {
+            State::Off(reason) => Some(reason),
+            State::Waiting => Some("the guest's kernel did not come to its system call entry"),
+            State::Following(..) => None,
+        }
+    }
+
+    /// The name of a device in a [`Note`].
+    #[must_use]
+    pub fn name(&self, number: u32) -> &str {
+        self.names.get(number).map_or("?", |name| name)
+    }
+
+    /// Return addresses where a mapping in a [`Note`] was made, the innermost first.
+    #[must_use]
+    pub fn trace(&self, number: u32) -> &[u64] {
+        self.traces.get(number).map_or(&[], |trace| trace)
+    }
+
+    /// The memory that has been mapped since the last call: guest-physical address, as the device has it, and length in bytes.
+    pub fn take_entered(&mut self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.entered)
+    }
+}
+
+/// Where `function` begins.
+fn address(guest: &Guest, function: &Function) -> Option<u64> {
+    match &function.near {
+        None => guest.address(&function.name),
+        Some(near) => {
+            let near = guest.address(near)?;
+            guest.addresses(&function.name).into_iter().min_by_key(|address| address.abs_diff(near))
+        }
+    }
+}

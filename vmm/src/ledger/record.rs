@@ -1,0 +1,105 @@
+//! The ledger as others read it.
+
+use super::{Coverage, Kind, Ledger, Note, State};
+use crate::guest::Guest;
+use cache_model::ledger::Direction;
+use serde::{Deserialize, Serialize};
+
+/// A live mapping.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Record {
+    /// As dev_name() gives it.
+    pub device: String,
+    pub kind: Kind,
+    /// As the device has it.
+    pub address: u64,
+    pub size: u64,
+    /// As Linux names it; that of coherent memory is BIDIRECTIONAL.
+    pub direction: String,
+    /// Guest-physical address of the memory, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub physical: Option<u64>,
+    /// DMA_ATTR_….
+    pub attributes: u64,
+    /// Virtual time in nanoseconds.
+    pub mapped_at: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub user_pinned: bool,
+    /// Where it was mapped, the innermost function first.
+    pub trace: Vec<String>,
+}
+
+/// What became of a run's ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Why it followed nothing, if it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub off: Option<String>,
+    #[serde(flatten)]
+    pub coverage: Coverage,
+    /// Mappings followed in all.
+    pub mapped: u64,
+    /// Live mappings: at the moment the guest last printed its own, if that was wanted and it did, else at the end.
+    #[serde(skip)]
+    pub records: Vec<Record>,
+}
+
+impl Ledger {
+    fn record(&self, guest: &Guest, address: u64, size: u64, at: u64, note: &Note) -> Record {
+        let names = |address: &u64| match guest.resolve(*address) {
+            Some(symbol) => symbol.to_string(),
+            None => format!("{address:#x}"),
+        };
+        Record {
+            device: self.name(note.device).to_owned(),
+            kind: note.kind,
+            address,
+            size,
+            direction: String::new(),
+            physical: note.physical,
+            attributes: note.attributes,
+            mapped_at: at,
+            user_pinned: false,
+            trace: note.trace.map_or(&[][..], |trace| self.trace(trace)).iter().map(names).collect(),
+        }
+    }
+
+    /// All live mappings, and the memory of DMA pools, in order.
+    #[must_use]
+    pub fn records(&self, guest: &Guest) -> Vec<Record> {
+        let mappings = self.mappings.live().map(|entry| {
+            let mapping = &entry.mapping;
+            let direction = match mapping.direction {
+                Direction::Coherent => Direction::Bidirectional,
+                direction => direction,
+            };
+            Record {
+                direction: direction.name().to_owned(),
+                user_pinned: mapping.user_pinned,
+                ..self.record(guest, mapping.addr, mapping.len, entry.mapped_at, &mapping.note)
+            }
+        });
+        let pages = self.pool_pages.iter().map(|(&(_, address), page)| Record {
+            direction: Direction::Bidirectional.name().to_owned(),
+            ..self.record(guest, address, page.size, page.mapped_at, &page.note)
+        });
+        let mut records: Vec<_> = mappings.chain(pages).collect();
+        records.sort();
+        records
+    }
+
+    /// What has become of it; `guest` is the kernel it follows.
+    #[must_use]
+    pub fn report(&mut self, guest: Option<&Guest>) -> Report {
+        let off = match self.state {
+            State::Following(..) => None,
+            State::Waiting | State::Off(_) => self.off().map(str::to_owned),
+        };
+        let records = match (self.keeps_printed, self.printed.take(), guest) {
+            (true, Some(records), _) => records,
+            (true, None, Some(guest)) => self.records(guest),
+            _ => Vec::new(),
+        };
+        Report { off, coverage: self.coverage.clone(), mapped: self.next, records }
+    }
+}

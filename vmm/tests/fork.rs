@@ -7,7 +7,7 @@ use common::bare_kernel;
 use common::session::{Ran, boot, cold, config, run, shell};
 use staleline::engine::{EngineKind, Kick};
 use staleline::machine::MachineConfig;
-use staleline::session::{Cause, SessionConfig, Watch, SessionError, Work};
+use staleline::session::{Cause, SessionConfig, SessionError, Watch, Work};
 
 /// Several forks of one template at once, on threads, each beside the run that boots by itself.
 fn forks_equal_cold_runs(cpus: u32) {

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use staleline::engine::{EngineKind, Kick};
 use staleline::machine::MachineConfig;
 use staleline::session::{
-    Cause, FileError, Output, Session, SessionConfig, Watch, SessionError, SnapshotError, Template, Work,
+    Cause, FileError, Output, Session, SessionConfig, SessionError, SnapshotError, Template, Watch, Work,
     saved_memory,
 };
 use std::path::{Path, PathBuf};

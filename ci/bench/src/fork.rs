@@ -7,7 +7,7 @@ use guest_images::{Store, work_archive};
 use staleline::boot::{InitrdPart, cmdline};
 use staleline::engine::{EngineKind, Kick};
 use staleline::machine::MachineConfig;
-use staleline::session::{Cause, Output, SessionConfig, Watch, Template, Work};
+use staleline::session::{Cause, Output, SessionConfig, Template, Watch, Work};
 use std::io::{self, Write};
 use std::sync::Barrier;
 use std::time::Instant;

@@ -210,14 +210,14 @@ pub(super) fn printable(bytes: &[u8]) -> impl Iterator<Item = char> + '_ {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::memory::layout::MIB;
     use proptest::prelude::*;
 
     /// RAM of 16 MiB in which kernel addresses can be mapped page by page.
     #[derive(Debug)]
-    pub(in crate::guest) struct Synthetic {
+    pub(crate) struct Synthetic {
         pub ram: GuestRam,
         next: u64,
     }

@@ -79,3 +79,67 @@ impl Calls {
         self.pending.get(&slot)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::memory::tests::Synthetic;
+
+    const STACK_AT: u64 = 0xffff_c900_0000_0000;
+
+    fn call(function: &str, back: u64) -> Call {
+        Call { function: function.into(), arguments: [0; Call::ARGUMENTS], back, outer: None }
+    }
+
+    fn enter(calls: &mut Calls, guest: &mut Synthetic, slot: u64, call: Call) {
+        guest.put(slot, &call.back.to_le_bytes());
+        calls.enter(slot, call, &guest.memory());
+    }
+
+    #[test]
+    fn calls_of_several_stacks_return_in_any_order() {
+        let (mut calls, mut guest) = (Calls::default(), Synthetic::new());
+        let (one, other) = (STACK_AT + 0x3f00, STACK_AT + 0x8000 + 0x3f00);
+        enter(&mut calls, &mut guest, one, call("map", 0x10));
+        enter(&mut calls, &mut guest, other, call("map", 0x10));
+        assert_eq!(calls.leave(0x10, one), None, "the stack is not back yet");
+        assert_eq!(calls.leave(0x11, one + 8), None, "another place");
+        assert_eq!(calls.leave(0x10, one + 8), Some(call("map", 0x10)));
+        assert_eq!(calls.leave(0x10, one + 8), None);
+        assert_eq!(calls.leave(0x10, other + 8), Some(call("map", 0x10)));
+    }
+
+    #[test]
+    fn calls_within_calls_have_an_outer_one() {
+        let (mut calls, mut guest) = (Calls::default(), Synthetic::new());
+        let outer = STACK_AT + 0x3f00;
+        enter(&mut calls, &mut guest, outer, call("pool", 0x10));
+        enter(&mut calls, &mut guest, outer - 0x80, call("alloc", 0x20));
+        assert_eq!(calls.leave(0x20, outer - 0x78).map(|call| call.outer), Some(Some(outer)));
+        // A jump to another function: it is the first that returns.
+        enter(&mut calls, &mut guest, outer, call("phys", 0x10));
+        assert_eq!(calls.leave(0x10, outer + 8), Some(call("pool", 0x10)));
+        // Executed once more, after a fault.
+        enter(&mut calls, &mut guest, outer, call("pool", 0x10));
+        enter(&mut calls, &mut guest, outer, call("pool", 0x10));
+        assert_eq!(calls.leave(0x10, outer + 8), Some(call("pool", 0x10)));
+        assert_eq!(calls.pending.len(), 0);
+    }
+
+    #[test]
+    fn calls_that_never_return_make_way() {
+        let (mut calls, mut guest) = (Calls::default(), Synthetic::new());
+        let slot = STACK_AT + 0x3f00;
+        enter(&mut calls, &mut guest, slot, call("map", 0x10));
+        enter(&mut calls, &mut guest, slot + 0x10, call("map", 0x20));
+        assert_eq!(calls.leave(0x10, slot + 8), None);
+        // Its return address has been overwritten since.
+        guest.put(slot + 0x10, &[0xff; 8]);
+        enter(&mut calls, &mut guest, slot, call("alloc", 0x30));
+        assert_eq!(calls.leave(0x30, slot + 8).map(|call| call.outer), Some(None));
+        for stack in 0..2 * Calls::MAX as u64 {
+            calls.enter(STACK_AT + stack * STACK, call("map", 0x10), &guest.memory());
+        }
+        assert_eq!((calls.pending.len(), calls.lost), (Calls::MAX, Calls::MAX as u64 + 1));
+    }
+}

@@ -80,7 +80,7 @@ impl Coverage {
 
     fn because(&mut self, reason: String) {
         if self.reasons.len() < MAX_REASONS && !self.reasons.contains(&reason) {
-            log::warn!("ledger: {reason}");
+            log::info!("ledger: {reason}");
             self.reasons.push(reason);
         }
     }

@@ -3,7 +3,7 @@
 use super::functions::{self, Argument, Does, Function};
 use super::kernel::{Device, Kernel};
 use super::{Call, Kind, Ledger, MAX_ENTERED, Note, PoolPage};
-use crate::guest::Registers;
+use crate::guest::{Guest, Registers};
 use cache_model::ledger::{Attributes, Direction, Entry, LedgerError, Mapping, Owner};
 use x86_cpu::reg;
 
@@ -66,7 +66,14 @@ struct Common {
 
 impl Ledger {
     /// `call`, which makes mappings, has returned.
-    pub(super) fn returned(&mut self, kernel: &Kernel<'_>, registers: &Registers, call: &Call, now: u64) {
+    pub(super) fn returned(
+        &mut self,
+        guest: &Guest,
+        kernel: &Kernel<'_>,
+        registers: &Registers,
+        call: &Call,
+        now: u64,
+    ) {
         let Some(function) = functions::named(&call.function) else { return };
         let in_pool = match call.outer.map(|outer| self.calls.get(outer).map(|outer| &*outer.function)) {
             None => false,
@@ -80,9 +87,9 @@ impl Ledger {
         if pieces.is_empty() {
             return;
         }
-        let trace = kernel.trace(registers);
+        let trace = vec![registers.rip];
         let from_user = trace.iter().any(|&address| {
-            let symbol = kernel.guest.resolve(address);
+            let symbol = guest.resolve(address);
             symbol.is_some_and(|symbol| functions::of_user_memory().iter().any(|name| name == symbol.name))
         });
         let elements = pieces.len() as u32;
@@ -160,11 +167,18 @@ impl Ledger {
     }
 
     /// `function`, whose arguments say all, is called.
-    pub(super) fn acts(&mut self, kernel: &Kernel<'_>, function: &Function, call: &Call, now: u64) {
+    pub(super) fn acts(
+        &mut self,
+        guest: &Guest,
+        kernel: &Kernel<'_>,
+        function: &Function,
+        call: &Call,
+        now: u64,
+    ) {
         let arguments = Arguments(function, call);
         let get = |argument| arguments.get(argument);
         if function.does == Does::Dump {
-            self.printed = Some(self.records(kernel.guest));
+            self.printed = Some(self.records(guest));
             return;
         }
         let device = match function.position(Argument::Pool) {
@@ -196,9 +210,15 @@ impl Ledger {
                 }
             }
             Does::FreeTable => {
-                if let Some((list, mapped, _)) = kernel.table(get(Argument::Table)) {
-                    let count = (mapped as usize).min(MAX_ELEMENTS);
-                    self.end_list(kernel, requester, list, count, Kind::Noncontiguous, now);
+                if let Some((list, mapped)) = kernel.table(get(Argument::Table)) {
+                    self.end_list(
+                        kernel,
+                        requester,
+                        list,
+                        mapped.min(MAX_ELEMENTS),
+                        Kind::Noncontiguous,
+                        now,
+                    );
                 }
             }
             Does::FreeBlock => self.end(requester, address, None, &[Kind::PoolBlock], now),
@@ -364,8 +384,8 @@ fn made(kernel: &Kernel<'_>, function: &Function, call: &Call, result: u64) -> O
         Does::MapList => segments(get(Argument::List), result as u32 as usize)?,
         Does::MapTable | Does::AllocateTable => {
             let table = if function.does == Does::MapTable { get(Argument::Table) } else { result };
-            let (list, mapped, _) = kernel.table(table)?;
-            segments(list, mapped as usize)?
+            let (list, mapped) = kernel.table(table)?;
+            segments(list, mapped)?
         }
         Does::AllocatePages => one(handle()?, kernel.page(result)),
         Does::Allocate | Does::AllocateBlock => one(handle()?, kernel.memory.translate(result).ok()),

@@ -2,7 +2,7 @@
 //! nowhere, and lists have no end.
 
 use super::functions::{self, Version};
-use crate::guest::{Guest, GuestMemory, Registers};
+use crate::guest::{Guest, GuestMemory};
 use serde::{Deserialize, Serialize};
 
 /// Where the kernel has its memory map and its linear map of memory unless it says otherwise
@@ -39,9 +39,7 @@ pub struct Device {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
     pub physical: u64,
-    /// Bytes there.
-    pub length: u64,
-    /// Where the device has it, if it is mapped.
+    /// Where the device has it, if it is mapped. That of the n-th need not be where the memory of the n-th is: elements are merged.
     pub address: u64,
     /// Bytes there.
     pub mapped: u64,
@@ -60,23 +58,50 @@ fn requester(name: &str) -> Option<u32> {
     (hex(domain, 4)? == 0 && slot < 32 && function < 8).then_some(hex(bus, 2)? << 8 | slot << 3 | function)
 }
 
-/// A kernel of a known version, in its guest's memory.
+/// Where the fields are that are read here, in bytes from the start of their structures; and where the memory map is.
+#[derive(Debug, Clone, Copy)]
+pub struct Structures {
+    /// Address of the first `struct page`.
+    vmemmap: u64,
+    device_parent: u64,
+    table_list: u64,
+    table_mapped: u64,
+    pool_device: u64,
+    pool_size: u64,
+}
+
+impl Structures {
+    /// Those of the kernel `guest`, of `version`; `None` if they are not known.
+    #[must_use]
+    pub fn of(guest: &Guest, memory: &GuestMemory<'_>, version: Version) -> Option<Self> {
+        let offset = |field| functions::offset(version, field);
+        let vmemmap = guest.address("vmemmap_base").map_or(Ok(VMEMMAP), |base| memory.u64(base));
+        Some(Self {
+            vmemmap: vmemmap.ok()?,
+            device_parent: offset("device.parent")?,
+            table_list: offset("sg_table.sgl")?,
+            table_mapped: offset("sg_table.nents")?,
+            pool_device: offset("dma_pool.dev")?,
+            pool_size: offset("dma_pool.size")?,
+        })
+    }
+}
+
+/// A kernel's memory and what is known of its structures.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel<'a> {
-    pub guest: &'a Guest,
     pub memory: GuestMemory<'a>,
-    pub version: Version,
+    pub structures: Structures,
 }
 
 impl Kernel<'_> {
-    /// Offset of `structure.field`.
-    fn offset(&self, field: &str) -> Option<u64> {
-        functions::offset(self.version, field)
+    fn pointer(&self, address: u64, offset: u64) -> Option<u64> {
+        let pointer = self.memory.u64(address.checked_add(offset)?).ok()?;
+        (pointer != 0).then_some(pointer)
     }
 
-    fn pointer(&self, address: u64, field: &str) -> Option<u64> {
-        let pointer = self.memory.u64(address.checked_add(self.offset(field)?)?).ok()?;
-        (pointer != 0).then_some(pointer)
+    fn number(&self, address: u64, offset: u64) -> Option<u32> {
+        self.memory.u32(address.checked_add(offset)?).ok()
     }
 
     /// The name of the device at `address`: the first field of a `struct device` is its kobject, whose first is the name.
@@ -95,7 +120,7 @@ impl Kernel<'_> {
             if function.is_some() {
                 break;
             }
-            let Some(parent) = self.pointer(at, "device.parent") else { break };
+            let Some(parent) = self.pointer(at, self.structures.device_parent) else { break };
             function = self.device_name(parent).and_then(|name| requester(&name));
             at = parent;
         }
@@ -105,9 +130,7 @@ impl Kernel<'_> {
     /// Guest-physical address of the page that the `struct page` at `page` stands for.
     #[must_use]
     pub fn page(&self, page: u64) -> Option<u64> {
-        let base =
-            self.guest.address("vmemmap_base").map_or(Some(VMEMMAP), |base| self.memory.u64(base).ok())?;
-        let distance = page.checked_sub(base)?;
+        let distance = page.checked_sub(self.structures.vmemmap)?;
         (distance % PAGE_STRUCT == 0).then(|| (distance / PAGE_STRUCT).checked_mul(PAGE)).flatten()
     }
 
@@ -121,26 +144,25 @@ impl Kernel<'_> {
             if self.memory.read(at, &mut raw).is_err() {
                 break;
             }
-            let word = |at: usize| {
-                raw.get(at..at + 8).and_then(|word| word.try_into().ok()).map_or(0, u64::from_le_bytes)
-            };
-            let link = word(0);
+            let [link, place, address, mapped] = std::array::from_fn(|word| {
+                raw.as_chunks().0.get(word).map_or(0, |&word| u64::from_le_bytes(word))
+            });
+            let target = link & !(SG_CHAIN | SG_END);
             if link & SG_CHAIN != 0 {
-                // One that leads to another of its kind leads nowhere.
+                // A chain that leads to another leads nowhere.
                 if std::mem::replace(&mut chained, true) {
                     break;
                 }
-                at = link & !(SG_CHAIN | SG_END);
+                at = target;
                 continue;
             }
             chained = false;
             let low = u64::from(u32::MAX);
-            let Some(page) = self.page(link & !(SG_CHAIN | SG_END)) else { break };
+            let Some(page) = self.page(target) else { break };
             segments.push(Segment {
-                physical: page.saturating_add(word(8) & low),
-                length: word(8) >> 32,
-                address: word(16),
-                mapped: word(24) & low,
+                physical: page.saturating_add(place & low),
+                address,
+                mapped: mapped & low,
             });
             if link & SG_END != 0 {
                 break;
@@ -150,30 +172,22 @@ impl Kernel<'_> {
         segments
     }
 
-    /// The list of the `struct sg_table` at `table`, and how many of its elements are mapped and there.
+    /// The list of the `struct sg_table` at `table`, and to how many elements it is mapped.
     #[must_use]
-    pub fn table(&self, table: u64) -> Option<(u64, u32, u32)> {
-        let list = self.pointer(table, "sg_table.sgl")?;
-        let count = |field| self.memory.u32(table.checked_add(self.offset(field)?)?).ok();
-        Some((list, count("sg_table.nents")?, count("sg_table.orig_nents")?))
+    pub fn table(&self, table: u64) -> Option<(u64, usize)> {
+        let list = self.pointer(table, self.structures.table_list)?;
+        Some((list, self.number(table, self.structures.table_mapped)? as usize))
     }
 
     /// The device of the DMA pool at `pool` and the size of its blocks.
     #[must_use]
     pub fn pool(&self, pool: u64) -> Option<(Device, u64)> {
-        let device = self.device(self.pointer(pool, "dma_pool.dev")?)?;
-        let size = self.memory.u32(pool.checked_add(self.offset("dma_pool.size")?)?).ok()?;
-        let size = u64::from(size);
+        let device = self.device(self.pointer(pool, self.structures.pool_device)?)?;
+        let size = u64::from(self.number(pool, self.structures.pool_size)?);
         (1..=MAX_BLOCK).contains(&size).then_some((device, size))
     }
 
-    /// Return addresses from where `registers` are, the innermost first.
-    #[must_use]
-    pub fn trace(&self, registers: &Registers) -> Vec<u64> {
-        vec![registers.rip]
-    }
-
-    /// Address in the `struct dma_iova_state` at `state`.
+    /// Address in the `struct dma_iova_state` at `state`: its first field.
     #[must_use]
     pub fn iova(&self, state: u64) -> Option<u64> {
         self.memory.u64(state).ok()
@@ -183,6 +197,32 @@ impl Kernel<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guest::memory::tests::Synthetic;
+
+    const AT: u64 = 0xffff_8880_0010_0000;
+    const STRUCTURES: Structures = Structures {
+        vmemmap: VMEMMAP,
+        device_parent: 64,
+        table_list: 0,
+        table_mapped: 8,
+        pool_device: 32,
+        pool_size: 24,
+    };
+
+    fn kernel(guest: &Synthetic) -> Kernel<'_> {
+        Kernel { memory: guest.memory(), structures: STRUCTURES }
+    }
+
+    fn put(guest: &mut Synthetic, at: u64, words: &[u64]) {
+        for (at, word) in (at..).step_by(8).zip(words) {
+            guest.put(at, &word.to_le_bytes());
+        }
+    }
+
+    /// An element of page `page`, mapped to where it is.
+    fn element(page: u64, flags: u64, length: u64) -> [u64; 4] {
+        [VMEMMAP + page * PAGE_STRUCT | flags, 0x10 | length << 32, page * PAGE + 0x10, length]
+    }
 
     #[test]
     fn pci_functions_are_told_by_their_names() {
@@ -199,5 +239,54 @@ mod tests {
         ] {
             assert_eq!(requester(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_device_is_known_by_the_function_that_it_is_below() {
+        let mut guest = Synthetic::new();
+        let (virtio, function, orphan) = (AT, AT + 0x400, AT + 0x800);
+        for (device, name, text, parent) in [
+            (virtio, AT + 0x100, "virtio0", function),
+            (function, AT + 0x500, "0000:01:00.0", 0),
+            // Its own parent.
+            (orphan, AT + 0x900, "orphan", orphan),
+        ] {
+            put(&mut guest, device, &[name]);
+            put(&mut guest, device + 64, &[parent]);
+            guest.put(name, text.as_bytes());
+            guest.put(name + text.len() as u64, &[0]);
+        }
+        let device = |name: &str, requester| Some(Device { name: name.into(), requester });
+        put(&mut guest, AT + 0xa00, &[0, 0, 0, 256, virtio]);
+        let kernel = kernel(&guest);
+        assert_eq!(kernel.device(virtio), device("virtio0", 0x100));
+        assert_eq!(kernel.device(function), device("0000:01:00.0", 0x100));
+        assert_eq!(kernel.device(orphan), device("orphan", NO_FUNCTION));
+        assert_eq!((kernel.device(0), kernel.device(AT + 0x100)), (None, None));
+        assert_eq!(kernel.pool(AT + 0xa00), device("virtio0", 0x100).map(|device| (device, 256)));
+        assert_eq!(kernel.pool(AT), None);
+    }
+
+    #[test]
+    fn scatter_lists_are_followed_over_chains_to_their_end() {
+        let mut guest = Synthetic::new();
+        put(&mut guest, AT, &element(5, 0, 0x1000));
+        put(&mut guest, AT + 32, &[(AT + 0x200) | SG_CHAIN, 0, 0, 0]);
+        put(&mut guest, AT + 0x200, &element(7, SG_END, 0x20));
+        put(&mut guest, AT + 0x220, &element(9, 0, 0x20));
+        let segment = |page: u64, mapped| {
+            let address = page * PAGE + 0x10;
+            Segment { physical: address, address, mapped }
+        };
+        assert_eq!(kernel(&guest).list(AT, 100), [segment(5, 0x1000), segment(7, 0x20)]);
+        assert_eq!(kernel(&guest).list(AT, 1), [segment(5, 0x1000)]);
+        // One that leads to itself, one that is no list, and one that ends with memory.
+        put(&mut guest, AT + 0x300, &[(AT + 0x300) | SG_CHAIN, 0, 0, 0]);
+        put(&mut guest, AT + 0x400, &[0x1234_5678, 0, 0, 0]);
+        put(&mut guest, AT + 0xfe0, &element(11, 0, 8));
+        assert_eq!(kernel(&guest).list(AT + 0x300, usize::MAX), []);
+        assert_eq!(kernel(&guest).list(AT + 0x400, usize::MAX), []);
+        assert_eq!(kernel(&guest).list(AT + 0xfe0, usize::MAX), [segment(11, 8)]);
+        assert_eq!(kernel(&guest).list(1, usize::MAX), []);
     }
 }

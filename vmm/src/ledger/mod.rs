@@ -27,7 +27,7 @@ use cache_model::ledger as model;
 use calls::{Call, Calls};
 use functions::{Does, Function, Version};
 use intern::Interned;
-use kernel::Kernel;
+use kernel::{Kernel, Structures};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use x86_cpu::{Probes, reg};
@@ -84,6 +84,9 @@ pub struct Ledger {
     /// What was mapped when the guest last printed its own ledger, if that is wanted.
     printed: Option<Vec<Record>>,
     keeps_printed: bool,
+    /// Of the kernel that is followed, once it has been needed.
+    #[serde(skip)]
+    structures: Option<Structures>,
 }
 
 impl Ledger {
@@ -107,6 +110,7 @@ impl Ledger {
             entered: Vec::new(),
             printed: None,
             keeps_printed,
+            structures: None,
         }
     }
 
@@ -118,7 +122,7 @@ impl Ledger {
 
     /// Follows nothing from now on.
     pub fn turn_off(&mut self, reason: String) {
-        log::warn!("ledger: off: {reason}");
+        log::info!("ledger: off: {reason}");
         *self = Self { state: State::Off(reason), ..Self::new(self.keeps_printed) };
     }
 
@@ -164,19 +168,31 @@ impl Ledger {
         if registers.cpl != 0 {
             return;
         }
-        let kernel = Kernel { guest, memory: guest.memory(ram), version: Version(major, minor) };
+        let memory = guest.memory(ram);
+        self.structures = self.structures.or_else(|| Structures::of(guest, &memory, Version(major, minor)));
+        let Some(structures) = self.structures else {
+            return self.turn_off("the layout of the kernel's structures is not known".into());
+        };
+        let kernel = Kernel { memory, structures };
         let stack = registers.gpr[reg::RSP];
         if let Some(call) = self.calls.leave(registers.rip, stack) {
-            self.returned(&kernel, registers, &call, now);
+            self.returned(guest, &kernel, registers, &call, now);
         }
         let entered = self.entries.get(&registers.rip);
         if let Some(function) = entered.and_then(|name| functions::named(name)) {
-            self.entered(&kernel, registers, function, now);
+            self.entered(guest, &kernel, registers, function, now);
         }
     }
 
     /// `function` is about to begin.
-    fn entered(&mut self, kernel: &Kernel<'_>, registers: &Registers, function: &Function, now: u64) {
+    fn entered(
+        &mut self,
+        guest: &Guest,
+        kernel: &Kernel<'_>,
+        registers: &Registers,
+        function: &Function,
+        now: u64,
+    ) {
         let stack = registers.gpr[reg::RSP];
         let mut arguments = [0; Call::ARGUMENTS];
         for (index, argument) in arguments.iter_mut().enumerate().take(function.arguments.len()) {
@@ -190,7 +206,7 @@ impl Ledger {
         }
         let call = Call { function: function.name.clone(), arguments, back: 0, outer: None };
         if !function.does.is_known_at_return() {
-            return self.acts(kernel, function, &call, now);
+            return self.acts(guest, kernel, function, &call, now);
         }
         let Ok(back) = kernel.memory.u64(stack) else {
             return self.coverage.lost(format!("{} was called with no stack", function.name));

@@ -48,7 +48,7 @@ impl Machine {
             }
             Err(GuestError::NotYet) => {}
             Err(error) => {
-                log::warn!("{error}");
+                log::info!("{error}");
                 if let Some(ledger) = &mut self.ledger {
                     ledger.turn_off(error.to_string());
                 }

@@ -173,6 +173,7 @@ mod tests {
             ready: true,
             inputs: Vec::new(),
             memory,
+            ledger: None,
         };
         Evidence {
             outcome,

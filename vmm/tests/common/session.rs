@@ -4,7 +4,7 @@ use staleline::boot::{InitrdPart, cmdline};
 use staleline::engine::{EngineKind, Kick};
 use staleline::machine::MachineConfig;
 use staleline::session::{
-    MemoryRange, Outcome, Output, Session, SessionConfig, Watch, SessionError, Template, Work,
+    MemoryRange, Outcome, Output, Session, SessionConfig, SessionError, Template, Watch, Work,
 };
 use std::hash::{DefaultHasher, Hasher};
 

@@ -204,11 +204,7 @@ impl Ledger {
             }
             // Freeing nothing is nothing.
             Does::Free if function.position(Argument::Virtual).is_some() && get(Argument::Virtual) == 0 => {}
-            Does::Free => {
-                if self.pool_pages.remove(&(requester, address)).is_none() {
-                    self.end(requester, address, Some(size), &[Kind::Coherent, Kind::Noncoherent], now);
-                }
-            }
+            Does::Free => self.end_allocation(requester, address, size, now),
             Does::FreeTable => {
                 if let Some((list, mapped)) = kernel.table(get(Argument::Table)) {
                     self.end_list(
@@ -262,6 +258,13 @@ impl Ledger {
         match found {
             Some(id) => self.end_mapping(id, now),
             None => self.unknown += 1,
+        }
+    }
+
+    /// Allocated memory is freed: the driver's own, or a pool's.
+    fn end_allocation(&mut self, device: u32, address: u64, size: u64, now: u64) {
+        if self.pool_pages.remove(&(device, address)).is_none() {
+            self.end(device, address, Some(size), &[Kind::Coherent, Kind::Noncoherent], now);
         }
     }
 

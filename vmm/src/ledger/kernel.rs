@@ -221,7 +221,7 @@ mod tests {
 
     /// An element of page `page`, mapped to where it is.
     fn element(page: u64, flags: u64, length: u64) -> [u64; 4] {
-        [VMEMMAP + page * PAGE_STRUCT | flags, 0x10 | length << 32, page * PAGE + 0x10, length]
+        [(VMEMMAP + page * PAGE_STRUCT) | flags, 0x10 | (length << 32), page * PAGE + 0x10, length]
     }
 
     #[test]

@@ -229,6 +229,7 @@ mod tests {
     const LAYOUTS: &[&str] = &[
         "6aa0be35559fdf405767dc4c0c067e884c219efbc6569dcc85b57ad255e1d72b",
         "7fc11cbe00aec03c29fdd3ae5cc9e0b91f9ce79d111987eb49e63cba79ea768e",
+        "4a3e8162e385210c413e317994318515976899ade2e13c1f78920bed16508cdf",
     ];
 
     #[test]

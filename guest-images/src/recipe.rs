@@ -32,6 +32,12 @@ const CONFIGS: &[(&str, &str)] = &[
     ("linux-debug-7.config", include_str!("../recipes/linux-debug-7.config")),
 ];
 const PROGRAMS: &[(&str, &str)] = &[
+    ("dmalab/abi.h", include_str!("../drivers/dmalab/abi.h")),
+    ("dmalab/libdmalab.c", include_str!("../programs/dmalab/libdmalab.c")),
+    ("dmalab/libdmalab.h", include_str!("../programs/dmalab/libdmalab.h")),
+    ("dmalab/main.c", include_str!("../programs/dmalab/main.c")),
+    ("dmalab/soak.c", include_str!("../programs/dmalab/soak.c")),
+    ("dmalab/soak.h", include_str!("../programs/dmalab/soak.h")),
     ("patterns.c", include_str!("../programs/patterns.c")),
     ("peer-walk/connection.c", include_str!("../programs/peer-walk/connection.c")),
     ("peer-walk/peer-walk.c", include_str!("../programs/peer-walk/peer-walk.c")),

@@ -1,0 +1,171 @@
+/*
+ * Puts the DMA exerciser to work: `dmalab list` says what it can do, `dmalab` without arguments how it is called. Exits 0 if every byte
+ * was right, 1 if one was wrong, with its address and both values, and 2 if something could not be done.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "soak.h"
+
+#define ITERATIONS 40
+
+static int usage(void)
+{
+	fprintf(stderr,
+		"usage: dmalab [OPTION…] COMMAND\n"
+		"  list                     the scenarios that the driver has\n"
+		"  run NAME…                those with these names\n"
+		"  bug N                    the one of real bug N\n"
+		"  clflush                  a driver that flushes the CPU's caches by hand\n"
+		"  clflush-missing WHERE    the same without one flush: before-transmit, before-receive or after-receive\n"
+		"  soak [ITERATIONS]        transfers as the DMA API wants them, on every kind of memory (%d by default)\n"
+		"  info                     what the device is configured to be\n"
+		"options:\n"
+		"  --device PATH            /dev/dmalab0 by default\n"
+		"  --seed N                 of what is random, 1 by default\n"
+		"  --memory KIND            soak: only kmalloc, pages, coherent or user memory\n"
+		"  --no-snoop, --relaxed    soak: what payload asks for\n"
+		"  --clflush                soak: flush the CPU's caches at each transfer of ownership\n",
+		ITERATIONS);
+	return 2;
+}
+
+static int failed(const char *what)
+{
+	fprintf(stderr, "dmalab: %s: %s\n", what, strerror(errno));
+	return 2;
+}
+
+static int list(struct lab *lab)
+{
+	struct dmalab_scenario_name name = { .index = 0 };
+
+	for (; !ioctl(lab->fd, DMALAB_NAME, &name); name.index++)
+		printf("%-32s %s\n", name.name, name.summary);
+	return errno == ENOENT ? 0 : failed("list");
+}
+
+static int info(struct lab *lab)
+{
+	static const char *const words[] = { "off", "as descriptors say", "all payload", "everything" };
+
+	printf("no-snoop: %s\nrelaxed ordering: %s\n", words[lab->info.attributes & 3],
+	       words[lab->info.attributes >> 4 & 3]);
+	return 0;
+}
+
+static int run(struct lab *lab, const char *name, uint64_t seed)
+{
+	struct dmalab_scenario report = { .seed = seed };
+	uint32_t i;
+
+	if (strlen(name) >= sizeof(report.name)) {
+		errno = ENOENT;
+		return failed(name);
+	}
+	strcpy(report.name, name);
+	if (ioctl(lab->fd, DMALAB_SCENARIO, &report))
+		return failed(name);
+	for (i = 0; i < report.wrong && i < DMALAB_WRONG_LISTED; i++) {
+		struct dmalab_wrong *byte = &report.list[i];
+
+		printf("wrong: the %s finds %#04x, not %#04x, at bus address %#llx\n",
+		       byte->side == DMALAB_DEVICE ? "device" : "CPU", byte->found, byte->expected,
+		       (unsigned long long)byte->bus);
+	}
+	if (report.wrong > DMALAB_WRONG_LISTED)
+		printf("and %u more\n", report.wrong - DMALAB_WRONG_LISTED);
+	printf("%s: %u of %u bytes wrong\n", name, report.wrong, report.checked);
+	return report.wrong != 0;
+}
+
+static int run_soak(struct soak *soak_, const char *iterations)
+{
+	char *end;
+
+	soak_->iterations = ITERATIONS;
+	if (iterations) {
+		soak_->iterations = strtoul(iterations, &end, 0);
+		if (*end || !*iterations)
+			return usage();
+	}
+	if (soak(soak_))
+		return 2;
+	printf("soak: %lu of %lu bytes wrong\n", soak_->wrong, soak_->checked);
+	return soak_->wrong != 0;
+}
+
+static int kind_of(const char *name)
+{
+	static const char *const kinds[] = { "kmalloc", "pages", "coherent", "user" };
+	int i;
+
+	for (i = 0; i < 4; i++)
+		if (!strcmp(kinds[i], name))
+			return i;
+	return -1;
+}
+
+int main(int argc, char **argv)
+{
+	const char *device = NULL, *command;
+	uint8_t flags = 0;
+	struct soak soak = { .seed = 1, .only = -1 };
+	struct lab lab;
+	char name[64];
+	int status = 0;
+
+	for (argv++, argc--; argc && !strncmp(*argv, "--", 2); argv++, argc--) {
+		const char *option = *argv;
+
+		if (!strcmp(option, "--no-snoop")) {
+			flags |= DMALAB_NO_SNOOP;
+		} else if (!strcmp(option, "--relaxed")) {
+			flags |= DMALAB_RELAXED;
+		} else if (!strcmp(option, "--clflush")) {
+			soak.flushes = 1;
+		} else if (argc < 2) {
+			return usage();
+		} else {
+			argv++, argc--;
+			if (!strcmp(option, "--device"))
+				device = *argv;
+			else if (!strcmp(option, "--seed"))
+				soak.seed = strtoull(*argv, NULL, 0);
+			else if (strcmp(option, "--memory") || (soak.only = kind_of(*argv)) < 0)
+				return usage();
+		}
+	}
+	if (!argc)
+		return usage();
+	command = *argv;
+	if (lab_open(&lab, device))
+		return failed(device ? device : "/dev/dmalab0");
+	lab.flags = flags;
+	soak.lab = &lab;
+	if (!strcmp(command, "list") && argc == 1) {
+		status = list(&lab);
+	} else if (!strcmp(command, "info") && argc == 1) {
+		status = info(&lab);
+	} else if (!strcmp(command, "run") && argc > 1) {
+		for (argv++; *argv; argv++) {
+			int one = run(&lab, *argv, soak.seed);
+
+			status = one > status ? one : status;
+		}
+	} else if (!strcmp(command, "clflush") && argc == 1) {
+		status = run(&lab, "clflush", soak.seed);
+	} else if ((!strcmp(command, "bug") || !strcmp(command, "clflush-missing")) && argc == 2) {
+		snprintf(name, sizeof(name), "%s%s%s", command, strcmp(command, "bug") ? "-" : "", argv[1]);
+		status = run(&lab, name, soak.seed);
+	} else if (!strcmp(command, "soak") && argc <= 2) {
+		status = run_soak(&soak, argv[1]);
+	} else {
+		status = usage();
+	}
+	lab_close(&lab);
+	return status;
+}

@@ -1,0 +1,19 @@
+#ifndef DMALAB_SOAK_H
+#define DMALAB_SOAK_H
+
+#include "libdmalab.h"
+
+struct soak {
+	struct lab *lab;
+	uint64_t seed;
+	unsigned long iterations;
+	int only;		/* a kind of memory, or -1 */
+	int flushes;		/* by hand, at each transfer of ownership */
+	unsigned long checked;	/* out: bytes looked at */
+	unsigned long wrong;	/* out: of them */
+};
+
+/* Returns 0 unless something could not be done at all. */
+int soak(struct soak *soak);
+
+#endif

@@ -8,6 +8,7 @@
 mod bochs;
 mod fork;
 mod guest;
+mod ledger;
 mod mlx5;
 mod peer;
 mod process;
@@ -72,6 +73,8 @@ enum Workload {
     Suite,
     /// Operations a second of `staleline replay`, and of the cache model alone.
     Replay,
+    /// A boot with the ledger of DMA mappings on and off.
+    Ledger,
 }
 
 impl Workload {
@@ -102,6 +105,7 @@ fn main() -> Result<()> {
             Workload::Fork => table.add_figures(fork::run(arguments.rounds)?),
             Workload::Suite => table.add_figures(suite::run(&staleline, arguments.rounds)?),
             Workload::Replay => table.add_figures(replay::run(&staleline, arguments.rounds)?),
+            Workload::Ledger => table.add_figures(ledger::run(&staleline, arguments.rounds)?),
             Workload::Boot | Workload::Integer | Workload::Memory | Workload::Kernel | Workload::Float => {
                 let guest = Guest::prepare(&workload.name())?;
                 table.guest(&guest);

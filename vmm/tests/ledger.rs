@@ -3,12 +3,14 @@
 
 mod common;
 
-use common::session::{Ran, cold, shell};
+use common::guest::Running;
+use common::session::{Ran, boot, cold, run, shell};
 use staleline::boot::{InitrdPart, cmdline};
-use staleline::engine::EngineKind;
+use staleline::engine::{EngineKind, Kick};
 use staleline::ledger::{Kind, Record, Report};
 use staleline::machine::MachineConfig;
-use staleline::session::{Cause, SessionConfig, Watch};
+use staleline::session::{Cause, SessionConfig, Template, Watch};
+use x86_cpu::reg;
 
 /// A mapping as both say it: device, type, DMA address, guest-physical address, size, direction.
 type Entry = (String, &'static str, u64, u64, u64, String);
@@ -135,4 +137,167 @@ fn the_ledger_is_that_of_linux_6_12_and_its_run_is_as_without() {
 #[test]
 fn the_ledger_is_that_of_linux_7_2() {
     agrees("7.2", 1);
+}
+
+#[test]
+fn forks_and_restored_machines_go_on_with_the_ledger() {
+    let mut config = config("linux-6.12-debug", 1, following());
+    // Of a disk that is written there can be only one.
+    config.machine.devices.truncate(2);
+    let work = shell(WORKLOAD, None);
+    let alone = cold(&config, &work);
+    assert!(report(&alone).records.len() > 1000);
+    let template = boot(&config).unwrap();
+    assert_eq!(run(template.fork(&work, config.deadline, Kick::default()).unwrap()), alone);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    template.save(file.path(), "a guest").unwrap();
+    let restored = Template::restore(file.path()).unwrap().template;
+    assert_eq!(run(restored.fork(&work, config.deadline, Kick::default()).unwrap()), alone);
+}
+
+/// Numbers that look random.
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0.rotate_left(32)
+    }
+
+    fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+#[test]
+fn calls_with_wild_arguments_are_survived_and_end_judgement() {
+    let image = common::guest::image("linux-6.12-debug");
+    let mut running = Running::start(&image, None, 1, 1);
+    running.machine.lock().look_for_guest(None);
+    running.machine.lock().follow_dma(true);
+    running.run_until(10_000_000, |running| {
+        running.machine.lock().ledger().is_some_and(|ledger| ledger.mappings().live().len() > 100)
+    });
+    let mut registers = running.registers(0);
+    let machine = running.machine.lock();
+    let guest = machine.guest().unwrap().clone();
+    let mut ledger = machine.ledger().unwrap().clone();
+    assert!(ledger.coverage().mappings);
+    let functions: Vec<_> = [
+        "dma_map_page_attrs",
+        "dma_map_resource",
+        "dma_map_sg_attrs",
+        "dma_map_sgtable",
+        "dma_alloc_attrs",
+        "dma_alloc_pages",
+        "dma_alloc_noncontiguous",
+        "dma_pool_alloc",
+        "dma_unmap_page_attrs",
+        "dma_unmap_sg_attrs",
+        "dma_free_attrs",
+        "dma_free_noncontiguous",
+        "dma_pool_free",
+        "__dma_sync_single_for_cpu",
+        "__dma_sync_sg_for_device",
+    ]
+    .map(|name| guest.address(name).unwrap())
+    .into();
+    // A device, a DMA pool of its own, and a scatter list without end, in memory that the kernel does not use.
+    let (linear, at) = (0xffff_8880_0000_0000_u64, 0x1000_u64);
+    let (device, pool, table, list) =
+        (linear + at, linear + at + 0x100, linear + at + 0x200, linear + at + 0x300);
+    let words = |at: u64, words: &[u64]| {
+        for (at, word) in (at..).step_by(8).zip(words) {
+            machine.ram().write(at, &word.to_le_bytes()).unwrap();
+        }
+    };
+    words(at, &[linear + at + 0x80, 0, 0, 0, 0, 0, 0, 0, 0]);
+    machine.ram().write(at + 0x80, b"0000:08:00.0\0").unwrap();
+    words(at + 0x100 + 56, &[device, 256]);
+    words(at + 0x200, &[list, 0xffff_ffff_ffff_ffff]);
+    words(at + 0x300, &[0xffff_ea00_0000_0000 + 64 * 5, 64 << 32, 5 << 12, 64, list | 1]);
+    let mut numbers = Numbers(1);
+    for now in 0..5_000 {
+        for register in 0..16 {
+            registers.gpr[register] = match numbers.below(8) {
+                0 => numbers.next(),
+                1 => 0xffff_8880_0000_0000 + numbers.below(512 << 20),
+                2 => 0xffff_ea00_0000_0000 + numbers.below(8 << 20) / 64 * 64,
+                3 => 0xffff_ffff_8100_0000 + numbers.below(16 << 20),
+                4 => u64::MAX,
+                5 => [device, pool, table, list][numbers.below(4) as usize],
+                _ => numbers.below(4),
+            };
+        }
+        // The first argument: mostly one that makes sense.
+        registers.gpr[reg::RDI] = [device, device, pool, registers.gpr[reg::RDI]][numbers.below(4) as usize];
+        registers.cpl = 0;
+        // A stack on which there is something.
+        registers.gpr[reg::RSP] = 0xffff_8880_0000_0000 + numbers.below(512 << 20) / 8 * 8;
+        registers.rip = functions[numbers.below(functions.len() as u64) as usize];
+        ledger.probe(&guest, machine.ram(), &registers, now);
+        if let Ok(back) = guest.memory(machine.ram()).u64(registers.gpr[reg::RSP]) {
+            registers.rip = back;
+            registers.gpr[reg::RSP] += 8;
+            registers.gpr[reg::RAX] = [0, 1, numbers.next(), u64::MAX][numbers.below(4) as usize];
+            ledger.probe(&guest, machine.ram(), &registers, now);
+        }
+    }
+    assert!(!ledger.coverage().mappings && !ledger.coverage().syncs);
+    assert!(ledger.coverage().reasons.len() <= 32);
+    let live = ledger.mappings().live().len();
+    assert!((500..=1 << 17).contains(&live), "{live}");
+}
+
+/// Runs `staleline run` with a status file; returns how it ended, and the file.
+fn run_with_status(arguments: &[&str]) -> (common::Ran, serde_json::Value) {
+    let status = tempfile::NamedTempFile::new().unwrap();
+    let mut all = vec!["run", "--status", common::path(status.path())];
+    all.extend(arguments);
+    let ran = common::run(&all);
+    (ran, serde_json::from_slice(&std::fs::read(status.path()).unwrap()).unwrap())
+}
+
+#[test]
+fn what_a_stock_kernel_leaves_out_is_said() {
+    let dump = tempfile::NamedTempFile::new().unwrap();
+    let (ran, status) = run_with_status(&[
+        "--kernel",
+        "debian-cloud-6.12",
+        "--device",
+        "mlx5",
+        "--ledger",
+        "on",
+        "--ledger-dump",
+        common::path(dump.path()),
+        "--",
+        "true",
+    ]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let ledger = &status["ledger"];
+    assert_eq!((&ledger["mappings"], &ledger["syncs"]), (&true.into(), &false.into()), "{status:#}");
+    assert!(ran.stderr.contains("leaves out dma_sync_*"), "{}", ran.stderr);
+    let text = std::fs::read_to_string(dump.path()).unwrap();
+    let records: Vec<Record> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of_mlx5 = records.iter().filter(|record| record.device == "0000:08:00.0").count();
+    assert!(of_mlx5 > 1000 && of_mlx5 as u64 <= ledger["mapped"].as_u64().unwrap() + 2000, "{of_mlx5}");
+}
+
+#[test]
+fn a_guest_that_cannot_be_followed_is_said_to_be_so() {
+    // jmp .
+    let kernel = common::bare_kernel(&[0xeb, 0xfe]);
+    let kernel = ["--kernel", common::path(kernel.path()), "--deadline", "0.001"];
+    let (ran, status) = run_with_status(&[&kernel[..], &["--ledger", "on"]].concat());
+    let reason = "the guest's kernel did not come to its system call entry";
+    assert_eq!((ran.status, &status["ledger"]["off"]), (124, &reason.into()), "{status:#}");
+    assert!(ran.stderr.contains(&format!("ledger: off: {reason}")), "{}", ran.stderr);
+    for (arguments, message) in [
+        (["--ledger", "on", "--engine", "kvm"], "--ledger: the KVM engine cannot"),
+        (["--ledger", "off", "--ledger-dump", "x"], "--ledger-dump: there is no ledger"),
+    ] {
+        let (ran, _) = run_with_status(&[&kernel[..], &arguments].concat());
+        assert_eq!(ran.status, 125);
+        assert!(ran.stderr.contains(message), "{}", ran.stderr);
+    }
 }

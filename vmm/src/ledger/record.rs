@@ -17,13 +17,11 @@ pub struct Record {
     /// As Linux names it; that of coherent memory is BIDIRECTIONAL.
     pub direction: String,
     /// Guest-physical address of the memory, where it is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub physical: Option<u64>,
     /// DMA_ATTR_….
     pub attributes: u64,
     /// Virtual time in nanoseconds.
     pub mapped_at: u64,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub user_pinned: bool,
     /// Where it was mapped, the innermost function first.
     pub trace: Vec<String>,

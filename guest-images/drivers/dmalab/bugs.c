@@ -448,6 +448,59 @@ static noinline __noclone int dmalab_rogue_against_direction(struct dmalab_trial
 	return error;
 }
 
+/*
+ * Wrong in themselves, from 7.x on: kernel memory, which could be synchronised, mapped with the attribute that is for memory that
+ * cannot; and the same line mapped with the attribute and without.
+ */
+#ifdef DMA_ATTR_REQUIRE_COHERENT
+#define REQUIRE_COHERENT DMA_ATTR_REQUIRE_COHERENT
+#else
+#define REQUIRE_COHERENT 0
+#endif
+
+static noinline __noclone int dmalab_requires_coherent_kernel_memory(struct dmalab_trial *trial)
+{
+	struct device *dev = trial->lab->dev;
+	u8 *data = lines(1);
+	dma_addr_t bus;
+	int error = -EOPNOTSUPP;
+
+	if (!data)
+		return -ENOMEM;
+	if (REQUIRE_COHERENT) {
+		bus = dma_map_single_attrs(dev, data, LINE, DMA_FROM_DEVICE, REQUIRE_COHERENT);
+		error = failed(trial, bus) ? -EIO : 0;
+		if (!error)
+			dma_unmap_single_attrs(dev, bus, LINE, DMA_FROM_DEVICE, REQUIRE_COHERENT);
+	}
+	kfree(data);
+	return error;
+}
+
+static noinline __noclone int dmalab_mixes_attributes_in_a_line(struct dmalab_trial *trial)
+{
+	struct device *dev = trial->lab->dev;
+	u8 *data = lines(1);
+	dma_addr_t with, without;
+	int error = -EOPNOTSUPP;
+
+	if (!data)
+		return -ENOMEM;
+	if (REQUIRE_COHERENT) {
+		with = dma_map_single_attrs(dev, data, LINE / 2, DMA_TO_DEVICE, REQUIRE_COHERENT);
+		error = failed(trial, with) ? -EIO : 0;
+		if (!error) {
+			without = dma_map_single(dev, data + LINE / 2, LINE / 2, DMA_TO_DEVICE);
+			error = failed(trial, without) ? -EIO : 0;
+			if (!error)
+				dma_unmap_single(dev, without, LINE / 2, DMA_TO_DEVICE);
+			dma_unmap_single_attrs(dev, with, LINE / 2, DMA_TO_DEVICE, REQUIRE_COHERENT);
+		}
+	}
+	kfree(data);
+	return error;
+}
+
 const struct dmalab_case dmalab_bug_cases[] = {
 	{ "bug2", "USB hub, dwc3: two kmalloc(8) buffers in one line", dmalab_bug2_two_buffers_in_a_line },
 	{ "bug20", "caam GCM: the CPU writes an IV beside a tag that is mapped", dmalab_bug20_iv_shares_line },
@@ -462,5 +515,8 @@ const struct dmalab_case dmalab_bug_cases[] = {
 	{ "use-after-unmap", "the device writes what is not mapped any more", dmalab_rogue_use_after_unmap },
 	{ "out-of-mapping", "the device writes beyond a mapping", dmalab_rogue_out_of_mapping },
 	{ "against-direction", "the device writes what is mapped for it to read", dmalab_rogue_against_direction },
+	{ "require-coherent", "DMA_ATTR_REQUIRE_COHERENT on kernel memory", dmalab_requires_coherent_kernel_memory },
+	{ "mixed-attributes", "one line mapped with DMA_ATTR_REQUIRE_COHERENT and without",
+	  dmalab_mixes_attributes_in_a_line },
 };
 const unsigned int dmalab_bug_case_count = ARRAY_SIZE(dmalab_bug_cases);

@@ -59,8 +59,6 @@ pub enum Kind {
     /// The newest bytes are nowhere any more: a write-back of their line overwrote them, or an invalidation discarded
     /// them.
     LostWrite,
-    /// A device that uses the DMA API accessed memory outside its mappings, or against their direction.
-    RogueDma,
 }
 
 /// How an access reaches memory.

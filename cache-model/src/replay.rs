@@ -15,8 +15,9 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::access::MemoryType;
-use crate::finding::{Finding, Kind, Verdict, Writer};
-use crate::ledger::{Ledger, LedgerError, Mapping, Owner, Transfer};
+use crate::finding::{Finding, Verdict, Writer};
+use crate::judge::{Kind, Rules, judge};
+use crate::ledger::{Ledger, LedgerError, Mapping, Owner, RogueKind, Transfer};
 use crate::memory::{Memory, OutOfRange};
 use crate::model::CacheModel;
 use crate::stats::Stats;
@@ -89,7 +90,7 @@ pub struct ReportedFinding {
     pub verdict: Verdict,
     /// Address of the first wrong byte.
     pub addr: u64,
-    /// What a coherent machine would have given, in hex; empty for [`Kind::RogueDma`].
+    /// What a coherent machine would have given, in hex; empty for DMA that no mapping allows.
     pub expected: String,
     /// What was there, in hex.
     pub found: String,
@@ -300,7 +301,8 @@ impl Machine {
             }
             Op::DmaRead { device, addr, len, snoop } => {
                 inside(addr, len)?;
-                let rogue = ledger.rogue(device, Transfer::Read, addr, len).map(|rogue| rogue.addr);
+                let rogue =
+                    ledger.rogue(device, Transfer::Read, addr, len).map(|rogue| (rogue.kind, rogue.addr));
                 for (addr, len) in pieces(addr, len) {
                     let data = buffer.get_mut(..len).unwrap_or_default();
                     model.dma_read(memory, dma(device), addr, data, snoop)?;
@@ -312,7 +314,7 @@ impl Machine {
             Op::DmaWrite { device, addr, data, snoop } => {
                 inside(addr, data.len() as u64)?;
                 if let Some(rogue) = ledger.rogue(device, Transfer::Write, addr, data.len() as u64) {
-                    outcome.rogue(shape, rogue.addr, addr, data);
+                    outcome.rogue(shape, (rogue.kind, rogue.addr), addr, data);
                 }
                 model.dma_write(memory, dma(device), addr, data, snoop)?;
             }
@@ -340,7 +342,7 @@ impl Machine {
             }
         }
         if model.has_findings() {
-            outcome.take(model.take_findings());
+            outcome.take(model.take_findings(), ledger);
         }
         Ok(())
     }
@@ -374,14 +376,14 @@ impl Machine {
 impl Outcome {
     /// A device's access that its mappings do not allow from the address `at` on: its bytes there, up to the line's end.
     /// `data` is what the access, or this piece of it, moves to or from `addr`.
-    fn rogue(&mut self, shape: &trace::Machine, at: u64, addr: u64, data: &[u8]) {
+    fn rogue(&mut self, shape: &trace::Machine, (kind, at): (RogueKind, u64), addr: u64, data: &[u8]) {
         let Some(start) = at.checked_sub(addr).and_then(|start| usize::try_from(start).ok()) else { return };
         let Some(found) = data.get(start..).filter(|found| !found.is_empty()) else { return };
         let line = shape.config.geometry().line();
         let left = line - (at % line as u64) as usize;
         self.push(ReportedFinding {
             line_no: self.line_no,
-            kind: Kind::RogueDma,
+            kind: kind.into(),
             verdict: Verdict::Manifest,
             addr: at,
             expected: String::new(),
@@ -389,11 +391,11 @@ impl Outcome {
         });
     }
 
-    fn take(&mut self, findings: Vec<Finding>) {
+    fn take(&mut self, findings: Vec<Finding>, ledger: &Ledger) {
         for finding in findings {
             self.push(ReportedFinding {
                 line_no: finding.observer.stamp,
-                kind: finding.kind,
+                kind: judge(&finding, ledger, Rules::default()).kind,
                 verdict: finding.verdict,
                 addr: finding.addr,
                 expected: hex(&finding.expected),

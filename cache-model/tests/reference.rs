@@ -2,8 +2,9 @@
 
 mod support;
 
+use cache_model::Verdict;
+use cache_model::judge::Kind;
 use cache_model::replay::{self, Report};
-use cache_model::{Kind, Verdict};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 use support::ops::{Op, Random, hex};
@@ -65,8 +66,8 @@ fn manifest(report: &Report) -> Vec<(u64, Wrong)> {
         let kind = match finding.kind {
             Kind::StaleCpuRead => "stale-cpu-read",
             Kind::StaleDeviceRead => "stale-device-read",
-            Kind::LostWrite => "lost-write",
-            Kind::RogueDma => "rogue-dma",
+            Kind::LostDmaWrite | Kind::LostCpuWrite => "lost-write",
+            other => other.name(),
         };
         let (expected, found) = (bytes(&finding.expected), bytes(&finding.found));
         (finding.line_no, Wrong { addr: finding.addr, expected, found, kind })

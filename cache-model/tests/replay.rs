@@ -1,7 +1,8 @@
 //! What `replay` reports: findings of known bugs, failed expectations, errors, and the JSON it becomes.
 
+use cache_model::Verdict;
+use cache_model::judge::Kind;
 use cache_model::replay::{self, Replay, Report};
-use cache_model::{Kind, Verdict};
 use sha2::{Digest, Sha256};
 
 const CONFIG: &str = "config line=64 sets=4 ways=2 policy=lru mem=8192\n";
@@ -54,20 +55,20 @@ fn a_missing_invalidation() {
 
 #[test]
 fn one_line_with_two_owners() {
-    let lost = Kind::LostWrite;
+    let (lost, clobber_kind) = (Kind::LostDmaWrite, Kind::LatentClobber);
     let clobber = "store 0 0x140 55\ndma-write 1 0x148 aabb nosnoop\nflush 0x140 1\nload 0 0x140 16";
     assert_eq!(findings(clobber), one(5, lost, Verdict::Manifest, 0x148, "aabb", "0000"));
     // The dirty line happened to leave in time.
     let lucky =
         "store 0 0x140 55\nevict 0x140\ndma-write 1 0x148 aabb nosnoop\nflush 0x140 1\nload 0 0x140 16";
-    assert_eq!(findings(lucky), one(6, lost, Verdict::Latent, 0x148, "aabb", "aabb"));
+    assert_eq!(findings(lucky), one(6, clobber_kind, Verdict::Latent, 0x148, "aabb", "aabb"));
     let bytes = format!("config line=64 sets=4 ways=2 writeback=bytes mem=8192\n{clobber}");
     assert_eq!(replay::run(&bytes).expect("well-formed").findings, []);
 }
 
 #[test]
 fn an_invalidation_that_discards() {
-    let lost = Kind::LostWrite;
+    let lost = Kind::LostCpuWrite;
     let found = findings("store 0 0x100 1111\ninval 0x13f 1\nload 0 0x100 4");
     assert_eq!(found, one(4, lost, Verdict::Manifest, 0x100, "1111", "0000"));
     let found = findings("store 0 0x100 1111\ninvd\ndma-read 1 0x100 4 nosnoop");
@@ -89,9 +90,9 @@ fn stores_that_wait_for_a_fence() {
 fn dma_outside_mappings() {
     let map = "map 1 7 0x100 64 from\n";
     let found = findings(&format!("{map}dma-write 7 0x13e 01020304 nosnoop"));
-    assert_eq!(found, one(3, Kind::RogueDma, Verdict::Manifest, 0x140, "", "0304"));
+    assert_eq!(found, one(3, Kind::OutOfMapping, Verdict::Manifest, 0x140, "", "0304"));
     let found = findings(&format!("{map}dma-read 7 0x100 2 snoop"));
-    assert_eq!(found, one(3, Kind::RogueDma, Verdict::Manifest, 0x100, "", "0000"));
+    assert_eq!(found, one(3, Kind::AgainstDirection, Verdict::Manifest, 0x100, "", "0000"));
     let rest = "dma-write 7 0x100 01 nosnoop\nsync-cpu 1 0 32\nsync-dev 1\nunmap 1\ndma-read 8 0x200 4 snoop";
     assert_eq!(findings(&format!("{map}{rest}")), []);
 }

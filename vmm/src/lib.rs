@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod doctor;
 pub mod engine;
+pub mod findings;
 pub mod guest;
 pub mod guest_file;
 pub mod host;

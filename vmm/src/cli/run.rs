@@ -5,6 +5,7 @@ use super::status::{Seeds, Status};
 use crate::boot::{InitrdPart, cmdline};
 use crate::doctor::kvm_probe::{self, Kvm};
 use crate::engine::{EngineKind, Kick, Paravirtual};
+use crate::findings::{Context as FindingsContext, FailOn, Sink};
 use crate::guest_file::parse_file;
 use crate::host::{Host, HostOptions, LastResort};
 use crate::ledger::Report;
@@ -13,6 +14,7 @@ use crate::quantity::{parse_seconds, parse_size};
 use crate::session::{
     Cause, Outcome, Output, Restored, Session, SessionConfig, SessionError, Template, Watch, Work,
 };
+use crate::suite::case::shell_line;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use devices::bus::Nanos;
@@ -54,13 +56,6 @@ enum LedgerMode {
     Auto,
     On,
     Off,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FailOn {
-    Manifest,
-    Latent,
-    None,
 }
 
 /// What a saved machine is, and so cannot be told again: arguments that `--restore` excludes.
@@ -178,12 +173,14 @@ pub(super) struct RunArguments {
     /// Symbols of the guest's kernel.
     #[arg(long, value_name = "FILE")]
     symbols: Option<PathBuf>,
-    /// Write findings as JSON Lines.
+    /// Write findings as JSON Lines, and the trace that shows each manifest one by itself (`staleline replay`) to the folder
+    /// `traces` beside FILE. They are told on standard error in any case.
     #[arg(long, value_name = "FILE")]
     findings: Option<PathBuf>,
-    /// Which findings make the exit status 123.
-    #[arg(long, value_enum)]
-    fail_on: Option<FailOn>,
+    /// Which findings make the exit status 123, however COMMAND ends: those that have happened, also those that another
+    /// schedule of the cache would have made happen, or none. Only a cache model and the ledger find anything.
+    #[arg(long, value_enum, default_value = "manifest")]
+    fail_on: FailOn,
     /// Record the memory operations for `staleline replay`.
     #[arg(long, value_name = "TRACE")]
     record: Option<PathBuf>,
@@ -250,6 +247,21 @@ impl RunArguments {
         self.deadline.map(|limit| Nanos::try_from(limit.as_nanos()).unwrap_or(Nanos::MAX))
     }
 
+    /// Whether there is something that could find anything.
+    pub(super) fn can_find(&self) -> bool {
+        self.cache != "off" || self.ledger == LedgerMode::On
+    }
+
+    /// `--findings` as it was given.
+    fn findings_option(&self) -> String {
+        format!("--findings {}", self.findings.as_deref().unwrap_or(Path::new("")).display())
+    }
+
+    /// The exit status of a run that has ended.
+    pub(super) fn exit_status(&self, outcome: &Outcome) -> u8 {
+        outcome.exit_status(self.takes_work(), self.fail_on)
+    }
+
     /// Refuses what this version cannot do.
     pub(super) fn check(&self) -> Result<()> {
         refuse("--arch riscv64", self.arch == Arch::Riscv64)?;
@@ -268,8 +280,6 @@ impl RunArguments {
             bail!("--ledger-dump: there is no ledger to write (--ledger on keeps one)");
         }
         refuse("--symbols", self.symbols.is_some())?;
-        refuse("--findings", self.findings.is_some())?;
-        refuse("--fail-on", self.fail_on.is_some_and(|kind| kind != FailOn::None))?;
         refuse("--record", self.record.is_some())?;
         for (option, file) in [("--save", &self.save), ("--restore", &self.restore)] {
             if file.is_some() && self.engine == EngineChoice::Kvm {
@@ -565,7 +575,12 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
         None if !has_command => sinks.push(&mut console),
         None => {}
     }
-    let mut output = Output::new(sinks, &mut stdout, &mut stderr);
+    let line: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into()).collect();
+    let context = findings_context(&line, seeds);
+    let text: Box<dyn Write> = Box::new(io::stderr());
+    let findings = Sink::new(arguments.findings.as_deref(), Some(text), context);
+    let mut findings = findings.with_context(|| arguments.findings_option())?;
+    let mut output = Output::new(sinks, &mut stdout, &mut stderr).with_findings(&mut findings);
     let kick = Kick::default();
     let last_resort = last_resort(arguments.status.clone(), image.clone(), seeds);
     // What is typed into a machine that is saved would be saved with it.
@@ -577,6 +592,8 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
         None => prepared.session(kick)?.run(Some(&host), &mut output)?,
     };
     drop(host);
+    drop(output);
+    findings.finish(&outcome.findings.reports).with_context(|| arguments.findings_option())?;
     explain(&outcome.cause, arguments.takes_work());
     if let Some(report) = &outcome.ledger {
         explain_ledger(report, arguments.ledger == LedgerMode::On);
@@ -587,7 +604,7 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     if let Some(path) = &arguments.status {
         Status::of(&outcome, engine, image, seeds).write(path)?;
     }
-    Ok(outcome.cause.exit_status(arguments.takes_work()))
+    Ok(arguments.exit_status(&outcome))
 }
 
 /// What happens when the run does not come to its end although it was told to: standard output or a file that the kernel
@@ -629,6 +646,27 @@ fn write_records(report: &Report, path: &Path) -> Result<()> {
         file.write_all(b"\n")?;
     }
     Ok(file.flush()?)
+}
+
+/// Options that say where output goes, or how long the host waits: a run is the same without them.
+const OF_NO_ACCOUNT: [&str; 5] = ["--findings", "--status", "--console", "--record", "--timeout"];
+
+/// What all findings of the run of `line`, the arguments of this program, have in common.
+pub(super) fn findings_context(line: &[String], seeds: Seeds) -> FindingsContext {
+    let end = line.iter().position(|word| word == "--").unwrap_or(line.len());
+    let (options, command) = line.split_at_checked(end).unwrap_or((line, &[]));
+    let mut words = Vec::new();
+    let mut rest = options.iter();
+    while let Some(word) = rest.next() {
+        let name = word.split('=').next().unwrap_or_default();
+        match OF_NO_ACCOUNT.contains(&name) {
+            false => words.push(word.clone()),
+            true if name == word => drop(rest.next()),
+            true => {}
+        }
+    }
+    words.extend_from_slice(command);
+    FindingsContext { seed: seeds.seed, ready_seed: seeds.ready_seed, again: shell_line(&words) }
 }
 
 /// Says on standard error how the run ended, unless it ended as it should.

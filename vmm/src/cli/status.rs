@@ -25,8 +25,13 @@ pub(super) struct Status<'a> {
     pub detail: Option<String>,
     /// Status that the guest ended with, or null.
     pub guest_exit: Option<u8>,
-    /// Number of findings.
+    /// How often anything was found.
     pub findings: u64,
+    /// How much of that has happened, and how much could have.
+    pub manifest: u64,
+    pub latent: u64,
+    /// Different findings.
+    pub distinct: usize,
     /// Name and hash of the image, or the kernel's path.
     pub image: String,
     #[serde(flatten)]
@@ -53,7 +58,10 @@ impl<'a> Status<'a> {
             cause: outcome.cause.name(),
             detail: outcome.cause.detail(),
             guest_exit: outcome.cause.guest_exit(),
-            findings: 0,
+            findings: outcome.findings.counts.total(),
+            manifest: outcome.findings.counts.manifest,
+            latent: outcome.findings.counts.latent,
+            distinct: outcome.findings.reports.len(),
             image,
             seeds,
             engine: Some(engine),
@@ -80,6 +88,9 @@ impl<'a> Status<'a> {
             detail: None,
             guest_exit: None,
             findings: 0,
+            manifest: 0,
+            latent: 0,
+            distinct: 0,
             image,
             seeds,
             engine: None,

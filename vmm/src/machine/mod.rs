@@ -19,6 +19,7 @@ pub use shared::SharedMachine;
 
 use crate::clock::EventId;
 use crate::clock::events::Source;
+use crate::findings::{Findings, Found};
 use crate::ledger::Ledger;
 use crate::memory::layout::{PCI_WINDOW_32, PCI_WINDOW_64};
 use crate::memory::{GuestRam, RamError};
@@ -98,6 +99,7 @@ pub struct Machine {
     log: AccessLog,
     guest: KnownGuest,
     ledger: Option<Box<Ledger>>,
+    findings: Findings,
 }
 
 impl Machine {
@@ -140,6 +142,7 @@ impl Machine {
             log: AccessLog::default(),
             guest: KnownGuest::default(),
             ledger: None,
+            findings: Findings::default(),
         })
     }
 
@@ -299,6 +302,22 @@ impl Machine {
             bytes.append(&mut self.attachments.take_console());
         }
         (!bytes.is_empty()).then_some(bytes)
+    }
+
+    /// What has been found so far.
+    #[must_use]
+    pub fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// Findings that nobody has been told of yet, if there are any.
+    pub fn take_new_findings(&mut self) -> Option<Vec<Found>> {
+        self.findings.has_new().then(|| self.findings.take_new())
+    }
+
+    /// Has [`Machine::take_new_findings`] begin anew.
+    pub fn rewind_findings(&mut self) {
+        self.findings.rewind();
     }
 
     /// The root complex and what is attached to it.

@@ -15,7 +15,8 @@ impl SaveState for Machine {
         to.put(self.attachments.console())?;
         to.put(&self.random)?;
         to.put(&self.log)?;
-        to.put(&self.ledger)
+        to.put(&self.ledger)?;
+        to.put(&self.findings)
     }
 
     fn restore(&mut self, from: &mut Loader<'_>) -> Result<(), StateError> {
@@ -29,6 +30,7 @@ impl SaveState for Machine {
         if self.ledger.is_some() {
             self.look_for_guest(None);
         }
+        self.findings = from.take()?;
         Ok(())
     }
 }

@@ -241,6 +241,9 @@ impl Session {
                 self.panic_end = Some(self.engine.progress().now.saturating_add(PANIC_GRACE));
             }
         }
+        if let Some(new) = self.machine.lock().take_new_findings() {
+            ended = ended.or(output.findings(new));
+        }
         let sent = self.machine.lock().serial_output(Port::Channel);
         if let Some(bytes) = sent {
             if let Some(transcript) = &mut self.transcript {
@@ -380,6 +383,7 @@ impl Session {
             ready: self.mark == Mark::Passed,
             inputs: self.inputs,
             memory: self.kept.iter().map(|range| machine.ram().bytes(range.address, range.length)).collect(),
+            findings: machine.findings().raised(),
         }
     }
 }

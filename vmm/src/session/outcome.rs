@@ -1,5 +1,6 @@
 //! How a run has ended.
 
+use crate::findings::{FailOn, Raised, STATUS_FINDINGS};
 use crate::ledger::Report;
 use crate::memory::ram::NotRam;
 
@@ -169,11 +170,36 @@ pub struct Outcome {
     pub memory: Vec<Kept>,
     /// What became of the ledger, if there was one.
     pub ledger: Option<Report>,
+    /// What the cache model and the ledger have found.
+    pub findings: Raised,
+}
+
+impl Outcome {
+    /// The process's exit status: that of the cause, but for a run that came to its own end with findings that it is to
+    /// fail on. These count more than how a command has ended, which may well be by them; [`Cause::guest_exit`] has that.
+    #[must_use]
+    pub fn exit_status(&self, command: bool, fail_on: FailOn) -> u8 {
+        let own_end = matches!(
+            self.cause,
+            Cause::Exited(_)
+                | Cause::Signalled(_)
+                | Cause::PowerOff
+                | Cause::Reset
+                | Cause::DebugExit(_)
+                | Cause::Left
+                | Cause::Saved
+        );
+        match fail_on.fails(self.findings.counts) {
+            true if own_end => STATUS_FINDINGS,
+            _ => self.cause.exit_status(command),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::findings::Counts;
 
     #[test]
     fn statuses_are_those_of_the_design() {
@@ -186,5 +212,31 @@ mod tests {
         assert_eq!(Cause::Panic(String::new()).exit_status(true), 255);
         assert_eq!(Cause::Timeout.exit_status(true), 124);
         assert_eq!(Cause::Interrupted(15).exit_status(false), 125);
+    }
+
+    #[test]
+    fn findings_count_more_than_how_a_command_ended() {
+        let status = |cause, (manifest, latent), fail_on| {
+            let counts = Counts { manifest, latent, dropped: 0 };
+            let findings = Raised { reports: Vec::new(), counts };
+            let outcome = Outcome {
+                cause,
+                instructions: None,
+                virtual_nanos: 0,
+                ready: true,
+                inputs: Vec::new(),
+                memory: Vec::new(),
+                ledger: None,
+                findings,
+            };
+            outcome.exit_status(true, fail_on)
+        };
+        assert_eq!(status(Cause::Exited(0), (1, 0), FailOn::Manifest), 123);
+        assert_eq!(status(Cause::Exited(1), (1, 0), FailOn::Latent), 123);
+        assert_eq!(status(Cause::Exited(1), (1, 1), FailOn::None), 1);
+        assert_eq!(status(Cause::Exited(0), (0, 1), FailOn::Manifest), 0);
+        assert_eq!(status(Cause::Exited(0), (0, 1), FailOn::Latent), 123);
+        assert_eq!(status(Cause::Deadline, (1, 0), FailOn::Manifest), 124);
+        assert_eq!(status(Cause::Panic(String::new()), (1, 0), FailOn::Manifest), 255);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Cause;
 use super::panic_watch::PanicWatch;
+use crate::findings::{Found, Sink};
 use guest_images::channel::{Decoder, Event};
 use std::io::{ErrorKind, Write};
 use std::time::Duration;
@@ -11,6 +12,7 @@ pub struct Output<'a> {
     console: Vec<&'a mut dyn Write>,
     stdout: &'a mut dyn Write,
     stderr: &'a mut dyn Write,
+    findings: Option<&'a mut Sink>,
     panic: PanicWatch,
     decoder: Decoder,
 }
@@ -37,7 +39,26 @@ impl<'a> Output<'a> {
         stdout: &'a mut dyn Write,
         stderr: &'a mut dyn Write,
     ) -> Self {
-        Self { console, stdout, stderr, panic: PanicWatch::default(), decoder: Decoder::new() }
+        Self {
+            console,
+            stdout,
+            stderr,
+            findings: None,
+            panic: PanicWatch::default(),
+            decoder: Decoder::new(),
+        }
+    }
+
+    /// Findings go to `sink`.
+    #[must_use]
+    pub fn with_findings(self, sink: &'a mut Sink) -> Self {
+        Self { findings: Some(sink), ..self }
+    }
+
+    /// Takes new findings; returns why the run is over, if it is.
+    pub(super) fn findings(&mut self, new: Vec<Found>) -> Option<Cause> {
+        let taken = self.findings.as_mut().map_or(Ok(()), |sink| sink.take(new));
+        taken.err().map(|error| Cause::OutputLost(format!("findings: {error}")))
     }
 
     /// The message of a kernel panic seen on the console.

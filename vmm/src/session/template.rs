@@ -99,7 +99,8 @@ impl Template {
         if deadline.is_some_and(|deadline| deadline <= template.engine.progress().now) {
             return Err(SessionError::CannotFork("its ready mark is not before the deadline"));
         }
-        let machine = template.machine.lock().fork()?;
+        let mut machine = template.machine.lock().fork()?;
+        machine.rewind_findings();
         let engine =
             template.engine.fork(kick).ok_or(SessionError::CannotFork("its engine cannot copy vCPUs"))?;
         let mut fork = Session {

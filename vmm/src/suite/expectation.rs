@@ -1,12 +1,12 @@
 //! What a run, and each of its steps, has to come to.
 
+use super::findings::FindingPattern;
 use super::memory::Contents;
 use super::pattern::Pattern;
 use super::scenario::Condition;
 use super::source::Wrong;
 use super::text::{Text, text};
 use serde::{Deserialize, Deserializer, de};
-use std::collections::BTreeMap;
 use toml::Spanned;
 
 /// What a step has to come to.
@@ -62,9 +62,8 @@ pub struct Expectation {
     pub error_count: Option<Spanned<u64>>,
     #[serde(default)]
     pub memory: Vec<Spanned<Contents>>,
-    findings: Option<Spanned<BTreeMap<String, u64>>>,
-    verdict: Option<Spanned<String>>,
-    culprit: Option<Spanned<String>>,
+    /// All that the cache model and the ledger raise, each like one of these, and one at least like each of these.
+    pub findings: Option<Vec<FindingPattern>>,
 }
 
 impl Expectation {
@@ -83,6 +82,9 @@ impl Expectation {
         self.not_log.extend_from_slice(&more.not_log);
         if let Some(warnings) = &more.log_warnings {
             self.log_warnings.get_or_insert_default().extend_from_slice(warnings);
+        }
+        if let Some(findings) = &more.findings {
+            self.findings.get_or_insert_default().extend_from_slice(findings);
         }
         for contents in &more.memory {
             let other = self.memory.iter().find_map(|one| one.get_ref().contradicts(contents.get_ref()));
@@ -112,25 +114,8 @@ impl Expectation {
     pub(super) fn says_something(&self) -> bool {
         self.status.is_some()
             || self.cause.is_some()
+            || self.findings.is_some()
             || !(self.console.is_empty() && self.not_console.is_empty() && self.memory.is_empty())
-    }
-
-    /// Refuses what this version cannot judge.
-    pub(super) fn refuse_later(&self) -> Result<(), Wrong> {
-        let asked = [
-            ("findings", self.findings.as_ref().map(Spanned::span)),
-            ("verdict", self.verdict.as_ref().map(Spanned::span)),
-            ("culprit", self.culprit.as_ref().map(Spanned::span)),
-        ];
-        match asked.into_iter().find_map(|(key, span)| span.map(|span| (key, span))) {
-            Some((key, span)) => Err(Wrong::at(
-                span,
-                format!(
-                    "{key}: not yet: this version of staleline runs no cache model that could raise a finding"
-                ),
-            )),
-            None => Ok(()),
-        }
     }
 }
 

@@ -1,11 +1,13 @@
 //! Whether a run has come to what its scenario expects.
 
 use super::expectation::{Expectation, StepExpectation};
+use super::findings;
 use super::kernel_log;
 use super::pattern::Pattern;
 use super::results::Check;
 use super::scenario::Step;
 use super::steps::{self, Section, Told};
+use crate::findings::STATUS_FINDINGS;
 use crate::session::Outcome;
 use toml::Spanned;
 
@@ -59,10 +61,16 @@ fn judge_run(
     if let Some(wanted) = wanted.filter(|wanted| *wanted != cause.name()) {
         problems.push(format!("the run ended by {}, not by {wanted}", said()));
     }
-    let usual = (exits(expected) && !steps.is_empty()).then_some(0);
-    let wanted = stated(expected.status.as_ref()).or(usual);
+    let raised = evidence.status == STATUS_FINDINGS;
+    // What findings there may be is said by themselves.
+    let usual = exits(expected) && !steps.is_empty() && !(raised && expected.findings.is_some());
+    let wanted = stated(expected.status.as_ref()).or(usual.then_some(0));
     if let Some(wanted) = wanted.filter(|wanted| *wanted != evidence.status) {
         problems.push(format!("exit status {} ({}), not {wanted}", evidence.status, said()));
+    }
+    let found = &evidence.outcome.findings;
+    if let Some(wanted) = expected.findings.as_deref().or(raised.then_some(&[])) {
+        problems.extend(findings::problems(wanted, &found.reports, found.counts));
     }
     if evidence.overflowed {
         problems.push("console or output are longer than what is kept of them".into());
@@ -158,6 +166,7 @@ fn look(text: &str, what: &str, wanted: &[Pattern], unwanted: &[Pattern], proble
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::findings::{Counts, Raised, samples};
     use crate::session::Cause;
 
     const SAID: &str = "\n@@staleline begin 0\nhello\n\n@@staleline end 1 2\n\n@@staleline log 2\n\
@@ -174,6 +183,7 @@ mod tests {
             inputs: Vec::new(),
             memory,
             ledger: None,
+            findings: Raised::default(),
         };
         Evidence {
             outcome,
@@ -191,6 +201,22 @@ mod tests {
         let program: Step = toml::from_str("run = ['x']").unwrap();
         let mut checks = judge(&run, &[(&program, expected)], evidence).into_iter();
         (checks.next().unwrap().problems, checks.next().unwrap().problems)
+    }
+
+    #[test]
+    fn findings_are_judged_if_expected_or_if_the_run_fails_by_them() {
+        let mut evidence = evidence(Cause::Exited(0), SAID);
+        assert!(problems("findings = []", "error-count = 1", &evidence).0.is_empty());
+        let missing = problems("findings = [{ verdict = 'latent' }]", "error-count = 1", &evidence).0;
+        assert_eq!(missing, ["no finding is as expected: verdict latent"]);
+        let counts = Counts { manifest: 1, ..Counts::default() };
+        evidence.outcome.findings = Raised { reports: vec![samples::stale_cpu_read()], counts };
+        evidence.status = STATUS_FINDINGS;
+        assert!(problems("findings = [{ victim = 'onesided' }]", "error-count = 1", &evidence).0.is_empty());
+        let stated = "status = 0\nfindings = [{}]";
+        assert_eq!(problems(stated, "error-count = 1", &evidence).0, ["exit status 123 (exited), not 0"]);
+        let unexpected = problems("", "error-count = 1", &evidence).0;
+        assert!(unexpected[0].starts_with("exit status 123") && unexpected[1].starts_with("unexpected: "));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod artefacts;
 pub mod case;
 mod expectation;
+mod findings;
 pub mod judge;
 mod kernel_log;
 mod keys;

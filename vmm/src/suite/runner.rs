@@ -13,7 +13,7 @@ use crate::session::{Cause, MemoryRange, Outcome};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -73,6 +73,15 @@ impl std::fmt::Debug for Streams<'_> {
     }
 }
 
+/// Files that a run writes for those who look into it.
+#[derive(Debug, Clone)]
+pub struct Files {
+    /// As `--status`.
+    pub status: PathBuf,
+    /// As `--findings`; the traces are beside it.
+    pub findings: PathBuf,
+}
+
 /// Runs guests.
 pub trait Launcher: Sync {
     /// A guest that has been booted for several cases.
@@ -95,8 +104,8 @@ pub trait Launcher: Sync {
         streams: Streams<'_>,
     ) -> Result<Boot<Self::Booted>, String>;
 
-    /// Runs a guest to its end, or until `host` hears of one. How it ended goes to the file `status`. If there is a boot to go
-    /// on from, then what is sent and how it ends is as if there were none.
+    /// Runs a guest to its end, or until `host` hears of one. How it ended, and what was found, goes to `files`. If there is a
+    /// boot to go on from, then what is sent and how it ends is as if there were none.
     ///
     /// # Errors
     /// What is wrong, for people.
@@ -106,7 +115,7 @@ pub trait Launcher: Sync {
         booted: Option<&Self::Booted>,
         host: &Host,
         streams: Streams<'_>,
-        status: &Path,
+        files: &Files,
     ) -> Result<Ran, String>;
 }
 
@@ -408,11 +417,11 @@ impl<L: Launcher> Workers<'_, L> {
             }
         };
         let (mut console, mut output) = (folder.stream("console"), folder.stream("output"));
-        let status = folder.file("status.json");
+        let files = Files { status: folder.file("status.json"), findings: folder.file("findings.jsonl") };
         let ran = match boot.map(Result::as_ref).transpose() {
             Ok(booted) => {
                 let streams = Streams { console: &mut console, output: &mut output };
-                guard(|| self.launcher.run(line, booted, host, streams, &status))
+                guard(|| self.launcher.run(line, booted, host, streams, &files))
             }
             Err(Failed { reason, console: said }) => {
                 console.write_all(said).map_err(|error| error.to_string()).and(Err(reason.clone()))
@@ -446,7 +455,7 @@ fn evidence(ran: Ran, console: Stream, output: Stream) -> Evidence {
 }
 
 /// Where the artefacts are that are kept of a case.
-fn kept(folder: CaseFolder<'_>, judged: &CaseResult) -> Option<std::path::PathBuf> {
+fn kept(folder: CaseFolder<'_>, judged: &CaseResult) -> Option<PathBuf> {
     folder.end(&judged.problems()).unwrap_or_else(|error| {
         log::error!("artefacts of {}: {error}", judged.id);
         None

@@ -5,10 +5,11 @@ use crate::bounded::Bounded;
 use crate::cli::message;
 use crate::cli::run::{self, RunArguments};
 use crate::cli::status::{Seeds, Status};
+use crate::findings::Sink;
 use crate::host::Host;
 use crate::session::{Cause, MemoryRange, Outcome, Output, Session, SessionError, Template, saved_memory};
 use crate::suite::case::{Built, Case};
-use crate::suite::runner::{Boot, Launcher, Line, Ran, Streams, Trouble};
+use crate::suite::runner::{Boot, Files, Launcher, Line, Ran, Streams, Trouble};
 use anyhow::{Result, bail};
 use clap::Parser;
 use devices::bus::Nanos;
@@ -212,6 +213,7 @@ impl Booted {
         memory: &[MemoryRange],
         host: &Host,
         streams: &mut Streams<'_>,
+        findings: &mut Sink,
     ) -> Result<Option<Outcome>> {
         let own = arguments.virtual_deadline();
         match &self.end {
@@ -220,7 +222,7 @@ impl Booted {
                     return Ok(None);
                 }
                 let session = template.fork(&arguments.work().unwrap_or_default(), own, host.kick())?;
-                Ok(Some(run_session(session.keep(memory.to_vec()), host, streams)?))
+                Ok(Some(run_session(session.keep(memory.to_vec()), host, streams, findings)?))
             }
             BootEnd::Ended { outcome, deadline, console, output } => {
                 // The host's side knows nothing of virtual time.
@@ -238,10 +240,17 @@ impl Booted {
     }
 }
 
-fn run_session(session: Session, host: &Host, streams: &mut Streams<'_>) -> Result<Outcome, SessionError> {
+fn run_session(
+    session: Session,
+    host: &Host,
+    streams: &mut Streams<'_>,
+    findings: &mut Sink,
+) -> Result<Outcome> {
     let mut stderr = io::sink();
-    let mut output = Output::new(vec![&mut *streams.console], &mut *streams.output, &mut stderr);
-    session.run(Some(host), &mut output)
+    let output = Output::new(vec![&mut *streams.console], &mut *streams.output, &mut stderr);
+    let outcome = session.run(Some(host), &mut output.with_findings(findings))?;
+    findings.finish(&outcome.findings.reports)?;
+    Ok(outcome)
 }
 
 impl Launcher for Guests {
@@ -301,12 +310,18 @@ impl Launcher for Guests {
         booted: Option<&Self::Booted>,
         host: &Host,
         mut streams: Streams<'_>,
-        status: &Path,
+        files: &Files,
     ) -> Result<Ran, String> {
         let ran = parse_run(&line.arguments).and_then(|arguments| {
+            let sink = |seeds| {
+                let path = arguments.can_find().then_some(&*files.findings);
+                Sink::new(path, None, run::findings_context(&line.arguments, seeds))
+            };
             let shared = match booted {
                 Some(booted) => {
-                    let outcome = booted.go_on(&arguments, &line.memory, host, &mut streams)?;
+                    let mut findings = sink(Seeds { seed: booted.seed, ..arguments.seeds() })?;
+                    let outcome =
+                        booted.go_on(&arguments, &line.memory, host, &mut streams, &mut findings)?;
                     outcome.map(|outcome| (booted, outcome))
                 }
                 None => None,
@@ -315,18 +330,20 @@ impl Launcher for Guests {
                 Some((booted, outcome)) => {
                     let image = booted.image.clone();
                     let seeds = Seeds { seed: booted.seed, ..arguments.seeds() };
-                    Status::of(&outcome, booted.engine, image, seeds).write(status)?;
+                    Status::of(&outcome, booted.engine, image, seeds).write(&files.status)?;
                     (outcome, true)
                 }
                 None => {
                     let prepared = run::prepare(&arguments)?;
                     let session = prepared.session(host.kick())?.keep(line.memory.clone());
-                    let outcome = run_session(session, host, &mut streams)?;
-                    Status::of(&outcome, prepared.engine(), prepared.image, prepared.seeds).write(status)?;
+                    let mut findings = sink(prepared.seeds)?;
+                    let outcome = run_session(session, host, &mut streams, &mut findings)?;
+                    let (engine, image) = (prepared.engine(), prepared.image);
+                    Status::of(&outcome, engine, image, prepared.seeds).write(&files.status)?;
                     (outcome, false)
                 }
             };
-            let status = outcome.cause.exit_status(arguments.work().is_some());
+            let status = arguments.exit_status(&outcome);
             Ok(Ran { outcome, status, forked })
         });
         ran.map_err(|error| message(&error))

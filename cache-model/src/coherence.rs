@@ -133,7 +133,8 @@ impl Coherence {
         }
         match kind {
             WriteKind::Back => {
-                if lines.find(span.line).is_none() {
+                // Where the store has found or brought its line, the slot knows.
+                if !self.config.allocates() && lines.find(span.line).is_none() {
                     let run = Written { offset: span.offset, len: span.len, writer };
                     self.spill.add(span.line, bytes, writer.stamp, &[run]);
                 }

@@ -241,8 +241,12 @@ impl Lines {
     }
 
     fn find_in(&self, slots: std::ops::Range<usize>, line: u64) -> Option<usize> {
-        let first = slots.start;
-        self.tags.get(slots)?.iter().position(|tag| *tag == line).map(|way| first + way)
+        // Without a branch for each way: which one it is cannot be predicted.
+        let mut found = usize::MAX;
+        for (slot, tag) in (slots.start..).zip(self.tags.get(slots)?) {
+            found = if *tag == line { slot } else { found };
+        }
+        (found != usize::MAX).then_some(found)
     }
 
     /// The line in a slot.

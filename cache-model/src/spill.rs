@@ -1,7 +1,8 @@
 //! What CPUs have stored in lines that have left the cache: RAM holds it now, but by another schedule it might not yet.
 //!
-//! A queue of entries, the oldest first, and the place of each line's latest. A line that is stored to again and leaves
-//! again gets a new entry; entries that no line points to are dropped when room is needed, and then the oldest.
+//! A queue of entries, the oldest first, and the place of each line's. A line that is stored to again and leaves again has
+//! its entry renewed where it is, or gets a new one if that is too small. When room is needed, entries that no line points
+//! to are dropped, then the oldest; one that has been renewed since it came to the front goes to the back instead.
 
 use std::collections::VecDeque;
 
@@ -14,9 +15,14 @@ use crate::mask::ByteMask;
 
 /// Words of the queue for each line that may be kept, on average: five runs of bytes by different writers.
 const WORDS_A_LINE: usize = 20;
-/// Line, layout, stamp, and the most words of a mask.
+/// Line, layout and stamp, which the mask and the runs follow.
 const HEAD: usize = 3;
 const RUN: usize = 3;
+/// In the word of the layout: the entry's words, how many of its runs are used, and whether it has been renewed.
+const LEN: u64 = 0xffff_ffff;
+const RUNS_SHIFT: u32 = 32;
+const RUNS: u64 = 0xffff;
+const RENEWED: u64 = 1 << 63;
 
 /// D of one line outside the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +37,7 @@ pub struct Spilled {
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spill {
-    /// An entry: line; number of its words, of mask words and of runs; stamp; mask; runs.
+    /// An entry: line, layout, stamp, mask, runs.
     words: VecDeque<u64>,
     /// How many words have ever left the queue: the place of its front.
     front: u64,
@@ -68,7 +74,7 @@ impl Spill {
 
     pub fn get(&self, line: u64) -> Option<Spilled> {
         let at = self.place(line)?;
-        let runs = self.word(at + 1) >> 32 & 0xffff;
+        let runs = self.word(at + 1) >> RUNS_SHIFT & RUNS;
         let first = at + HEAD + self.mask_words;
         let writers = (0..runs as usize).map(|run| self.run(first + run * RUN)).collect();
         Some(Spilled { bytes: self.mask(at), stamp: self.word(at + 2), writers })
@@ -76,40 +82,48 @@ impl Spill {
 
     /// Keeps what was stored in a line, beside what is known of its other bytes.
     pub fn add(&mut self, line: u64, bytes: ByteMask, stamp: u64, writers: &[Written]) {
-        let mut all = bytes;
-        let mut merged;
-        let mut runs = writers;
-        if !self.bytes(line).without(bytes).is_empty()
-            && let Some(old) = self.get(line)
-        {
-            merged = writers.to_vec();
-            for run in old.writers {
-                let rest = ByteMask::range(run.offset, run.len).without(bytes);
-                merged.extend(rest.runs().map(|(offset, len)| Written { offset, len, ..run }));
-            }
-            merged.sort_unstable_by_key(|run| run.offset);
-            all = all.or(old.bytes);
-            runs = &merged;
+        let Some(at) = self.place(line) else { return self.push(line, bytes, stamp, writers) };
+        let known = self.mask(at);
+        if known.without(bytes).is_empty() {
+            return self.renew(line, at, bytes, stamp, writers);
         }
-        self.remove(line);
-        let len = HEAD + self.mask_words + runs.len() * RUN;
-        self.make_room(len);
+        let mut merged = writers.to_vec();
+        for run in self.get(line).map(|old| old.writers).unwrap_or_default() {
+            let rest = ByteMask::range(run.offset, run.len).without(bytes);
+            merged.extend(rest.runs().map(|(offset, len)| Written { offset, len, ..run }));
+        }
+        merged.sort_unstable_by_key(|run| run.offset);
+        self.renew(line, at, bytes.or(known), stamp, &merged);
+    }
+
+    fn renew(&mut self, line: u64, at: usize, bytes: ByteMask, stamp: u64, writers: &[Written]) {
+        let len = self.len_at(at);
+        if HEAD + self.mask_words + writers.len() * RUN > len {
+            self.remove(line);
+            return self.push(line, bytes, stamp, writers);
+        }
+        let layout = RENEWED | layout(len, writers.len());
+        let mask = bytes.words().into_iter().take(self.mask_words);
+        let words = [layout, stamp].into_iter().chain(mask).chain(writers.iter().flat_map(run_words));
+        for (to, from) in self.words.range_mut(at + 1..at + len).zip(words) {
+            *to = from;
+        }
+    }
+
+    fn push(&mut self, line: u64, bytes: ByteMask, stamp: u64, writers: &[Written]) {
         if self.lines == 0 {
             return;
         }
+        // Some room to grow in.
+        let len = HEAD + self.mask_words + writers.len().next_multiple_of(2) * RUN;
+        self.make_room(len);
         let place = self.front + self.words.len() as u64;
         self.places.insert(line, place);
         self.live += len;
-        self.words.extend([line, len as u64 | (runs.len() as u64) << 32, stamp]);
-        self.words.extend(all.words().iter().take(self.mask_words));
-        for run in runs {
-            let (kind, number) = match run.writer.agent {
-                Agent::Cpu(cpu) => (0, cpu),
-                Agent::Device(device) => (1, device),
-            };
-            let place = run.offset as u64 | (run.len as u64) << 12 | kind << 31 | u64::from(number) << 32;
-            self.words.extend([place, run.writer.ip, run.writer.stamp]);
-        }
+        self.words.extend([line, layout(len, writers.len()), stamp]);
+        self.words.extend(bytes.words().into_iter().take(self.mask_words));
+        writers.iter().for_each(|run| self.words.extend(run_words(run)));
+        self.words.resize((place - self.front) as usize + len, 0);
     }
 
     /// The line's bytes are in RAM under any schedule.
@@ -144,12 +158,22 @@ impl Spill {
     }
 
     fn drop_front(&mut self) {
-        let (line, len) = (self.word(0), self.len_at(0));
-        if self.places.get(line) == Some(&self.front) {
-            self.remove(line);
-            self.forgotten = self.forgotten.saturating_add(1);
+        let (line, len) = (self.word(0), self.len_at(0).min(self.words.len()));
+        let lives = self.places.get(line) == Some(&self.front);
+        if lives && self.word(1) & RENEWED != 0 {
+            let place = self.front + self.words.len() as u64;
+            self.places.insert(line, place);
+            if let Some(layout) = self.words.get_mut(1) {
+                *layout &= !RENEWED;
+            }
+            self.words.rotate_left(len);
+        } else {
+            if lives {
+                self.remove(line);
+                self.forgotten = self.forgotten.saturating_add(1);
+            }
+            self.words.drain(..len);
         }
-        self.words.drain(..len.min(self.words.len()));
         self.front += len as u64;
     }
 
@@ -181,7 +205,7 @@ impl Spill {
 
     /// The words of the entry at `at`; never none, so that a walk ends.
     fn len_at(&self, at: usize) -> usize {
-        (self.word(at + 1) & 0xffff_ffff).max(1) as usize
+        (self.word(at + 1) & LEN).max(1) as usize
     }
 
     fn mask(&self, at: usize) -> ByteMask {
@@ -199,6 +223,19 @@ impl Spill {
         let writer = Writer { agent, ip: self.word(at + 1), stamp: self.word(at + 2) };
         Written { offset: (place & 0xfff) as usize, len: (place >> 12 & 0xfff) as usize, writer }
     }
+}
+
+fn layout(len: usize, runs: usize) -> u64 {
+    len as u64 | (runs as u64) << RUNS_SHIFT
+}
+
+fn run_words(run: &Written) -> [u64; RUN] {
+    let (kind, number) = match run.writer.agent {
+        Agent::Cpu(cpu) => (0, cpu),
+        Agent::Device(device) => (1, device),
+    };
+    let place = run.offset as u64 | (run.len as u64) << 12 | kind << 31 | u64::from(number) << 32;
+    [place, run.writer.ip, run.writer.stamp]
 }
 
 #[cfg(test)]
@@ -225,6 +262,7 @@ mod tests {
     #[test]
     fn the_oldest_line_goes() {
         let mut spill = Spill::new(4, 64);
+        // Line 1 is renewed.
         for line in [1, 2, 3, 4, 1, 5, 6] {
             spill.add(line, ByteMask::range(0, 1), line, &[run(0, 1, line)]);
         }

@@ -9,8 +9,6 @@ use x86_cpu::{CodePages, Probes, Vcpu, World};
 // SAFETY: `ram_frame` returns addresses within the mapping of `self.ram`, which lives as long as the machine. The
 // machine holds no Rust reference into that mapping: it reads and writes it through vm-memory's volatile accesses.
 unsafe impl World for Machine {
-    const HOOKED: bool = false;
-
     #[inline]
     fn ram_frame(&mut self, frame: u64) -> Option<NonNull<u8>> {
         self.ram.frame(frame)

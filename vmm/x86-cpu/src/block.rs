@@ -1,6 +1,8 @@
 //! Decoded operations and the blocks they form.
 
 use crate::fault::Fault;
+use crate::memory::MemoryType;
+use crate::memory::paging::PHYSICAL_BITS;
 use crate::mode::Mode;
 use crate::state::{Vcpu, slot};
 use crate::world::World;
@@ -54,6 +56,8 @@ pub struct Op<W: World> {
     pub len: u8,
     /// Offset of the instruction in its block, bytes.
     pub offset: u16,
+    /// What is to happen before it where a world is shown accesses: bits of [`crate::fetched::mark`].
+    pub(crate) marks: u8,
 }
 
 impl<W: World> Clone for Op<W> {
@@ -86,6 +90,7 @@ impl<W: World> Op<W> {
             address: AddressKind::Flat64,
             len,
             offset,
+            marks: 0,
         }
     }
     /// Offset of the next instruction in the block.
@@ -108,6 +113,11 @@ impl Link {
     pub(crate) const NONE: Self = Self { epoch: u64::MAX, rip: 0, block: 0 };
 }
 
+/// What names a block: code that is fetched past the cache may differ from what is in it.
+pub(crate) const fn key(phys: u64, kind: MemoryType, mode: Mode) -> (u64, Mode) {
+    (phys | (kind as u64) << PHYSICAL_BITS, mode)
+}
+
 /// A run of instructions in one guest-physical page, entered at its start only.
 #[derive(Debug)]
 pub(crate) struct Block<W: World> {
@@ -120,6 +130,8 @@ pub(crate) struct Block<W: World> {
     pub len: u16,
     /// The last operation sets RIP itself.
     pub branches: bool,
+    /// Type of the memory that it is fetched from.
+    pub kind: MemoryType,
     /// Guest-physical address of the second page, for a block of one instruction that crosses pages.
     pub crosses: Option<u64>,
     /// Successors seen last.
@@ -130,6 +142,10 @@ pub(crate) struct Block<W: World> {
 }
 
 impl<W: World> Block<W> {
+    /// What names it.
+    pub(crate) const fn key(&self) -> (u64, Mode) {
+        key(self.phys, self.kind, self.mode)
+    }
     /// Makes nothing of the block, which others may still lead to: it does nothing, and what follows is found anew.
     pub(crate) fn empty(&mut self) {
         self.valid = false;

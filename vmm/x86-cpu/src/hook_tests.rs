@@ -1,32 +1,76 @@
-//! The memory hook: a hooked world is shown every access, and execution is the same as without it.
+//! What a world is shown of accesses to RAM, and that execution is the same as without.
 
+use crate::memory::MemoryType;
 use crate::run_tests::{machine, prepare};
-use crate::state::reg;
+use crate::state::{cr0, reg};
 use crate::test_world::TestWorld;
-use crate::{CodeCache, CodePages, Probes, Vcpu, World, run};
+use crate::{CacheOp, CodeCache, CodePages, Probes, RamAccess, Shown, Vcpu, World, run};
 use std::ptr::NonNull;
 
-/// A test world whose RAM is reached through [`World::read`] and [`World::write`] alone.
-pub(crate) struct Hooked {
+const LINE: u32 = 64;
+
+/// A test world that is shown accesses, and makes them as they are.
+pub(crate) struct Watching {
     pub inner: TestWorld,
-    pub reads: Vec<u64>,
-    pub writes: Vec<u64>,
+    shown: Shown,
+    /// With [`Shown::Pages`]: the page shown.
+    page: u64,
+    generation: u64,
+    pub reads: Vec<(u64, RamAccess)>,
+    pub writes: Vec<(u64, RamAccess)>,
+    pub fetches: Vec<(u64, usize)>,
+    ops: Vec<CacheOp>,
+}
+
+impl Watching {
+    fn new(inner: TestWorld, shown: Shown) -> Self {
+        let (reads, writes, fetches, ops) = Default::default();
+        Self { inner, shown, page: u64::MAX, generation: 0, reads, writes, fetches, ops }
+    }
+    pub fn everything(inner: TestWorld) -> Self {
+        Self::new(inner, Shown::Everything { line: LINE })
+    }
+    fn was_read(&self, address: u64) -> bool {
+        self.reads.iter().any(|read| read.0 == address)
+    }
 }
 
 // SAFETY: the frames are those of the inner world.
-unsafe impl World for Hooked {
-    const HOOKED: bool = true;
-
+unsafe impl World for Watching {
     fn ram_frame(&mut self, frame: u64) -> Option<NonNull<u8>> {
         self.inner.ram_frame(frame)
     }
-    fn read(&mut self, _: u32, _: u64, address: u64, data: &mut [u8]) {
-        self.reads.push(address);
+    fn shown(&self) -> Shown {
+        self.shown
+    }
+    fn shows_page(&mut self, frame: u64, _: MemoryType) -> bool {
+        self.shown != Shown::Pages || frame == self.page
+    }
+    fn shown_generation(&self) -> u64 {
+        self.generation
+    }
+    fn load(&mut self, by: &RamAccess, address: u64, data: &mut [u8]) {
+        self.reads.push((address, *by));
         data.copy_from_slice(&self.inner.peek(address, data.len()));
     }
-    fn write(&mut self, _: u32, _: u64, address: u64, data: &[u8]) {
-        self.writes.push(address);
+    fn store(&mut self, by: &RamAccess, address: u64, data: &[u8]) {
+        self.writes.push((address, *by));
         self.inner.poke(address, data);
+    }
+    fn fetch(&mut self, _: &RamAccess, address: u64, len: usize) {
+        self.fetches.push((address, len));
+    }
+    fn peek_uncached(&mut self, address: u64, data: &mut [u8]) {
+        data.copy_from_slice(&self.inner.peek(address, data.len()));
+    }
+    fn cache_op(&mut self, _: &RamAccess, op: CacheOp) {
+        self.ops.push(op);
+    }
+    fn read(&mut self, cpu: u32, now: u64, address: u64, data: &mut [u8]) {
+        self.inner.read(cpu, now, address, data);
+    }
+    fn write(&mut self, cpu: u32, now: u64, address: u64, data: &[u8]) {
+        self.inner.write(cpu, now, address, data);
     }
     fn io_read(&mut self, cpu: u32, now: u64, port: u16, size: u8) -> u32 {
         self.inner.io_read(cpu, now, port, size)
@@ -82,38 +126,148 @@ const PROGRAM: [u8; 33] = [
     0x90, 0xeb, 0xfd, // nop; jmp back
 ];
 
-#[test]
-fn a_hooked_world_sees_every_access_and_changes_nothing() {
+/// Sets registers for [`PROGRAM`].
+fn set_up(world: &mut TestWorld, cpu: &mut Vcpu) {
     let source: Vec<u8> = (0..40).collect();
-    let set_up = |world: &mut TestWorld, cpu: &mut Vcpu| {
-        world.poke(0x20000, &source);
-        for (register, value) in [
-            (reg::RSI, 0x20000),
-            (reg::RDI, 0x21003),
-            (reg::RCX, 40),
-            (reg::RBX, 0x21003),
-            (reg::RBP, 0x22000),
-        ] {
-            cpu.gpr[register] = value;
-        }
-    };
+    world.poke(0x20000, &source);
+    for (register, value) in
+        [(reg::RSI, 0x20000), (reg::RDI, 0x21003), (reg::RCX, 40), (reg::RBX, 0x21003), (reg::RBP, 0x22000)]
+    {
+        cpu.gpr[register] = value;
+    }
+}
+
+#[test]
+fn every_access_is_shown_and_nothing_is_changed() {
     let (mut plain, mut world, mut code) = machine(&PROGRAM);
     set_up(&mut world, &mut plain);
     let (_, clock) = run(&mut plain, &mut world, &mut code, 0, 60);
 
     let (mut cpu, mut inner) = prepare(&PROGRAM);
     set_up(&mut inner, &mut cpu);
-    let mut hooked = Hooked { inner, reads: Vec::new(), writes: Vec::new() };
-    let mut code = CodeCache::default();
-    assert_eq!(run(&mut cpu, &mut hooked, &mut code, 0, 60).1, clock);
+    let start = cpu.rip;
+    let mut shown = Watching::everything(inner);
+    assert_eq!(run(&mut cpu, &mut shown, &mut CodeCache::default(), 0, 60).1, clock);
 
     assert_eq!(cpu.gpr[..17], plain.gpr[..17]);
     assert_eq!(cpu.rip, plain.rip);
-    assert_eq!(hooked.inner.peek(0x21000, 0x1200), world.peek(0x21000, 0x1200));
-    for at in 0..40 {
-        assert!(hooked.reads.contains(&(0x20000 + at)), "byte {at} was read unseen");
-        assert!(hooked.writes.contains(&(0x21003 + at)), "byte {at} was written unseen");
+    assert_eq!(shown.inner.peek(0x21000, 0x1200), world.peek(0x21000, 0x1200));
+    assert!(shown.was_read(0x20000) && shown.was_read(0x21003) && shown.was_read(0x21003 + 28));
+    assert!(shown.was_read(0x1000), "the page walk is an access as well");
+    let (_, sum) = *shown.writes.iter().find(|write| write.0 == 0x22100).unwrap();
+    // Two instructions, five in each of eight rounds, and the one that stores.
+    assert_eq!((sum.ip, sum.now, sum.kind), (start + 23, 3 + 8 * 4, MemoryType::WriteBack));
+}
+
+#[test]
+fn fetches_are_of_lines_whatever_the_blocks() {
+    // 70 bytes of NOP, then back: two lines in turn.
+    let mut program = [0x90; 72];
+    program[70..].copy_from_slice(&[0xeb, 0xb8]);
+    let trace = |step: u64| {
+        let (mut cpu, inner) = prepare(&program);
+        let mut world = Watching::everything(inner);
+        let mut code = CodeCache::default();
+        let mut now = 0;
+        while now < 150 {
+            now = run(&mut cpu, &mut world, &mut code, now, (now + step).min(150)).1;
+        }
+        (cpu.rip, world.fetches)
+    };
+    let whole = trace(150);
+    let start = whole.1[0].0;
+    assert_eq!(start % 64, 0, "the test wants a program at a line's start");
+    let lines: Vec<_> = whole.1.iter().map(|fetch| fetch.0 - start).collect();
+    assert_eq!(lines, [0, 64, 0, 64, 0]);
+    for step in [1, 7, 48] {
+        assert_eq!(trace(step), whole, "{step} at a time");
     }
-    assert!(hooked.reads.contains(&0x21003) && hooked.writes.contains(&0x22100));
-    assert!(hooked.reads.contains(&0x1000), "the page walk is an access as well");
+}
+
+#[test]
+fn an_instruction_in_two_lines_is_fetched_from_both() {
+    let mut program = [0x90; 80];
+    program[60..70].copy_from_slice(&[0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8]); // mov rax, imm64
+    let (mut cpu, inner) = prepare(&program);
+    let start = cpu.rip;
+    let mut world = Watching::everything(inner);
+    run(&mut cpu, &mut world, &mut CodeCache::default(), 0, 61);
+    assert_eq!(world.fetches, [(start, 1), (start + 64, 6)]);
+}
+
+#[test]
+fn hints_and_fences_are_shown() {
+    let program = [
+        0x0f, 0xc3, 0x07, // movnti [rdi], eax
+        0x89, 0x47, 0x08, // mov [rdi + 8], eax
+        0xf0, 0xff, 0x47, 0x10, // lock inc dword [rdi + 16]
+        0x0f, 0xae, 0x3f, // clflush [rdi]
+        0x0f, 0xa2, // cpuid
+        0x0f, 0xae, 0xf8, // sfence
+        0x0f, 0x08, // invd
+    ];
+    let (mut cpu, inner) = prepare(&program);
+    cpu.gpr[reg::RDI] = 0x20000;
+    let mut world = Watching::everything(inner);
+    run(&mut cpu, &mut world, &mut CodeCache::default(), 0, 7);
+    let stores: Vec<_> = world.writes.iter().filter(|write| write.0 >= 0x20000).collect();
+    let hints: Vec<_> = stores.iter().map(|store| (store.0, store.1.streaming)).collect();
+    assert_eq!(hints, [(0x20000, true), (0x20008, false), (0x20010, false)]);
+    use CacheOp::{Fence, Flush, InvalidateAll};
+    assert_eq!(world.ops, [Fence, Flush(0x20000), Fence, Fence, InvalidateAll]);
+}
+
+#[test]
+fn pages_have_the_types_that_registers_give_them() {
+    // PAT entry 0 becomes WC, then CR0.CD is set.
+    let program = [
+        0x8b, 0x07, // mov eax, [rdi]
+        0x0f, 0x30, // wrmsr
+        0x8b, 0x07, // mov eax, [rdi]
+        0x0f, 0x22, 0xc3, // mov cr0, rbx
+        0x8b, 0x07, // mov eax, [rdi]
+    ];
+    let (mut cpu, inner) = prepare(&program);
+    cpu.gpr[reg::RDI] = 0x20000;
+    cpu.gpr[reg::RCX] = 0x277;
+    cpu.gpr[reg::RDX] = 0x0007_0406;
+    cpu.gpr[reg::RBX] = cpu.cr0 | cr0::CD;
+    cpu.msr.mtrr.variable[0] = [0x12_1000, 0x3fff_ffff_f800];
+    let mut world = Watching::everything(inner);
+    let mut code = CodeCache::default();
+    let kinds = |world: &Watching| -> Vec<_> {
+        let operand = world.reads.iter().filter(|read| read.0 & !0xfff >= 0x20000);
+        operand.map(|read| read.1.kind).collect()
+    };
+    run(&mut cpu, &mut world, &mut code, 0, 1);
+    cpu.gpr[reg::RAX] = 0x0007_0401;
+    run(&mut cpu, &mut world, &mut code, 1, 3);
+    assert_eq!(kinds(&world), [MemoryType::WriteBack, MemoryType::WriteCombining]);
+    cpu.msr.pat = 0x0007_0406_0007_0406;
+    run(&mut cpu, &mut world, &mut code, 3, 5);
+    assert_eq!(kinds(&world)[2], MemoryType::NoFill);
+    cpu.gpr[reg::RDI] = 0x12_1000;
+    cpu.rip -= 2;
+    cpu.drop_caches();
+    run(&mut cpu, &mut world, &mut code, 5, 6);
+    assert_eq!(kinds(&world)[3], MemoryType::Uncacheable, "a range wins over the page");
+}
+
+#[test]
+fn pages_are_shown_from_when_the_world_says_so() {
+    let program = [
+        0x89, 0x07, // mov [rdi], eax
+        0x8b, 0x1f, // mov ebx, [rdi]
+        0xeb, 0xfa, // back
+    ];
+    let (mut cpu, inner) = prepare(&program);
+    cpu.gpr[reg::RDI] = 0x20000;
+    let mut world = Watching::new(inner, Shown::Pages);
+    let mut code = CodeCache::default();
+    run(&mut cpu, &mut world, &mut code, 0, 6);
+    assert_eq!((world.reads.len(), world.writes.len(), world.fetches.len()), (0, 0, 0));
+    (world.page, world.generation) = (0x20000, 1);
+    run(&mut cpu, &mut world, &mut code, 6, 12);
+    assert_eq!((world.reads.len(), world.writes.len(), world.fetches.len()), (2, 2, 0));
+    assert_eq!(world.reads[0].1.ip, world.writes[0].1.ip + 2);
 }

@@ -94,6 +94,7 @@ pub(crate) fn raise<W: World>(cpu: &mut Vcpu, world: &mut W, fault: Fault) {
 
 /// Delivers external interrupt or NMI `vector`.
 pub(crate) fn external<W: World>(cpu: &mut Vcpu, world: &mut W, vector: u8) {
+    cpu.drain(world);
     deliver_or_nest(cpu, world, Event { vector, error_code: None, source: Source::External });
 }
 

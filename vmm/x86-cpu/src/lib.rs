@@ -12,6 +12,7 @@ mod debug;
 mod decode;
 mod exec;
 mod fault;
+mod fetched;
 pub mod flags;
 #[cfg(test)]
 mod hook_tests;
@@ -36,14 +37,14 @@ pub use code_pages::CodePages;
 pub use cpuid::{CRYSTAL_HZ, TSC_PER_CRYSTAL};
 pub use debug::Debug;
 pub use fault::Fault;
-pub use memory::Word;
+pub use memory::{MemoryType, Word};
 pub use mode::{CodeSize, Mode};
 pub use msr::{Msrs, Mtrrs};
 pub use probes::Probes;
 pub use run::{CodeCache, Exit, run};
 pub use shared_code::SharedCode;
 pub use state::*;
-pub use world::{CacheOp, World};
+pub use world::{CacheOp, RamAccess, Shown, World};
 
 /// Whether CPUID advertises the instruction form `code`. Forms that it does not raise #UD.
 #[must_use]

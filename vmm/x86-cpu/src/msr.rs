@@ -4,7 +4,7 @@ use crate::fault::Fault;
 use crate::memory::access::is_canonical;
 use crate::memory::paging::PHYSICAL_BITS;
 use crate::state::{Vcpu, cr0, efer, seg};
-use crate::world::World;
+use crate::world::{Shown, World};
 use serde::{Deserialize, Serialize};
 
 /// Indices of the registers known here.
@@ -366,6 +366,7 @@ impl Vcpu {
                     return Err(Fault::GP0);
                 }
                 self.msr.pat = value;
+                self.change_types(world);
             }
             // IBRS and BHI_DIS_S are the controls that CPUID advertises.
             index::SPEC_CTRL => self.msr.spec_ctrl = within(1 << 10 | 1)?,
@@ -397,9 +398,19 @@ impl Vcpu {
                         None => self.absent_msr("write", index),
                     });
                 }
+                self.change_types(world);
             }
         }
         Ok(())
+    }
+
+    /// PAT or the MTRRs have changed: translations carry types where anybody looks at them.
+    fn change_types<W: World>(&mut self, world: &mut W) {
+        self.tlb.forget_types();
+        if world.shown() != Shown::Nothing {
+            self.tlb.flush(false);
+            self.new_epoch(world);
+        }
     }
 
     fn write_efer<W: World>(&mut self, world: &mut W, value: u64) -> Result<(), Fault> {

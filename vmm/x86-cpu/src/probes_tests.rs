@@ -1,6 +1,6 @@
 //! Probes: each is met as often as its instruction is executed, and nothing else is changed by them.
 
-use crate::hook_tests::Hooked;
+use crate::hook_tests::Watching;
 use crate::run_tests::{CODE, machine, prepare};
 use crate::state::reg;
 use crate::test_world::TestWorld;
@@ -142,14 +142,21 @@ fn a_hooked_world_sees_the_same_accesses_with_probes() {
         let (mut cpu, mut inner) = prepare(&PROGRAM);
         inner.follow = Some(OUTER);
         inner.probes = probes;
-        let mut hooked = Hooked { inner, reads: Vec::new(), writes: Vec::new() };
+        let mut hooked = Watching::everything(inner);
         run_pieces(&mut cpu, &mut hooked, &mut CodeCache::default(), END, |_, _| {});
-        (hooked.reads, hooked.writes, state(&cpu), hooked.inner.peek(0, 0x12000), hooked.inner.probed.len())
+        (
+            hooked.reads,
+            hooked.writes,
+            hooked.fetches,
+            state(&cpu),
+            hooked.inner.peek(0, 0x12000),
+            hooked.inner.probed.len(),
+        )
     };
     let (plain, probed) = (accesses(None), accesses(at([OUTER, CODE + 0x20])));
-    assert_eq!((&plain.0, &plain.1, &plain.2), (&probed.0, &probed.1, &probed.2));
-    assert!(plain.3 == probed.3);
-    assert_eq!((plain.4, probed.4), (0, 30));
+    assert_eq!((&plain.0, &plain.1, &plain.2, &plain.3), (&probed.0, &probed.1, &probed.2, &probed.3));
+    assert!(plain.4 == probed.4);
+    assert_eq!((plain.5, probed.5), (0, 30));
 }
 
 #[test]

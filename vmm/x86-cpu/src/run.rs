@@ -1,15 +1,16 @@
 //! The execution loop: finds blocks, runs their operations, delivers what interrupts them.
 
-use crate::block::{Block, Link};
+use crate::block::{self, Block, Link};
 use crate::debug::dr6;
 use crate::decode::decode_block;
 use crate::fault::Fault;
+use crate::fetched::Fetched;
 use crate::flags::bits;
 use crate::mode::Mode;
 use crate::probes::{Fresh, Probes};
 use crate::shared_code::SharedCode;
 use crate::state::{Activity, Vcpu, seg, slot};
-use crate::world::World;
+use crate::world::{Shown, World};
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -139,7 +140,7 @@ impl<W: World> CodeCache<W> {
         if let Some(second) = block.crosses {
             self.by_page.entry(second >> 12).or_default().push(number);
         }
-        self.index.insert((block.phys, block.mode), number);
+        self.index.insert(block.key(), number);
         self.blocks.push(block);
         number
     }
@@ -152,7 +153,7 @@ impl<W: World> CodeCache<W> {
                 let block = &mut self.blocks[number as usize];
                 if block.valid {
                     block.empty();
-                    self.index.remove(&(block.phys, block.mode));
+                    self.index.remove(&block.key());
                 }
             }
         }
@@ -170,7 +171,7 @@ impl<W: World> CodeCache<W> {
             for &number in &numbers {
                 let block = &mut self.blocks[number as usize];
                 block.empty();
-                self.index.remove(&(block.phys, block.mode));
+                self.index.remove(&block.key());
             }
             if numbers.is_empty() {
                 continue;
@@ -207,6 +208,8 @@ impl Vcpu {
         self.tlb = crate::memory::tlb::Tlb::default();
         self.update_mode();
         self.epoch = 0;
+        self.fetched = Fetched::default();
+        self.unfenced = true;
     }
 
     /// Starts a new translation context: block links and lookups of the old one no longer count.
@@ -227,8 +230,8 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
     if let Some(number) = code.looked_up(cpu) {
         return Ok(number);
     }
-    let phys = cpu.fetch_address(world, cpu.linear_ip())?;
-    let mut found = code.index.get(&(phys, cpu.mode)).copied();
+    let (phys, kind) = cpu.fetch_address(world, cpu.linear_ip())?;
+    let mut found = code.index.get(&block::key(phys, kind, cpu.mode)).copied();
     if let Some(number) = found
         && !cpu.mode.is_64()
         && cpu.rip + u64::from(code.blocks[number as usize].len) - 1 > u64::from(cpu.segs[seg::CS].limit)
@@ -241,7 +244,7 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
     {
         let next_page = (cpu.linear_ip() | 0xfff).wrapping_add(1);
         let next_page = if cpu.mode.is_64() { next_page } else { next_page & 0xffff_ffff };
-        if cpu.fetch_address(world, next_page)? != second {
+        if cpu.fetch_address(world, next_page)?.0 != second {
             found = None;
         }
     }
@@ -262,7 +265,7 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
                 cpu.new_epoch(world);
                 cpu.tlb.code_version = code.version;
             }
-            let block = decode_block(cpu, world, phys, code.shared.as_deref())?;
+            let block = decode_block(cpu, world, (phys, kind), code.shared.as_deref())?;
             code.add(block)
         }
     };
@@ -285,10 +288,20 @@ enum Ended {
 
 /// Executes operations of `block` until its end, `cpu.limit` or a fault; the caller has set `limit` to at most the length.
 #[inline(always)]
-fn execute<W: World>(cpu: &mut Vcpu, world: &mut W, block: &Block<W>) -> (u32, Option<Fault>) {
+fn execute<W: World, const SHOWN: bool>(
+    cpu: &mut Vcpu,
+    world: &mut W,
+    block: &Block<W>,
+) -> (u32, Option<Fault>) {
     let mut done = 0_u32;
     for op in block.ops.iter() {
         cpu.op_index = done;
+        if SHOWN {
+            cpu.op_offset = u32::from(op.offset);
+            if op.marks != 0 {
+                cpu.before_marked(world, block, op);
+            }
+        }
         if let Err(raised) = (op.run)(cpu, world, op) {
             return (done, Some(raised));
         }
@@ -302,15 +315,23 @@ fn execute<W: World>(cpu: &mut Vcpu, world: &mut W, block: &Block<W>) -> (u32, O
 
 /// Runs `block` with at most `budget` instructions left, and leaves RIP and the clock after what was retired.
 #[inline(always)]
-fn run_block<W: World>(cpu: &mut Vcpu, world: &mut W, block: &Block<W>, budget: u64) -> Ended {
+fn run_block<W: World, const SHOWN: bool>(
+    cpu: &mut Vcpu,
+    world: &mut W,
+    block: &Block<W>,
+    budget: u64,
+) -> Ended {
     let count = block.ops.len() as u32;
     let limit = budget.min(u64::from(count)) as u32;
     let start = cpu.rip;
     cpu.limit = limit;
     cpu.gpr[slot::BLOCK as usize] = start;
-    let (done, fault) = execute(cpu, world, block);
+    let (done, fault) = execute::<W, SHOWN>(cpu, world, block);
     cpu.block_clock += u64::from(done);
     cpu.op_index = 0;
+    if SHOWN {
+        cpu.op_offset = 0;
+    }
     if done == count {
         if !block.branches {
             cpu.rip = block.mode.mask_ip(start.wrapping_add(u64::from(block.len)));
@@ -327,9 +348,10 @@ fn run_block<W: World>(cpu: &mut Vcpu, world: &mut W, block: &Block<W>, budget: 
 
 /// Runs blocks from number `number` on, each from the one before by its link or by what was looked up before; only the
 /// first, if that is to be an instruction alone or breakpoints are to be looked for between blocks. Returns how and in
-/// which block it ended, and which of that block's links is to lead to the next one, if that is still to be found.
+/// which block it ended, and which of that block's links is to lead to the next one, if that is still to be found. `SHOWN` says
+/// whether the world is shown accesses to RAM.
 #[inline(never)]
-fn run_chain<W: World>(
+fn run_chain<W: World, const SHOWN: bool>(
     cpu: &mut Vcpu,
     world: &mut W,
     code: &mut CodeCache<W>,
@@ -342,7 +364,7 @@ fn run_chain<W: World>(
         let block = &code.blocks[number as usize];
         let start = cpu.rip;
         let budget = if single { 1 } else { until - cpu.block_clock };
-        let ended = run_block(cpu, world, block, budget);
+        let ended = run_block::<W, SHOWN>(cpu, world, block, budget);
         if !matches!(ended, Ended::Plainly) || alone || cpu.block_clock >= until {
             return (ended, number, None);
         }
@@ -454,7 +476,12 @@ pub fn run<W: World>(
         single |= cpu.debug.code && cpu.breaks_within(&code.blocks[number as usize]);
         let first = cpu.rip;
         let (ended, taken);
-        (ended, number, taken) = run_chain(cpu, world, code, number, single, until);
+        (ended, number, taken) = match world.shown() {
+            Shown::Nothing => run_chain::<W, false>(cpu, world, code, number, single, until),
+            Shown::Pages | Shown::Everything { .. } => {
+                run_chain::<W, true>(cpu, world, code, number, single, until)
+            }
+        };
         from = taken.map(|link| (number, link));
 
         match ended {
@@ -542,6 +569,11 @@ fn enter<W: World>(cpu: &mut Vcpu, world: &mut W, code_version: u64, now: u64) {
     if cpu.tlb.code_generation != generation {
         cpu.tlb.code_generation = generation;
         cpu.tlb.guard_all();
+    }
+    cpu.fetched.enter(world.shown());
+    if cpu.tlb.shown_generation != world.shown_generation() {
+        cpu.tlb.shown_generation = world.shown_generation();
+        cpu.tlb.show(|frame, kind| world.shows_page(frame, kind));
     }
     if cpu.epoch == 0 || cpu.tlb.code_version != code_version {
         cpu.tlb.code_version = code_version;

@@ -1,6 +1,7 @@
 //! The architectural state of one vCPU, and the caches that speed it up.
 
 use crate::fault::Fault;
+use crate::fetched::Fetched;
 use crate::flags::{LazyFlags, bits};
 use crate::memory::tlb::{Context, Tlb};
 use crate::mode::Mode;
@@ -274,6 +275,17 @@ pub struct Vcpu {
     pub(crate) reported: Vec<u64>,
     #[serde(skip)]
     pub tlb: Tlb,
+    /// Offset of the running operation in its block, bytes; kept only where accesses to RAM are shown to the world.
+    #[serde(skip)]
+    pub(crate) op_offset: u32,
+    /// The running instruction's stores have the non-temporal hint.
+    #[serde(skip)]
+    pub(crate) streaming: bool,
+    /// Stores or flushes may wait for a fence.
+    #[serde(skip)]
+    pub(crate) unfenced: bool,
+    #[serde(skip)]
+    pub(crate) fetched: Fetched,
 }
 
 impl Vcpu {
@@ -322,6 +334,10 @@ impl Vcpu {
             activity: Activity::Running,
             reported: Vec::new(),
             tlb: Tlb::default(),
+            op_offset: 0,
+            streaming: false,
+            unfenced: true,
+            fetched: Fetched::default(),
         };
         cpu.gpr[reg::RDX] = u64::from(crate::cpuid::SIGNATURE);
         cpu.segs[seg::CS] = Segment { selector: 0xf000, base: 0xffff_0000, limit: 0xffff, attr: 0x9b };
@@ -379,6 +395,13 @@ impl Vcpu {
     #[must_use]
     pub fn now(&self) -> u64 {
         self.block_clock + u64::from(self.op_index)
+    }
+    /// Linear address of the running instruction where accesses are shown to the world.
+    #[inline(always)]
+    #[must_use]
+    pub fn instruction_address(&self) -> u64 {
+        let address = self.linear_ip().wrapping_add(u64::from(self.op_offset));
+        if self.mode.is_64() { address } else { address & 0xffff_ffff }
     }
     /// Ends the block after the running instruction and has the engine look at interrupts, deadlines and requests.
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! A world for tests: RAM from address 0, ports that record, no interrupts unless asked for.
 
 use crate::state::{Vcpu, reg};
-use crate::{CacheOp, CodePages, Probes, World};
+use crate::{CacheOp, CodePages, Probes, RamAccess, World};
 use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 
@@ -73,8 +73,6 @@ impl TestWorld {
 
 // SAFETY: the frames live as long as the world, are 4096 bytes each, and are borrowed only while no vCPU runs.
 unsafe impl World for TestWorld {
-    const HOOKED: bool = false;
-
     fn ram_frame(&mut self, frame: u64) -> Option<NonNull<u8>> {
         let frame = self.frames.get((frame >> 12) as usize)?;
         NonNull::new(frame.0.get().cast())
@@ -113,7 +111,7 @@ unsafe impl World for TestWorld {
     fn take_nmi(&mut self, _: u32) -> bool {
         std::mem::take(&mut self.nmi)
     }
-    fn cache_op(&mut self, _: u32, _: u64, op: CacheOp) {
+    fn cache_op(&mut self, _: &RamAccess, op: CacheOp) {
         self.cache.push(op);
     }
     fn random(&mut self) -> u64 {

@@ -1,6 +1,7 @@
 //! The one trait through which the CPU sees memory, ports and interrupts.
 
 use crate::code_pages::CodePages;
+use crate::memory::MemoryType;
 use crate::probes::Probes;
 use crate::state::Vcpu;
 use std::ptr::NonNull;
@@ -16,8 +17,36 @@ pub enum CacheOp {
     FlushAll,
     /// INVD: invalidate everything without writing back.
     InvalidateAll,
-    /// SFENCE, MFENCE or a serialising instruction: earlier weakly ordered flushes and stores complete.
+    /// SFENCE, MFENCE, a locked or a serialising instruction: earlier weakly ordered flushes and stores complete.
     Fence,
+    /// An access to uncached memory or a device, or an interrupt: earlier weakly ordered stores complete, flushes need not.
+    Drain,
+}
+
+/// Which accesses to RAM a world is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// None: there is nothing between the CPU and RAM.
+    Nothing,
+    /// Loads and stores in the pages that [`World::shows_page`] names.
+    Pages,
+    /// Every load and store, and instruction fetches by lines of so many bytes, a power of two from 16 on.
+    Everything { line: u32 },
+}
+
+/// An access to RAM that is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RamAccess {
+    /// Index of the vCPU.
+    pub cpu: u32,
+    /// The clock at the instruction: with the vCPU it names the instruction's execution.
+    pub now: u64,
+    /// Linear address of the instruction.
+    pub ip: u64,
+    /// What page attributes and ranges make of the memory.
+    pub kind: MemoryType,
+    /// The instruction gives the non-temporal hint (MOVNTI and its like, MASKMOVQ).
+    pub streaming: bool,
 }
 
 /// What the machine shows to its vCPUs.
@@ -29,15 +58,11 @@ pub enum CacheOp {
 /// A pointer returned by [`World::ram_frame`] must be valid for reads and writes of 4096 bytes for as long as the world
 /// exists, and no Rust reference to that memory may be live while a vCPU runs.
 pub unsafe trait World: Sized {
-    /// Whether every access is to be shown to [`World::read`] and [`World::write`] (the memory hook): RAM is then never
-    /// touched through a host pointer. A constant, so that an unhooked machine pays nothing.
-    const HOOKED: bool;
-
     /// Host address of the 4 KiB frame of RAM at guest-physical `frame` (low 12 bits zero), if it is RAM.
     fn ram_frame(&mut self, frame: u64) -> Option<NonNull<u8>>;
-    /// Reads 1-16 bytes of guest-physical memory that is not RAM, or of any memory when hooked. Within one page.
+    /// Reads 1-16 bytes of guest-physical memory that is not RAM. Within one page.
     fn read(&mut self, cpu: u32, now: u64, address: u64, data: &mut [u8]);
-    /// Writes 1-16 bytes of guest-physical memory that is not RAM, or of any memory when hooked. Within one page.
+    /// Writes 1-16 bytes of guest-physical memory that is not RAM. Within one page.
     fn write(&mut self, cpu: u32, now: u64, address: u64, data: &[u8]);
     /// Reads 1, 2 or 4 bytes from an I/O port.
     fn io_read(&mut self, cpu: u32, now: u64, port: u16, size: u8) -> u32;
@@ -57,8 +82,55 @@ pub unsafe trait World: Sized {
     fn acknowledge_interrupt(&mut self, cpu: u32, now: u64) -> Option<u8>;
     /// Takes a waiting non-maskable interrupt.
     fn take_nmi(&mut self, cpu: u32) -> bool;
-    /// A cache maintenance instruction or fence.
-    fn cache_op(&mut self, _cpu: u32, _now: u64, _op: CacheOp) {}
+    /// A cache maintenance instruction or fence; without [`World::shown`] only the instructions of that name are reported.
+    fn cache_op(&mut self, _by: &RamAccess, _op: CacheOp) {}
+    /// What the world is shown of accesses to RAM: always the same.
+    #[inline(always)]
+    fn shown(&self) -> Shown {
+        Shown::Nothing
+    }
+    /// Whether loads and stores in the page of RAM at `frame`, mapped as `kind`, are shown.
+    fn shows_page(&mut self, _frame: u64, _kind: MemoryType) -> bool {
+        false
+    }
+    /// Counts changes of [`World::shows_page`] from false to true.
+    #[inline(always)]
+    fn shown_generation(&self) -> u64 {
+        0
+    }
+    /// A load by vCPU `cpu` that [`World::load`] need not see, since it hits in the cache and nothing is to be said about it:
+    /// then it counts as seen, and the CPU reads RAM. Within one page.
+    #[inline(always)]
+    fn load_hit(&mut self, _cpu: u32, _address: u64, _len: usize) -> bool {
+        false
+    }
+    /// The same of a store.
+    #[inline(always)]
+    fn store_hit(&mut self, _cpu: u32, _now: u64, _ip: u64, _address: u64, _len: usize) -> bool {
+        false
+    }
+    /// The same of a fetch.
+    #[inline(always)]
+    fn fetch_hit(&mut self, _cpu: u32, _address: u64) -> bool {
+        false
+    }
+    /// A load from RAM that is shown, up to 4096 bytes within one page.
+    fn load(&mut self, _by: &RamAccess, _address: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    /// A store to RAM that is shown, up to 4096 bytes within one page. [`CodePages`] has heard of it.
+    fn store(&mut self, _by: &RamAccess, _address: u64, _data: &[u8]) {}
+    /// The first instruction fetch from a line after one from another line: `len` bytes of the instruction are in it.
+    fn fetch(&mut self, _by: &RamAccess, _address: u64, _len: usize) {}
+    /// Reads code, up to 4096 bytes of RAM within one page that are fetched past the cache, for decoding: no access.
+    fn peek_uncached(&mut self, _address: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    /// Whether what was shown has led to something that the machine's owner is to look at before the next instruction.
+    #[inline(always)]
+    fn wants_attention(&self) -> bool {
+        false
+    }
     /// Next value of the deterministic random source behind RDRAND and RDSEED.
     fn random(&mut self) -> u64;
     /// The pages that hold decoded code. Anything that changes RAM, other than a vCPU's own store, reports it here.

@@ -41,8 +41,6 @@ impl Ram {
 
 // SAFETY: the frames live as long as the world, are 4096 bytes each, and are borrowed only while no vCPU runs.
 unsafe impl World for Ram {
-    const HOOKED: bool = false;
-
     fn ram_frame(&mut self, frame: u64) -> Option<NonNull<u8>> {
         NonNull::new(self.frames.get((frame >> 12) as usize)?.0.get().cast())
     }

@@ -3,12 +3,14 @@
 use super::{Lowered, lower, operand};
 use crate::block::{Block, Link, Op};
 use crate::fault::Fault;
+use crate::fetched;
+use crate::memory::MemoryType;
 use crate::memory::tlb::PAGE_MASK;
 use crate::mode::CodeSize;
 use crate::probes::Probes;
 use crate::shared_code::{SharedCode, Straight};
 use crate::state::{Vcpu, seg};
-use crate::world::World;
+use crate::world::{Shown, World};
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions};
 
 /// Longest block, in operations.
@@ -19,7 +21,7 @@ const MAX_INSTRUCTION: usize = 15;
 /// were no end.
 const WINDOW: usize = (MAX_OPS + 1) * MAX_INSTRUCTION;
 
-/// Decodes the block at the vCPU's RIP, whose first byte is at guest-physical `phys`, and marks its bytes as code. Another
+/// Decodes the block at the vCPU's RIP, whose first byte is at guest-physical `phys` of memory of type `kind`, and marks its bytes as code. Another
 /// machine may have decoded it before into `shared`.
 ///
 /// # Errors
@@ -27,7 +29,7 @@ const WINDOW: usize = (MAX_OPS + 1) * MAX_INSTRUCTION;
 pub(crate) fn decode_block<W: World>(
     cpu: &mut Vcpu,
     world: &mut W,
-    phys: u64,
+    (phys, kind): (u64, MemoryType),
     shared: Option<&SharedCode<W>>,
 ) -> Result<Block<W>, Fault> {
     let mode = cpu.mode;
@@ -45,17 +47,17 @@ pub(crate) fn decode_block<W: World>(
     let known = shared.and_then(|shared| {
         shared.find(phys, mode, bytes.len(), |known| {
             let bytes = &mut bytes[..known.len()];
-            cpu.fetch_bytes(world, phys, bytes);
+            cpu.fetch_bytes(world, phys, kind, bytes);
             bytes == known
         })
     });
     let straight = match known {
         Some(straight) => straight,
         None => {
-            cpu.fetch_bytes(world, phys, bytes);
-            let straight = decode_straight(cpu, bytes)?;
+            cpu.fetch_bytes(world, phys, kind, bytes);
+            let straight = decode_straight(cpu, bytes, phys, world.shown())?;
             if straight.ops.is_empty() {
-                return decode_crossing(cpu, world, phys, bytes);
+                return decode_crossing(cpu, world, (phys, kind), bytes);
             }
             if let Some(shared) = shared {
                 // Also what follows has a say: in whether an instruction is whole.
@@ -76,6 +78,7 @@ pub(crate) fn decode_block<W: World>(
         mode,
         len: straight.len,
         branches: straight.branches,
+        kind,
         crosses: None,
         links: [Link::NONE; 2],
         valid: true,
@@ -94,7 +97,12 @@ fn end_at_probe<W: World>(straight: Straight<W>, probes: &Probes, linear: u64) -
 }
 
 /// Decodes the instructions of a block from `bytes`, which all are in one page; none if the first is not whole.
-fn decode_straight<W: World>(cpu: &Vcpu, bytes: &[u8]) -> Result<Straight<W>, Fault> {
+fn decode_straight<W: World>(
+    cpu: &Vcpu,
+    bytes: &[u8],
+    phys: u64,
+    shown: Shown,
+) -> Result<Straight<W>, Fault> {
     let mode = cpu.mode;
     let mut ops = Vec::with_capacity(8);
     let mut branches = false;
@@ -106,7 +114,9 @@ fn decode_straight<W: World>(cpu: &Vcpu, bytes: &[u8]) -> Result<Straight<W>, Fa
             decoder.set_position(usize::from(offset)).map_err(|_| Fault::UD)?;
             break;
         }
-        let (op, lowered) = lower_one(cpu, &instruction, offset, &bytes[usize::from(offset)..]);
+        let (mut op, lowered) = lower_one(cpu, &instruction, offset, &bytes[usize::from(offset)..]);
+        let at = phys + u64::from(offset);
+        fetched::mark(&mut op, &instruction, shown, at, (offset != 0).then(|| at - 1));
         ops.push(op);
         if lowered != Lowered::Straight {
             branches = lowered == Lowered::Branch;
@@ -120,7 +130,7 @@ fn decode_straight<W: World>(cpu: &Vcpu, bytes: &[u8]) -> Result<Straight<W>, Fa
 fn decode_crossing<W: World>(
     cpu: &mut Vcpu,
     world: &mut W,
-    phys: u64,
+    (phys, kind): (u64, MemoryType),
     head: &[u8],
 ) -> Result<Block<W>, Fault> {
     let mode = cpu.mode;
@@ -136,8 +146,9 @@ fn decode_crossing<W: World>(
     }
     bytes[..head.len()].copy_from_slice(head);
     let linear = cpu.linear_ip().wrapping_add(head.len() as u64);
-    let second = cpu.fetch_address(world, if mode.is_64() { linear } else { linear & 0xffff_ffff })?;
-    cpu.fetch_bytes(world, second, &mut bytes[head.len()..]);
+    let linear = if mode.is_64() { linear } else { linear & 0xffff_ffff };
+    let (second, second_kind) = cpu.fetch_address(world, linear)?;
+    cpu.fetch_bytes(world, second, second_kind, &mut bytes[head.len()..]);
     let mut decoder = decoder(mode.code(), &bytes, cpu.rip);
     let instruction = decoder.decode();
     if decoder.last_error() == DecoderError::NoMoreBytes {
@@ -147,7 +158,8 @@ fn decode_crossing<W: World>(
     if !mode.is_64() && cpu.rip + u64::from(len) - 1 > u64::from(cpu.segs[seg::CS].limit) {
         return Err(Fault::GP0);
     }
-    let (op, lowered) = lower_one(cpu, &instruction, 0, &bytes);
+    let (mut op, lowered) = lower_one(cpu, &instruction, 0, &bytes);
+    fetched::mark(&mut op, &instruction, world.shown(), phys, None);
     let start = cpu.linear_ip();
     let probed = world.probes().is_some_and(|probes| probes.contains(start));
     mark_code(cpu, world, phys, head.len() as u64);
@@ -158,6 +170,7 @@ fn decode_crossing<W: World>(
         mode,
         len,
         branches: lowered == Lowered::Branch,
+        kind,
         crosses: Some(second & PAGE_MASK),
         links: [Link::NONE; 2],
         valid: true,

@@ -28,9 +28,9 @@ fn bytes<W: World>(cpu: &mut Vcpu, world: &mut W, ip: u64, len: u8) -> String {
     let mask = if cpu.mode.is_64() { u64::MAX } else { 0xffff_ffff };
     for at in 0..u64::from(len) {
         let linear = base.wrapping_add(ip).wrapping_add(at) & mask;
-        let Ok(phys) = cpu.fetch_address(world, linear) else { break };
+        let Ok((phys, kind)) = cpu.fetch_address(world, linear) else { break };
         let mut byte = [0];
-        cpu.fetch_bytes(world, phys, &mut byte);
+        cpu.fetch_bytes(world, phys, kind, &mut byte);
         let _ = write!(text, " {:02x}", byte[0]);
     }
     text

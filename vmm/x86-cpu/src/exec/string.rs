@@ -195,7 +195,6 @@ fn elements<K: Kind, T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>
             && forwards
             && cpu.mode.is_64()
             && address_size == 8
-            && !W::HOOKED
             && !cpu.single_steps()
         {
             done = K::bulk::<T, W>(cpu, world, from, to, count.min(left))?;

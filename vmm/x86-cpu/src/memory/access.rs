@@ -1,18 +1,20 @@
 //! Loads and stores at linear addresses.
 
 use super::paging::Access;
-use super::tlb::{Context, GLOBAL, HOST, INVALID, PAGE_MASK, SIZE_SHIFT, SLOW};
-use super::{Word, host};
+use super::tlb::{Context, GLOBAL, HOST, INVALID, KIND_SHIFT, PAGE_MASK, SHOWN, SIZE_SHIFT, SLOW, VIA_WORLD};
+use super::{MemoryType, Word, host};
 use crate::fault::Fault;
 use crate::state::Vcpu;
-use crate::world::World;
+use crate::world::{RamAccess, Shown, World};
 
 /// One page's part of an access, translated.
 #[derive(Clone, Copy)]
 struct Target {
     phys: u64,
-    /// Host address, if RAM may be touched directly.
+    /// Host address, if it is RAM.
     host: Option<u64>,
+    /// How the world is shown the access, if it is and this is RAM.
+    shown: Option<MemoryType>,
     len: usize,
 }
 
@@ -30,15 +32,13 @@ impl Vcpu {
     /// #PF, #AC or a non-canonical address.
     #[inline(always)]
     pub fn load<T: Word, W: World>(&mut self, world: &mut W, linear: u64) -> Result<T, Fault> {
-        if !W::HOOKED {
-            let entry = self.tlb.entry(linear);
-            if entry.read == linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK {
-                // SAFETY: a clean tag means that `addend` leads into a frame from `ram_frame`, and both ends of the word
-                // lie in that frame.
-                return Ok(unsafe { host::read(linear.wrapping_add(entry.addend)) });
-            }
+        let entry = self.tlb.entry(linear);
+        if entry.read == linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK {
+            // SAFETY: a clean tag means that `addend` leads into a frame from `ram_frame`, and both ends of the word
+            // lie in that frame.
+            return Ok(unsafe { host::read(linear.wrapping_add(entry.addend)) });
         }
-        self.load_slow(world, linear)
+        self.load_shown(world, linear)
     }
 
     /// Stores a word at linear address `linear` with the current privilege.
@@ -47,15 +47,13 @@ impl Vcpu {
     /// As [`Vcpu::load`]. Nothing is written then.
     #[inline(always)]
     pub fn store<T: Word, W: World>(&mut self, world: &mut W, linear: u64, value: T) -> Result<(), Fault> {
-        if !W::HOOKED {
-            let entry = self.tlb.entry(linear);
-            if entry.write == linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK {
-                // SAFETY: as in `load`.
-                unsafe { host::write(linear.wrapping_add(entry.addend), value) };
-                return Ok(());
-            }
+        let entry = self.tlb.entry(linear);
+        if entry.write == linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK {
+            // SAFETY: as in `load`.
+            unsafe { host::write(linear.wrapping_add(entry.addend), value) };
+            return Ok(());
         }
-        self.store_slow(world, linear, value)
+        self.store_shown(world, linear, value)
     }
 
     /// Loads a word that the same instruction stores back: faults as a write does, so that the store cannot fault.
@@ -64,16 +62,17 @@ impl Vcpu {
     /// As [`Vcpu::load`].
     #[inline(always)]
     pub fn load_for_store<T: Word, W: World>(&mut self, world: &mut W, linear: u64) -> Result<T, Fault> {
-        if !W::HOOKED {
-            let entry = self.tlb.entry(linear);
-            if entry.write == linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK {
-                // SAFETY: as in `load`.
-                return Ok(unsafe { host::read(linear.wrapping_add(entry.addend)) });
-            }
+        let entry = self.tlb.entry(linear);
+        let page = linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK;
+        if entry.write == page {
+            // SAFETY: as in `load`.
+            return Ok(unsafe { host::read(linear.wrapping_add(entry.addend)) });
         }
-        self.check_alignment::<T>(linear)?;
-        self.check_write(world, linear, T::SIZE)?;
-        self.load_slow(world, linear)
+        if entry.write != page | SHOWN {
+            self.check_alignment::<T>(linear)?;
+            self.check_write(world, linear, T::SIZE)?;
+        }
+        self.load_shown(world, linear)
     }
 
     /// Raises what a write of `len` bytes (at most 4096) at `linear` would raise, without writing.
@@ -149,7 +148,7 @@ impl Vcpu {
         self.targets(world, linear, len, Access::Write, self.system_context()).map(|_| ())
     }
 
-    /// Guest-physical address of `linear` if it lies in RAM that may be touched directly, for bulk moves.
+    /// Guest-physical address of `linear` if it lies in RAM that bulk moves may touch.
     pub(crate) fn plain_ram<W: World>(
         &mut self,
         world: &mut W,
@@ -158,8 +157,8 @@ impl Vcpu {
     ) -> Result<Option<u64>, Fault> {
         let access = if write { Access::Write } else { Access::Read };
         let target = self.targets(world, linear, 1, access, self.tlb.context)?[0];
-        let direct = !W::HOOKED
-            && target.host.is_some()
+        let direct = target.host.is_some()
+            && target.shown.is_none_or(MemoryType::hits)
             && self.tlb.context != Context::UserAligned
             && !self.debug.data;
         Ok(direct.then_some(target.phys))
@@ -173,13 +172,17 @@ impl Vcpu {
         Ok(self.targets(world, linear, 1, Access::Read, self.tlb.context)?[0].phys)
     }
 
-    /// Guest-physical address of an instruction fetch.
-    pub(crate) fn fetch_address<W: World>(&mut self, world: &mut W, linear: u64) -> Result<u64, Fault> {
+    /// Guest-physical address of an instruction fetch, and the memory's type.
+    pub(crate) fn fetch_address<W: World>(
+        &mut self,
+        world: &mut W,
+        linear: u64,
+    ) -> Result<(u64, MemoryType), Fault> {
         let page = linear & PAGE_MASK;
         let user = self.cpl == 3;
         self.tlb.note_fetch(page);
-        if let Some(phys) = self.tlb.fetch(page, user) {
-            return Ok(phys | linear & !PAGE_MASK);
+        if let Some((phys, kind)) = self.tlb.fetch(page, user) {
+            return Ok((phys | linear & !PAGE_MASK, kind));
         }
         if self.long_mode() && !is_canonical(linear) {
             return Err(Fault::GP0);
@@ -187,43 +190,115 @@ impl Vcpu {
         let context = if user { Context::User } else { Context::Supervisor };
         let walked = self.walk(world, linear, Access::Fetch, context)?;
         self.tlb.note_size(linear, walked.size_class);
-        if self.tlb.put_fetch(page, user, walked.frame) {
+        if self.tlb.put_fetch(page, user, walked.frame, walked.kind) {
             self.new_epoch(world);
         }
-        Ok(walked.frame | linear & !PAGE_MASK)
+        Ok((walked.frame | linear & !PAGE_MASK, walked.kind))
     }
 
-    /// Reads a word of guest-physical memory, naturally aligned.
-    pub(crate) fn physical_load<T: Word, W: World>(&mut self, world: &mut W, address: u64) -> T {
-        if !W::HOOKED
-            && let Some(frame) = world.ram_frame(address & PAGE_MASK)
-        {
-            // SAFETY: the frame is valid and an aligned word does not leave it.
-            return unsafe { host::read(frame.as_ptr() as u64 + (address & !PAGE_MASK)) };
-        }
+    /// Reads a word of guest-physical memory, naturally aligned, through entry `index` of PAT.
+    pub(crate) fn physical_load<T: Word, W: World>(&mut self, world: &mut W, address: u64, index: u64) -> T {
         let mut data = [0; 16];
-        world.read(self.id, self.now(), address, &mut data[..T::SIZE]);
-        T::truncate(u128::from_le_bytes(data))
+        let Some(frame) = world.ram_frame(address & PAGE_MASK) else {
+            world.read(self.id, self.now(), address, &mut data[..T::SIZE]);
+            return T::truncate(u128::from_le_bytes(data));
+        };
+        if let Some(kind) = self.shown_as(world, address, index)
+            && !(kind.hits() && world.load_hit(self.id, address, T::SIZE))
+        {
+            self.load_through(world, kind, address, &mut data[..T::SIZE]);
+            return T::truncate(u128::from_le_bytes(data));
+        }
+        // SAFETY: the frame is valid and an aligned word does not leave it.
+        unsafe { host::read(frame.as_ptr() as u64 + (address & !PAGE_MASK)) }
     }
 
-    /// Writes a word of guest-physical memory, naturally aligned.
-    pub(crate) fn physical_store<T: Word, W: World>(&mut self, world: &mut W, address: u64, value: T) {
+    /// Writes a word of guest-physical memory, naturally aligned, through entry `index` of PAT.
+    pub(crate) fn physical_store<T: Word, W: World>(
+        &mut self,
+        world: &mut W,
+        address: u64,
+        value: T,
+        index: u64,
+    ) {
         if world.code_pages().written(address, T::SIZE as u64) {
             self.limit = 0;
         }
-        if !W::HOOKED
-            && let Some(frame) = world.ram_frame(address & PAGE_MASK)
+        let bytes = value.extend().to_le_bytes();
+        let Some(frame) = world.ram_frame(address & PAGE_MASK) else {
+            return world.write(self.id, self.now(), address, &bytes[..T::SIZE]);
+        };
+        if let Some(kind) = self.shown_as(world, address, index)
+            && !(kind.hits()
+                && world.store_hit(self.id, self.now(), self.instruction_address(), address, T::SIZE))
         {
-            // SAFETY: the frame is valid and an aligned word does not leave it.
-            unsafe { host::write(frame.as_ptr() as u64 + (address & !PAGE_MASK), value) };
-            return;
+            return self.store_through(world, kind, address, &bytes[..T::SIZE]);
         }
-        world.write(self.id, self.now(), address, &value.extend().to_le_bytes()[..T::SIZE]);
+        // SAFETY: the frame is valid and an aligned word does not leave it.
+        unsafe { host::write(frame.as_ptr() as u64 + (address & !PAGE_MASK), value) };
+    }
+
+    /// How the world is shown an access to RAM at guest-physical `address` through entry `index` of PAT, if it is.
+    fn shown_as<W: World>(&mut self, world: &mut W, address: u64, index: u64) -> Option<MemoryType> {
+        if world.shown() == Shown::Nothing {
+            return None;
+        }
+        let kind = self.memory_type(address, Some(index));
+        world.shows_page(address & PAGE_MASK, kind).then_some(kind)
+    }
+
+    /// Loads from RAM as the world has it.
+    fn load_through<W: World>(&mut self, world: &mut W, kind: MemoryType, address: u64, data: &mut [u8]) {
+        if kind == MemoryType::Uncacheable {
+            self.drain(world);
+        }
+        world.load(&self.ram_access(kind), address, data);
+        self.heed(world);
+    }
+
+    /// Stores to RAM as the world has it.
+    fn store_through<W: World>(&mut self, world: &mut W, kind: MemoryType, address: u64, data: &[u8]) {
+        if kind == MemoryType::Uncacheable {
+            self.drain(world);
+        }
+        self.unfenced |= self.streaming || kind == MemoryType::WriteCombining;
+        world.store(&self.ram_access(kind), address, data);
+        self.heed(world);
+    }
+
+    /// The running instruction's access to memory of type `kind`.
+    pub(crate) fn ram_access(&self, kind: MemoryType) -> RamAccess {
+        RamAccess {
+            cpu: self.id,
+            now: self.now(),
+            ip: self.instruction_address(),
+            kind,
+            streaming: self.streaming,
+        }
+    }
+
+    /// An access was shown to the world: blocks may be stale, or somebody wants to look.
+    pub(crate) fn heed<W: World>(&mut self, world: &mut W) {
+        if world.code_pages().has_stale() {
+            self.limit = 0;
+        }
+        if world.wants_attention() {
+            self.call_attention();
+        }
     }
 
     /// Reads guest-physical bytes within one page for the decoder.
-    pub(crate) fn fetch_bytes<W: World>(&mut self, world: &mut W, address: u64, data: &mut [u8]) {
+    pub(crate) fn fetch_bytes<W: World>(
+        &mut self,
+        world: &mut W,
+        address: u64,
+        kind: MemoryType,
+        data: &mut [u8],
+    ) {
         if let Some(frame) = world.ram_frame(address & PAGE_MASK) {
+            if !kind.is_fetched_cached() {
+                return world.peek_uncached(address, data);
+            }
             debug_assert!((address & !PAGE_MASK) as usize + data.len() <= 4096);
             // SAFETY: the frame is valid and the range does not leave it.
             unsafe { host::read_bytes(frame.as_ptr() as u64 + (address & !PAGE_MASK), data) };
@@ -237,6 +312,44 @@ impl Vcpu {
 
     fn system_context(&self) -> Context {
         if self.cr4 & crate::state::cr4::SMAP != 0 { Context::SupervisorSmap } else { Context::Supervisor }
+    }
+
+    /// Loads a word from where the world is shown accesses: past it if it hits in the cache.
+    #[inline(never)]
+    fn load_shown<T: Word, W: World>(&mut self, world: &mut W, linear: u64) -> Result<T, Fault> {
+        let entry = self.tlb.entry(linear);
+        if entry.read != linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK | SHOWN {
+            return self.load_slow(world, linear);
+        }
+        let (address, addend, kind) =
+            (entry.phys & PAGE_MASK | linear & !PAGE_MASK, entry.addend, entry.kind());
+        if world.load_hit(self.id, address, T::SIZE) {
+            // SAFETY: as in `load`: the tag is clean but for the bit that says to ask the world first.
+            return Ok(unsafe { host::read(linear.wrapping_add(addend)) });
+        }
+        let mut data = [0; 16];
+        self.load_through(world, kind, address, &mut data[..T::SIZE]);
+        Ok(T::truncate(u128::from_le_bytes(data)))
+    }
+
+    /// Stores a word to where the world is shown accesses: past it if it hits in the cache.
+    #[inline(never)]
+    fn store_shown<T: Word, W: World>(&mut self, world: &mut W, linear: u64, value: T) -> Result<(), Fault> {
+        let entry = self.tlb.entry(linear);
+        if entry.write != linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK | SHOWN {
+            return self.store_slow(world, linear, value);
+        }
+        let (address, addend, kind) =
+            (entry.phys & PAGE_MASK | linear & !PAGE_MASK, entry.addend, entry.kind());
+        if !self.streaming
+            && world.store_hit(self.id, self.now(), self.instruction_address(), address, T::SIZE)
+        {
+            // SAFETY: as in `load_shown`.
+            unsafe { host::write(linear.wrapping_add(addend), value) };
+            return Ok(());
+        }
+        self.store_through(world, kind, address, &value.extend().to_le_bytes()[..T::SIZE]);
+        Ok(())
     }
 
     #[cold]
@@ -292,7 +405,7 @@ impl Vcpu {
         }
         let mut head = self.translate(world, linear, access, context)?;
         head.len = first;
-        let mut tail = Target { phys: 0, host: None, len: 0 };
+        let mut tail = Target { phys: 0, host: None, shown: None, len: 0 };
         if first < len {
             tail = self.translate(world, linear.wrapping_add(first as u64) & mask, access, context)?;
             tail.len = len - first;
@@ -323,7 +436,7 @@ impl Vcpu {
         if access == Access::Write
             && entry.write & SLOW != 0
             && entry.phys & HOST != 0
-            && !W::HOOKED
+            && (entry.phys & VIA_WORLD == 0 || entry.kind().hits())
             && context != Context::UserAligned
             && !watched
             && !world.code_pages().is_code_page(entry.phys)
@@ -333,6 +446,7 @@ impl Vcpu {
         Ok(Target {
             phys: entry.phys & PAGE_MASK | linear & !PAGE_MASK,
             host: (entry.phys & HOST != 0).then(|| linear.wrapping_add(entry.addend)),
+            shown: (entry.phys & VIA_WORLD != 0).then(|| entry.kind()),
             len: 0,
         })
     }
@@ -349,17 +463,24 @@ impl Vcpu {
         let is_code = world.code_pages().is_code_page(walked.frame);
         let page = linear & PAGE_MASK;
         let watched = self.debug.data && self.watches_page(page);
-        let slow =
-            if W::HOOKED || frame.is_none() || context == Context::UserAligned || watched { SLOW } else { 0 };
+        let slow = if frame.is_none() || context == Context::UserAligned || watched { SLOW } else { 0 };
+        let shown =
+            frame.is_some() && world.shown() != Shown::Nothing && world.shows_page(walked.frame, walked.kind);
         self.tlb.note_size(linear, walked.size_class);
         let entry = self.tlb.entry_in(context, linear);
         entry.read = page | slow;
         entry.write = if walked.writable { page | slow | if is_code { SLOW } else { 0 } } else { INVALID };
-        entry.phys = walked.frame | if walked.global { GLOBAL } else { 0 } | walked.size_class << SIZE_SHIFT;
+        entry.phys = walked.frame
+            | if walked.global { GLOBAL } else { 0 }
+            | walked.size_class << SIZE_SHIFT
+            | (walked.kind as u64) << KIND_SHIFT;
         entry.addend = 0;
         if let Some(frame) = frame {
             entry.addend = (frame.as_ptr() as u64).wrapping_sub(page);
             entry.phys |= HOST;
+        }
+        if shown {
+            entry.show();
         }
         Ok(())
     }
@@ -369,16 +490,17 @@ impl Vcpu {
         for target in targets {
             let (part, after) = rest.split_at_mut(target.len);
             rest = after;
-            match target.host {
+            match (target.host, target.shown) {
                 // SAFETY: the TLB entry leads into a frame from `ram_frame`; a target does not leave its page.
-                Some(address) if !W::HOOKED => unsafe { host::read_bytes(address, part) },
-                host => {
+                (Some(address), None) => unsafe { host::read_bytes(address, part) },
+                (Some(_), Some(kind)) => self.load_through(world, kind, target.phys, part),
+                (None, _) if target.len == 0 => {}
+                (None, _) => {
+                    self.drain(world);
                     for (at, chunk) in (target.phys..).step_by(16).zip(part.chunks_mut(16)) {
                         world.read(self.id, self.now(), at, chunk);
                     }
-                    if host.is_none() && target.len != 0 {
-                        self.call_attention();
-                    }
+                    self.call_attention();
                 }
             }
         }
@@ -392,16 +514,17 @@ impl Vcpu {
             if target.host.is_some() && world.code_pages().written(target.phys, part.len() as u64) {
                 self.limit = 0;
             }
-            match target.host {
+            match (target.host, target.shown) {
                 // SAFETY: as in `read_targets`.
-                Some(address) if !W::HOOKED => unsafe { host::write_bytes(address, part) },
-                host => {
+                (Some(address), None) => unsafe { host::write_bytes(address, part) },
+                (Some(_), Some(kind)) => self.store_through(world, kind, target.phys, part),
+                (None, _) if target.len == 0 => {}
+                (None, _) => {
+                    self.drain(world);
                     for (at, chunk) in (target.phys..).step_by(16).zip(part.chunks(16)) {
                         world.write(self.id, self.now(), at, chunk);
                     }
-                    if host.is_none() && target.len != 0 {
-                        self.call_attention();
-                    }
+                    self.call_attention();
                 }
             }
         }

@@ -2,9 +2,11 @@
 
 pub mod access;
 mod host;
+pub mod memory_type;
 pub mod paging;
 pub mod segment;
 pub mod tlb;
 pub mod word;
 
+pub use memory_type::MemoryType;
 pub use word::Word;

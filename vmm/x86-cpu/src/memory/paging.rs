@@ -1,9 +1,10 @@
 //! The page walk: 4-level, PAE and 32-bit paging (SDM volume 3, chapter 4).
 
+use super::MemoryType;
 use super::tlb::Context;
 use crate::fault::Fault;
 use crate::state::{Vcpu, cr0, cr4, efer};
-use crate::world::World;
+use crate::world::{Shown, World};
 
 /// What an access wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) struct Walked {
     pub global: bool,
     /// 0 for 4 KiB, 1 for 2 or 4 MiB, 2 for 1 GiB.
     pub size_class: u64,
+    /// [`MemoryType::WriteBack`] where nobody wants to know.
+    pub kind: MemoryType,
 }
 
 /// Width of guest-physical addresses, as CPUID 8000_0008H says.
@@ -32,9 +35,14 @@ mod pte {
     pub const P: u64 = 1 << 0;
     pub const RW: u64 = 1 << 1;
     pub const US: u64 = 1 << 2;
+    pub const PWT: u64 = 1 << 3;
+    pub const PCD: u64 = 1 << 4;
     pub const A: u64 = 1 << 5;
     pub const D: u64 = 1 << 6;
     pub const PS: u64 = 1 << 7;
+    /// In entries that map 4 KiB pages, and in those that map larger ones.
+    pub const PAT: u64 = 1 << 7;
+    pub const PAT_LARGE: u64 = 1 << 12;
     pub const G: u64 = 1 << 8;
     pub const NX: u64 = 1 << 63;
 }
@@ -56,6 +64,11 @@ struct Format {
     entry_size: u64,
 }
 
+/// What PWT and PCD of an entry select of PAT.
+const fn cache_index(entry: u64) -> u64 {
+    (entry & (pte::PWT | pte::PCD)) >> pte::PWT.trailing_zeros()
+}
+
 impl Vcpu {
     /// Translates linear address `linear`, setting accessed and dirty bits.
     pub(super) fn walk<W: World>(
@@ -67,7 +80,8 @@ impl Vcpu {
     ) -> Result<Walked, Fault> {
         if self.cr0 & cr0::PG == 0 {
             let frame = linear & 0xffff_f000;
-            return Ok(Walked { frame, writable: true, global: false, size_class: 0 });
+            let kind = self.leaf_type(world, frame, None);
+            return Ok(Walked { frame, writable: true, global: false, size_class: 0, kind });
         }
         let long = self.efer & efer::LMA != 0;
         let pae = self.cr4 & cr4::PAE != 0;
@@ -108,6 +122,8 @@ impl Vcpu {
         } else {
             self.cr3 & 0xffff_f000
         };
+        // PWT and PCD of what leads to the table (SDM volume 3, 4.9.2); with PCIDs, CR3 has none.
+        let mut leads = if self.cr4 & cr4::PCIDE == 0 { self.cr3 } else { 0 };
         let (mut rw, mut us, mut nx) = (true, true, false);
         let mut level = format.levels;
         loop {
@@ -122,10 +138,11 @@ impl Vcpu {
                     return Err(self.page_fault(linear, error));
                 }
                 table = entry & ((1 << PHYSICAL_BITS) - 1) & !0xfff;
+                leads = entry;
                 continue;
             }
             let address = table + index * format.entry_size;
-            let mut entry = self.read_entry(world, address, format.entry_size);
+            let mut entry = self.read_entry(world, address, format.entry_size, leads);
             if entry & pte::P == 0 {
                 return Err(self.page_fault(linear, error));
             }
@@ -148,13 +165,14 @@ impl Vcpu {
             nx |= nxe && entry & pte::NX != 0;
             if level > 0 && !large {
                 if entry & pte::A == 0 {
-                    self.write_entry(world, address, entry | pte::A, format.entry_size);
+                    self.write_entry(world, address, entry | pte::A, format.entry_size, leads);
                 }
                 table = if format.entry_size == 8 {
                     entry & ((1 << PHYSICAL_BITS) - 1) & !0xfff
                 } else {
                     entry & 0xffff_f000
                 };
+                leads = entry;
                 continue;
             }
 
@@ -170,7 +188,7 @@ impl Vcpu {
             }
             let wanted = entry | pte::A | if access == Access::Write { pte::D } else { 0 };
             if wanted != entry {
-                self.write_entry(world, address, wanted, format.entry_size);
+                self.write_entry(world, address, wanted, format.entry_size, leads);
                 entry = wanted;
             }
             let base = if format.entry_size == 4 && large {
@@ -179,28 +197,51 @@ impl Vcpu {
                 entry & ((1 << PHYSICAL_BITS) - 1) & !((1_u64 << shift) - 1)
             };
             let base = if format.entry_size == 4 && !large { entry & 0xffff_f000 } else { base };
+            let frame = base | linear & ((1_u64 << shift) - 1) & !0xfff;
+            let pat = if large { pte::PAT_LARGE } else { pte::PAT };
+            let index = cache_index(entry) | if entry & pat != 0 { 4 } else { 0 };
             return Ok(Walked {
-                frame: base | linear & ((1_u64 << shift) - 1) & !0xfff,
+                frame,
                 writable: writable && entry & pte::D != 0,
                 global: entry & pte::G != 0 && self.cr4 & cr4::PGE != 0,
                 size_class: u64::from(level),
+                kind: self.leaf_type(world, frame, Some(index)),
             });
         }
     }
 
-    fn read_entry<W: World>(&mut self, world: &mut W, address: u64, size: u64) -> u64 {
+    fn read_entry<W: World>(&mut self, world: &mut W, address: u64, size: u64, leads: u64) -> u64 {
+        let index = cache_index(leads);
         if size == 8 {
-            self.physical_load::<u64, W>(world, address)
+            self.physical_load::<u64, W>(world, address, index)
         } else {
-            u64::from(self.physical_load::<u32, W>(world, address))
+            u64::from(self.physical_load::<u32, W>(world, address, index))
         }
     }
 
-    fn write_entry<W: World>(&mut self, world: &mut W, address: u64, value: u64, size: u64) {
+    fn write_entry<W: World>(&mut self, world: &mut W, address: u64, value: u64, size: u64, leads: u64) {
+        let index = cache_index(leads);
         if size == 8 {
-            self.physical_store::<u64, W>(world, address, value);
+            self.physical_store::<u64, W>(world, address, value, index);
         } else {
-            self.physical_store::<u32, W>(world, address, value as u32);
+            self.physical_store::<u32, W>(world, address, value as u32, index);
         }
+    }
+
+    fn leaf_type<W: World>(&mut self, world: &W, frame: u64, index: Option<u64>) -> MemoryType {
+        match world.shown() {
+            Shown::Nothing => MemoryType::WriteBack,
+            Shown::Pages | Shown::Everything { .. } => self.memory_type(frame, index),
+        }
+    }
+
+    /// The type of guest-physical memory mapped with entry `index` of PAT; without paging MTRRs alone decide.
+    pub(super) fn memory_type(&mut self, address: u64, index: Option<u64>) -> MemoryType {
+        if !self.tlb.range.0.contains(&address) {
+            self.tlb.range = self.msr.mtrr.region(address);
+        }
+        let page = index.map_or(MemoryType::WriteBack as u64, |index| self.msr.pat >> (8 * index) & 7);
+        let kind = MemoryType::effective(self.tlb.range.1, page);
+        if self.cr0 & cr0::CD != 0 { kind.without_fills() } else { kind }
     }
 }

@@ -1,5 +1,6 @@
 //! The software TLB: linear page to host address, a comparison and an addition away.
 
+use super::MemoryType;
 use crate::run::KeyHasher;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -11,8 +12,10 @@ pub(crate) const PAGE_MASK: u64 = !0xfff;
 
 /// Tag bit: the entry holds nothing.
 pub(super) const INVALID: u64 = 1;
-/// Tag bit: the translation is known, but the access must take the slow path (not RAM, holds code, hooked).
+/// Tag bit: the translation is known, but the access must take the slow path (not RAM, holds code, not cached as usual).
 pub(super) const SLOW: u64 = 2;
+/// Tag bit: the access is shown to the world.
+pub(super) const SHOWN: u64 = 4;
 
 /// `phys` bit: the page is global.
 pub(super) const GLOBAL: u64 = 1;
@@ -20,6 +23,10 @@ pub(super) const GLOBAL: u64 = 1;
 pub(super) const SIZE_SHIFT: u32 = 1;
 /// `phys` bit: `addend` is valid.
 pub(super) const HOST: u64 = 8;
+/// `phys` bit: accesses are shown to the world.
+pub(super) const VIA_WORLD: u64 = 16;
+/// `phys` bits 5-7: the [`MemoryType`].
+pub(super) const KIND_SHIFT: u32 = 5;
 
 /// One translation.
 #[derive(Debug, Clone, Copy)]
@@ -36,10 +43,23 @@ pub(super) struct Entry {
 
 const EMPTY: Entry = Entry { read: INVALID, write: INVALID, addend: 0, phys: 0 };
 
+impl Entry {
+    pub(super) fn kind(&self) -> MemoryType {
+        MemoryType::of(self.phys >> KIND_SHIFT)
+    }
+    /// Has accesses shown to the world from now on.
+    pub(super) fn show(&mut self) {
+        let tag = SHOWN | if self.kind().hits() { 0 } else { SLOW };
+        self.read |= tag;
+        self.write |= tag;
+        self.phys |= VIA_WORLD;
+    }
+}
+
 /// Translations of instruction fetches. None makes way for another: which walks there are does not depend on where decoded
 /// blocks begin and end, and so neither on probes.
 #[derive(Clone, Default)]
-struct FetchTlb(HashMap<u64, u64, BuildHasherDefault<KeyHasher>>);
+struct FetchTlb(HashMap<u64, (u64, MemoryType), BuildHasherDefault<KeyHasher>>);
 
 impl FetchTlb {
     /// Most translations kept.
@@ -100,6 +120,10 @@ pub struct Tlb {
     pub(crate) code_generation: u64,
     /// Version of the code cache that this vCPU's epoch belongs to.
     pub(crate) code_version: u64,
+    /// [`crate::World::shown_generation`] that the entries honour.
+    pub(crate) shown_generation: u64,
+    /// Addresses that the MTRRs give one type, looked up last.
+    pub(super) range: (std::ops::Range<u64>, MemoryType),
 }
 
 impl std::fmt::Debug for Tlb {
@@ -119,6 +143,8 @@ impl Default for Tlb {
             context: Context::Supervisor,
             code_generation: 0,
             code_version: 0,
+            shown_generation: 0,
+            range: (0..0, MemoryType::Uncacheable),
         }
     }
 }
@@ -136,19 +162,33 @@ impl Tlb {
         let base = (context as usize) << INDEX_BITS;
         &mut self.entries[(base | (linear >> 12) as usize & ((1 << INDEX_BITS) - 1)) & (ENTRIES - 1)]
     }
-    /// Guest-physical page of a fetch from linear page `page`, if known.
-    pub(super) fn fetch(&self, page: u64, user: bool) -> Option<u64> {
+    /// Guest-physical page of a fetch from linear page `page`, and its type, if known.
+    pub(super) fn fetch(&self, page: u64, user: bool) -> Option<(u64, MemoryType)> {
         self.fetch.0.get(&FetchTlb::key(page, user)).copied()
     }
     /// Keeps a translation. Returns true if that made it forget all others: no block of this epoch may be entered again
     /// without a translation.
-    pub(super) fn put_fetch(&mut self, page: u64, user: bool, phys: u64) -> bool {
+    pub(super) fn put_fetch(&mut self, page: u64, user: bool, phys: u64, kind: MemoryType) -> bool {
         let full = self.fetch.0.len() >= FetchTlb::MAX;
         if full {
             self.fetch.0.clear();
         }
-        self.fetch.0.insert(FetchTlb::key(page, user), phys);
+        self.fetch.0.insert(FetchTlb::key(page, user), (phys, kind));
         full
+    }
+    /// Memory types have changed: forgets what was derived from them.
+    pub(crate) fn forget_types(&mut self) {
+        self.range.0 = 0..0;
+    }
+    /// Has accesses to the pages that `shows` names shown to the world.
+    pub(crate) fn show(&mut self, mut shows: impl FnMut(u64, MemoryType) -> bool) {
+        for entry in &mut self.entries {
+            let known = entry.read & INVALID == 0 || entry.write & INVALID == 0;
+            if known && entry.phys & (HOST | VIA_WORLD) == HOST && shows(entry.phys & PAGE_MASK, entry.kind())
+            {
+                entry.show();
+            }
+        }
     }
     /// Records that blocks of this epoch lie in linear page `page`.
     pub(super) fn note_fetch(&mut self, page: u64) {

@@ -3,6 +3,7 @@
 use super::{Choice, Gate};
 use crate::block::{Op, OpFn};
 use crate::fault::Fault;
+use crate::memory::MemoryType;
 use crate::state::Vcpu;
 use crate::world::{CacheOp, World};
 use iced_x86::{Code, Mnemonic};
@@ -16,20 +17,24 @@ fn target<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<u64, Fa
 /// CLFLUSH and CLFLUSHOPT.
 fn flush<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let address = target(cpu, world, op)?;
-    world.cache_op(cpu.id, cpu.now(), CacheOp::Flush(address));
+    cpu.unfenced = true;
+    world.cache_op(&cpu.ram_access(MemoryType::WriteBack), CacheOp::Flush(address));
+    cpu.heed(world);
     Ok(())
 }
 
 /// CLWB.
 fn clean<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let address = target(cpu, world, op)?;
-    world.cache_op(cpu.id, cpu.now(), CacheOp::Clean(address));
+    cpu.unfenced = true;
+    world.cache_op(&cpu.ram_access(MemoryType::WriteBack), CacheOp::Clean(address));
+    cpu.heed(world);
     Ok(())
 }
 
 /// SFENCE and MFENCE.
 fn fence<W: World>(cpu: &mut Vcpu, world: &mut W, _: &Op<W>) -> Result<(), Fault> {
-    world.cache_op(cpu.id, cpu.now(), CacheOp::Fence);
+    cpu.fence(world);
     Ok(())
 }
 

@@ -85,12 +85,17 @@ fn pick<W: World, O: Combine, M: Source>(memory: bool) -> OpFn<W> {
     if memory { combine::<W, O, M> } else { combine::<W, O, Mm> }
 }
 
-/// MOVD, MOVQ and MOVNTQ to memory.
+/// MOVD and MOVQ to memory.
 fn store<W: World, T: Word>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     cpu.check_x87()?;
     enter(cpu);
     let linear = cpu.address_mut::<T, W>(op)?;
     cpu.store(world, linear, T::truncate(u128::from(read(cpu, op.src))))
+}
+
+/// MOVNTQ.
+fn stream<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    cpu.streaming(world, |cpu, world| store::<W, u64>(cpu, world, op))
 }
 
 /// `gpr[dst] = function(mm[src])`.
@@ -123,7 +128,7 @@ fn mask_move<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), 
     enter(cpu);
     let mask = pmovmskb(u128::from(read(cpu, op.src)));
     let data = read(cpu, op.dst).to_le_bytes();
-    store_masked(cpu, world, op, mask, &data)
+    cpu.streaming(world, |cpu, world| store_masked(cpu, world, op, mask, &data))
 }
 
 /// MOVQ2DQ.
@@ -303,7 +308,7 @@ fn lower_other<W: World>(code: Code, memory: bool) -> Choice<W> {
         Code::Movq_mm_mmm64 => pick::<W, Second, M64>(memory),
         Code::Movq_mmm64_mm if memory => store::<W, u64>,
         Code::Movq_mmm64_mm => combine::<W, Second, Mm>,
-        Code::Movntq_m64_mm => store::<W, u64>,
+        Code::Movntq_m64_mm => stream,
         Code::Movd_rm32_mm if memory => store::<W, u32>,
         Code::Movd_rm32_mm => movd_to_gpr,
         Code::Movq_rm64_mm if memory => store::<W, u64>,

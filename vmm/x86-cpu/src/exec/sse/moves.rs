@@ -100,9 +100,15 @@ fn to_gpr<W: World, T: Word>(cpu: &mut Vcpu, _: &mut W, op: &Op<W>) -> Result<()
 }
 
 /// MOVNTI.
-fn store_gpr<W: World, T: Word>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+fn stream_gpr<W: World, T: Word>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let linear = cpu.address_mut::<T, W>(op)?;
-    cpu.store(world, linear, T::truncate(u128::from(cpu.gpr[usize::from(op.src & 15)])))
+    let value = T::truncate(u128::from(cpu.gpr[usize::from(op.src & 15)]));
+    cpu.streaming(world, |cpu, world| cpu.store(world, linear, value))
+}
+
+/// MOVNTPS and the like.
+pub(super) fn stream_aligned<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    cpu.streaming(world, |cpu, world| store_aligned(cpu, world, op))
 }
 
 fn move_byte_mask<W: World>(cpu: &mut Vcpu, _: &mut W, op: &Op<W>) -> Result<(), Fault> {
@@ -127,7 +133,7 @@ fn move_mask_pd<W: World>(cpu: &mut Vcpu, _: &mut W, op: &Op<W>) -> Result<(), F
 fn mask_move<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let mask = pmovmskb(cpu.xmm[usize::from(op.src & 15)]);
     let data = cpu.xmm[usize::from(op.dst & 15)].to_le_bytes();
-    store_masked(cpu, world, op, mask, &data)
+    cpu.streaming(world, |cpu, world| store_masked(cpu, world, op, mask, &data))
 }
 
 /// Stores the bytes of `data` whose bit in `mask` is set at the operand that [`fill_masked`] described; all or nothing.
@@ -197,7 +203,7 @@ pub(super) fn lower<W: World>(code: Code, memory: bool) -> Choice<W> {
                 copy
             }
         }
-        Code::Movntps_m128_xmm | Code::Movntpd_m128_xmm | Code::Movntdq_m128_xmm => store_aligned,
+        Code::Movntps_m128_xmm | Code::Movntpd_m128_xmm | Code::Movntdq_m128_xmm => stream_aligned,
         Code::Movss_xmm_xmmm32 if memory => combine::<W, Second, M32>,
         Code::Movsd_xmm_xmmm64 if memory => combine::<W, Second, M64>,
         Code::Movss_xmmm32_xmm if memory => store_part::<W, u32, 0>,
@@ -228,8 +234,8 @@ pub(super) fn lower<W: World>(code: Code, memory: bool) -> Choice<W> {
         Code::Movmskps_r32_xmm | Code::Movmskps_r64_xmm => move_mask_ps,
         Code::Movmskpd_r32_xmm | Code::Movmskpd_r64_xmm => move_mask_pd,
         Code::Maskmovdqu_rDI_xmm_xmm => mask_move,
-        Code::Movnti_m32_r32 => return Some((Gate::Open, store_gpr::<W, u32>)),
-        Code::Movnti_m64_r64 => return Some((Gate::Open, store_gpr::<W, u64>)),
+        Code::Movnti_m32_r32 => return Some((Gate::Open, stream_gpr::<W, u32>)),
+        Code::Movnti_m64_r64 => return Some((Gate::Open, stream_gpr::<W, u64>)),
         _ => return None,
     };
     Some((Gate::Sse, run))

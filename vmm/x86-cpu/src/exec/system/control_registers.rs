@@ -9,7 +9,7 @@ use crate::fault::Fault;
 use crate::memory::paging::PHYSICAL_BITS;
 use crate::mode::Mode;
 use crate::state::{Vcpu, cr0, cr4, efer, seg};
-use crate::world::World;
+use crate::world::{Shown, World};
 use iced_x86::{Code, Instruction};
 
 /// CR0 bits that exist.
@@ -125,7 +125,8 @@ impl Vcpu {
         }
         self.cr0 = value;
         self.efer = new_efer;
-        if changed & (cr0::PG | cr0::WP | cr0::PE) != 0 {
+        let types = changed & cr0::CD != 0 && world.shown() != Shown::Nothing;
+        if changed & (cr0::PG | cr0::WP | cr0::PE) != 0 || types {
             self.tlb.flush(false);
             self.new_epoch(world);
         }
@@ -177,7 +178,7 @@ impl Vcpu {
     /// PAE paging: loads the four top entries, which are checked now and not in each walk (SDM volume 3, 4.4.1).
     pub(super) fn load_pdptes<W: World>(&mut self, world: &mut W, cr3: u64) -> Result<(), Fault> {
         let table = cr3 & 0xffff_ffe0;
-        let entries = [0, 8, 16, 24].map(|offset| self.physical_load::<u64, W>(world, table + offset));
+        let entries = [0, 8, 16, 24].map(|offset| self.physical_load::<u64, W>(world, table + offset, 0));
         if entries.into_iter().any(|entry| entry & 1 != 0 && entry & PDPTE_RESERVED != 0) {
             return Err(Fault::GP0);
         }

@@ -5,6 +5,7 @@ use crate::decode::Lowered;
 use crate::decode::operand::gpr;
 use crate::fault::Fault;
 use crate::interrupt;
+use crate::memory::MemoryType;
 use crate::memory::word::Int;
 use crate::mode::Mode;
 use crate::state::{Activity, Vcpu};
@@ -89,12 +90,14 @@ fn halt<W: World>(cpu: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
 
 fn write_back_caches<W: World>(cpu: &mut Vcpu, world: &mut W, _: &Op<W>) -> Result<(), Fault> {
     cpu.require_supervisor()?;
-    world.cache_op(cpu.id, cpu.now(), CacheOp::FlushAll);
+    world.cache_op(&cpu.ram_access(MemoryType::WriteBack), CacheOp::FlushAll);
+    cpu.heed(world);
     Ok(())
 }
 
 fn invalidate_caches<W: World>(cpu: &mut Vcpu, world: &mut W, _: &Op<W>) -> Result<(), Fault> {
     cpu.require_supervisor()?;
-    world.cache_op(cpu.id, cpu.now(), CacheOp::InvalidateAll);
+    world.cache_op(&cpu.ram_access(MemoryType::WriteBack), CacheOp::InvalidateAll);
+    cpu.heed(world);
     Ok(())
 }

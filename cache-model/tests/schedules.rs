@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cache_model::{Verdict, replay};
 use proptest::prelude::*;
-use support::ops::{MEMORY, Op, Random};
+use support::ops::{Mix, Op, Random};
 
 const LINE: u64 = 32;
+const MEMORY: u64 = 2048;
+/// Lines meet.
+const MIX: Mix = Mix { memory: MEMORY, room: MEMORY / 8, calm: false };
 
 /// Runs the operations in a cache of this size with random fills and evictions between them; returns the (operation,
 /// line) pairs that raised a finding, and how many of them were manifest.
@@ -35,7 +38,7 @@ fn raised(ops: &[Op], config: &str, sets: u64, schedule: Option<u64>) -> (BTreeS
 
 fn program(seed: u64, len: usize) -> Vec<Op> {
     let mut random = Random(seed | 1);
-    let ops = std::iter::repeat_with(|| Op::from_random(|| random.draw(), true));
+    let ops = std::iter::repeat_with(|| Op::from_random(|| random.draw(), MIX));
     ops.filter(|op| !op.is_schedule()).take(len).collect()
 }
 
@@ -102,8 +105,8 @@ fn cacheable(seed: u64, len: usize) -> Vec<Op> {
             vec![value; len as usize]
         };
         match random.draw() % 8 {
-            0 => Op::Load { addr, len: LINE, kind: "wb" },
-            1 | 2 => Op::Store { addr, data: data(), kind: "wb" },
+            0 => Op::Load { cpu: 0, addr, len: LINE, kind: "wb" },
+            1 | 2 => Op::Store { cpu: 0, addr, data: data(), kind: "wb" },
             3 => Op::Clean { addr, len },
             4 => Op::Inval { addr, len },
             5 => Op::DmaRead { addr, len: LINE, snoop },
@@ -112,7 +115,7 @@ fn cacheable(seed: u64, len: usize) -> Vec<Op> {
         }
     };
     let mut ops: Vec<Op> = (0..len).map(|_| op()).collect();
-    ops.push(Op::Load { addr: 0, len: 3 * LINE, kind: "wb" });
+    ops.push(Op::Load { cpu: 0, addr: 0, len: 3 * LINE, kind: "wb" });
     ops.push(Op::DmaRead { addr: 0, len: 3 * LINE, snoop: false });
     ops
 }

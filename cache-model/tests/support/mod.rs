@@ -2,5 +2,6 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod doubts;
 pub mod ops;
 pub mod reference;

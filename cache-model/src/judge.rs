@@ -12,6 +12,7 @@
 //! | a device's bytes are lost | a CPU stored into the mapping while the device had it | ownership violation | driver |
 //! | | or beside it, in the same line | lost DMA write, latent clobber | driver |
 //! | | or before it was handed over: that should have cleaned the line | lost DMA write, latent clobber | platform |
+//! | | or it was not handed over: the device wrote what was the CPU's | missing sync for device | driver |
 //! | a CPU's bytes are lost | stored into a mapping while the device had it | ownership violation | driver |
 //! | | in a line that has a mapping, but beside it | neighbour loss | driver |
 //! | | elsewhere, discarded by hand | lost CPU write, latent clobber | driver |
@@ -259,6 +260,13 @@ impl<'l, N> Case<'_, 'l, N> {
                 let inside = store.bytes.iter().any(|at| devices(line.saturating_add(at as u64), &store));
                 let kind = if inside { Kind::OwnershipViolation } else { Kind::LostDmaWrite };
                 self.lost(kind, Blame::Driver, Some(store.writer), mapping)
+            }
+            // Written while it was the CPU's, which had not handed it over again.
+            None if self.rules.syncs
+                && entry.was_live(written)
+                && entry.owner(self.finding.addr, written) == Owner::Cpu =>
+            {
+                self.judgement(Kind::MissingSyncForDevice, Blame::Driver, last.map(|one| one.writer), mapping)
             }
             None => self.lost(Kind::LostDmaWrite, Blame::Platform, last.map(|one| one.writer), mapping),
         }
@@ -601,6 +609,31 @@ mod tests {
         machine.unmap(0x100);
         machine.load(0x100, 1);
         assert_eq!(machine.found(), (Kind::LostDmaWrite, Manifest, Platform, Some(1), Some(0x100)));
+    }
+
+    #[test]
+    fn a_device_writes_what_was_not_handed_over_again() {
+        let run = |handed_over, syncs| {
+            let mut machine = Machine::new();
+            machine.rules.syncs = syncs;
+            machine.map(0x100, 64, FromDevice);
+            machine.sync(0x100, Owner::Cpu);
+            machine.store(0x100, &[2]);
+            let culprit = Some(machine.now);
+            if handed_over {
+                machine.sync(0x100, Owner::Device);
+            }
+            machine.dma_write(0x100, &[1], NoSnoop);
+            machine.evict(0x100);
+            machine.sync(0x100, Owner::Cpu);
+            machine.load(0x100, 1);
+            let (kind, verdict, blame, by, mapping) = machine.found();
+            assert_eq!((verdict, by, mapping), (Manifest, culprit, Some(0x100)));
+            (kind, blame)
+        };
+        assert_eq!(run(false, true), (Kind::MissingSyncForDevice, Driver));
+        assert_eq!(run(true, true), (Kind::LostDmaWrite, Platform));
+        assert_eq!(run(false, false), (Kind::LostDmaWrite, Platform), "syncs are not seen");
     }
 
     #[test]

@@ -28,6 +28,41 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Embedding it in another VMM
+//!
+//! One [`CacheModel`] stands for the coherence domain of all vCPUs. The embedder implements [`Memory`] over guest memory and
+//! calls the model wherever something reaches that memory:
+//!
+//! | what the machine does | what to call |
+//! |---|---|
+//! | loads, page walks | [`CacheModel::load_hit`] where the memory type is write-back; if it declines, or for any other type, [`CacheModel::load`] |
+//! | stores, updates of accessed and dirty bits | [`CacheModel::store_hit`], then write guest memory; else [`CacheModel::store`], which writes it |
+//! | locked operations | the load and the store, with one [`Writer`]: no schedule splits them; then [`CacheModel::fence`] |
+//! | instruction fetches | [`CacheModel::fetch_hit`], else [`CacheModel::fetch`] |
+//! | CLWB, `dc cvac`, `cbo.clean` | [`CacheModel::clean`] |
+//! | CLFLUSH, CLFLUSHOPT, `dc civac`, `cbo.flush` | [`CacheModel::flush`] |
+//! | `dc ivac`, `cbo.inval` | [`CacheModel::invalidate`] |
+//! | WBINVD; INVD | [`CacheModel::write_back_invalidate_all`]; [`CacheModel::invalidate_all`] |
+//! | SFENCE, MFENCE, serialising instructions | [`CacheModel::fence`] |
+//! | DMA | [`CacheModel::dma_read`], [`CacheModel::dma_write`], [`CacheModel::dma_atomic`], with whether it is snooped |
+//! | posted writes with relaxed ordering | [`PostedWrites`], in front of the model |
+//! | a debugger or the VMM itself changes memory | a snooped [`CacheModel::dma_write`]; reads need nothing |
+//!
+//! After an instruction or a transaction, [`CacheModel::has_findings`] says whether to [`CacheModel::take_findings`]. What a
+//! driver has mapped, and whose fault a finding is, is the business of [`ledger`] and [`judge`].
+//!
+//! The embedder guarantees that
+//!
+//! - all accesses to memory go through the model, in one order (every method takes `&mut self`); or, if it shows only some
+//!   of memory, that lines come in by [`CacheModel::enter_unknown`];
+//! - nothing but the model, and the stores that [`CacheModel::store_hit`] has accepted, changes the CPU's view;
+//! - [`Writer::stamp`] does not decrease, and the accesses of one instruction share it;
+//! - what it keeps of guest code in another form is dropped when [`Memory::write`] changes that code;
+//! - a resident line stays memory (it asks [`Memory::covers`] before each access), and is flushed before its memory goes.
+//!
+//! In return no input of a guest makes the model panic, and its own memory is bounded by the modelled cache and by [`Limits`].
+//! The examples `plain` (over a byte array) and `vm_memory` (over the crate of that name) are complete.
+//!
 //! [`replay`] runs the model alone over a text trace ([`trace`]).
 
 #![forbid(unsafe_code)]

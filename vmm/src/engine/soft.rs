@@ -160,6 +160,15 @@ impl SoftEngine {
         }
     }
 
+    /// Has the machine look into what its cache model and its ledger have seen.
+    fn show_findings(&self, machine: &mut Machine) {
+        if machine.has_observations()
+            && let Some(vcpu) = self.vcpus.get(self.turn)
+        {
+            machine.look_into_observations(&vcpu.into());
+        }
+    }
+
     /// Has the machine look for the kernel that runs in it once that has said where system calls enter it, if anybody wants to
     /// know.
     fn show_guest(&self, machine: &mut Machine) {
@@ -195,6 +204,7 @@ impl Engine for SoftEngine {
         let outside = self.now.saturating_add(OUTSIDE_INTERVAL);
         loop {
             machine.advance(self.now);
+            self.show_findings(machine);
             if let Some(request) = machine.take_power_request() {
                 return Ok(Exit::Power(request));
             }
@@ -226,6 +236,7 @@ impl Engine for SoftEngine {
             while turn == Turn::Runnable && self.now < limit {
                 let before = self.now;
                 turn = self.run_turn(machine, limit).ok_or(EngineError::NoVcpu(index as u32))?;
+                self.show_findings(machine);
                 if self.now == before {
                     self.spend_barren_run();
                     break;

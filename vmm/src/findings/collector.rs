@@ -1,6 +1,7 @@
 //! The findings of a run so far: each once, however often it is found, and no more than a report can use.
 
 use super::Raised;
+use super::raw::{Raw, WAITING};
 use super::report::{Occurrence, Report};
 use cache_model::Verdict;
 use cache_model::judge::Kind;
@@ -45,7 +46,7 @@ pub struct Counts {
     /// Every time that one was found, with those that are kept no more.
     pub manifest: u64,
     pub latent: u64,
-    /// Of these, those that are like none that is kept.
+    /// Those that are like none that is kept, or were too many to look into.
     pub dropped: u64,
 }
 
@@ -57,9 +58,31 @@ pub struct Findings {
     /// How many of `found` have been asked for.
     heard: usize,
     counts: Counts,
+    /// What has been seen and not been looked into.
+    waiting: Vec<Raw>,
 }
 
 impl Findings {
+    /// Takes an observation, to be looked into between two instructions.
+    pub fn observe(&mut self, raw: Raw) {
+        if self.waiting.len() < WAITING {
+            self.waiting.push(raw);
+        } else {
+            self.counts.dropped = self.counts.dropped.saturating_add(1);
+        }
+    }
+
+    /// True if there is something for [`Findings::take_observations`].
+    #[must_use]
+    pub fn has_observations(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// What has been seen since the last call.
+    pub fn take_observations(&mut self) -> Vec<Raw> {
+        std::mem::take(&mut self.waiting)
+    }
+
     /// Counts a finding if one like it is known, or if there is no room for it; returns whether that is all there is to do.
     pub fn is_known(&mut self, key: &Key, occurrence: impl FnOnce() -> Occurrence) -> bool {
         let full = self.found.len() >= DISTINCT;

@@ -1,6 +1,8 @@
 //! Findings: what the cache model and the DMA ledger have seen, told to people and to programs.
 
 mod collector;
+mod gather;
+mod raw;
 mod report;
 #[cfg(test)]
 pub(crate) mod samples;
@@ -8,6 +10,8 @@ mod sink;
 mod text;
 
 pub use collector::{Counts, DISTINCT, Findings, Found, Key, OCCURRENCES, Place};
+pub use gather::{Callers, Scene};
+pub use raw::{LINE, Raw, SavedAccess, Transaction, WAITING};
 pub use report::{Access, Action, Frame, Mapped, Moment, Occurrence, Report, Task, What};
 pub use sink::Sink;
 pub use text::{Text, title};

@@ -4,6 +4,7 @@ use super::functions::{self, Argument, Does, Function};
 use super::kernel::{Device, Kernel};
 use super::{Call, Kind, Ledger, MAX_ENTERED, Note, PoolPage};
 use crate::guest::{Guest, Registers};
+use crate::memory::layout::LINE;
 use cache_model::ledger::{Attributes, Direction, Entry, LedgerError, Mapping, Owner};
 use x86_cpu::reg;
 
@@ -18,6 +19,8 @@ mod attribute {
 }
 /// Most elements of a scatter list that are followed.
 const MAX_ELEMENTS: usize = 1 << 17;
+/// Most mappings wrong in themselves that wait to be taken by [`Ledger::take_misuses`].
+const MAX_MISUSES: usize = 1 << 8;
 /// Most pages of DMA pools that are kept.
 const MAX_POOL_PAGES: usize = 1 << 16;
 
@@ -154,9 +157,22 @@ impl Ledger {
         let id = self.next;
         self.next += 1;
         match self.mappings.map(id, mapping, now) {
-            Ok(()) => self.enter_memory(piece),
+            Ok(()) => {
+                self.enter_memory(piece);
+                self.look_for_misuse(id);
+            }
             Err(LedgerError::Full) => self.coverage.lost("there are more live mappings than can be followed"),
             Err(error) => self.coverage.lost(error.to_string()),
+        }
+    }
+
+    /// Is the new mapping wrong in itself?
+    fn look_for_misuse(&mut self, id: u64) {
+        let Some(entry) = self.mappings.get(id).filter(|_| self.coverage.unmaps) else { return };
+        for misuse in self.mappings.misuse(id, LINE) {
+            if self.misuses.len() < MAX_MISUSES {
+                self.misuses.push((misuse, Box::new(entry.clone())));
+            }
         }
     }
 

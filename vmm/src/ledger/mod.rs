@@ -81,6 +81,8 @@ pub struct Ledger {
     unknown: u64,
     /// Memory that has been mapped and not been taken: guest-physical address and length.
     entered: Vec<(u64, u64)>,
+    /// Mappings that are wrong in themselves and have not been taken.
+    misuses: Vec<(model::Misuse, Box<model::Entry<Note>>)>,
     /// What was mapped when the guest last printed its own ledger, if that is wanted.
     printed: Option<Vec<Record>>,
     keeps_printed: bool,
@@ -108,6 +110,7 @@ impl Ledger {
             coverage: Coverage::default(),
             unknown: 0,
             entered: Vec::new(),
+            misuses: Vec::new(),
             printed: None,
             keeps_printed,
             structures: None,
@@ -258,6 +261,11 @@ impl Ledger {
     #[must_use]
     pub fn trace(&self, number: u32) -> &[u64] {
         self.traces.get(number).map_or(&[], |trace| trace)
+    }
+
+    /// The mappings made since the last call that are wrong in themselves.
+    pub fn take_misuses(&mut self) -> Vec<(model::Misuse, Box<model::Entry<Note>>)> {
+        std::mem::take(&mut self.misuses)
     }
 
     /// The memory that has been mapped since the last call: guest-physical address, as the device has it, and length in bytes.

@@ -3,8 +3,11 @@
 use super::attachment::Attachments;
 use crate::clock::events::Source;
 use crate::clock::{EventId, EventQueue};
+use crate::findings::{Findings, Raw, Transaction};
+use crate::ledger::Ledger;
 use crate::memory::layout::{MESSAGES, platform};
 use crate::memory::{GuestRam, dma};
+use cache_model::ledger::{RogueKind, Transfer};
 use cache_model::{PostedWrite, PostedWrites, Snoop};
 use devices::bus::{Nanos, Platform, PowerRequest};
 use devices::dma::{AtomicOp, DmaAttrs, DmaError};
@@ -118,12 +121,38 @@ pub(super) struct PciHost<'a> {
     pub code: &'a mut CodePages,
     pub board: &'a mut Board,
     pub attachments: &'a mut Attachments,
+    pub watch: Watch<'a>,
+}
+
+/// What looks at transactions of devices.
+pub(super) struct Watch<'a> {
+    pub ledger: Option<&'a Ledger>,
+    pub findings: &'a mut Findings,
+}
+
+impl Watch<'_> {
+    /// A transaction with RAM: do the mappings of its device allow it?
+    fn see(&mut self, transaction: Transaction<'_>) {
+        let Some(ledger) = self.ledger.filter(|ledger| ledger.coverage().mappings) else { return };
+        match transaction.judge(ledger.mappings()) {
+            Some(Raw::Rogue { kind: RogueKind::UseAfterUnmap, .. }) if !ledger.coverage().unmaps => {}
+            Some(raw) => self.findings.observe(raw),
+            None => {}
+        }
+    }
 }
 
 impl PciHost<'_> {
     /// A write reaches memory.
-    fn write_now(&mut self, iova: u64, data: &[u8]) -> Result<(), DmaError> {
+    fn write_now(&mut self, from: u32, iova: u64, data: &[u8], no_snoop: bool) -> Result<(), DmaError> {
+        self.see(from, Transfer::Write, iova, data, no_snoop);
         dma::write(self.ram, self.code, iova, data)
+    }
+
+    fn see(&mut self, device: u32, transfer: Transfer, addr: u64, data: &[u8], no_snoop: bool) {
+        if self.ram.contains(addr, data.len() as u64) {
+            self.watch.see(Transaction { device, transfer, addr, data, no_snoop, now: self.board.now });
+        }
     }
 
     /// A write with relaxed ordering goes on its way, line by line. One that memory would refuse is made at once, for the
@@ -134,7 +163,7 @@ impl PciHost<'_> {
             let snoop = if attrs.no_snoop { Snoop::NoSnoop } else { Snoop::Snoop };
             let write = PostedWrite { device: from.to_bits().into(), addr, data: part.to_vec(), snoop };
             if !self.ram.contains(addr, part.len() as u64) {
-                self.write_now(addr, part)?;
+                self.write_now(write.device, addr, part, attrs.no_snoop)?;
             } else if let Some(write) = self.board.posted.post(self.board.now, write) {
                 self.make(&[write]);
             }
@@ -146,7 +175,8 @@ impl PciHost<'_> {
     /// Writes that have been on their way reach memory.
     fn make(&mut self, writes: &[PostedWrite]) {
         for write in writes {
-            if let Err(error) = self.write_now(write.addr, &write.data) {
+            let no_snoop = write.snoop == Snoop::NoSnoop;
+            if let Err(error) = self.write_now(write.device, write.addr, &write.data, no_snoop) {
                 log::debug!("{}: posted write lost: {error}", Bdf::from_bits(write.device as u16));
             }
         }
@@ -172,20 +202,26 @@ impl Host for PciHost<'_> {
     fn now(&self) -> Nanos {
         self.board.now
     }
-    fn dma_read(&mut self, from: Bdf, iova: u64, buf: &mut [u8], _: DmaAttrs) -> Result<(), DmaError> {
+    fn dma_read(&mut self, from: Bdf, iova: u64, buf: &mut [u8], attrs: DmaAttrs) -> Result<(), DmaError> {
         self.dma_flush(from);
-        dma::read(self.ram, iova, buf)
+        dma::read(self.ram, iova, buf)?;
+        self.see(from.to_bits().into(), Transfer::Read, iova, buf, attrs.no_snoop);
+        Ok(())
     }
     fn dma_write(&mut self, from: Bdf, iova: u64, data: &[u8], attrs: DmaAttrs) -> Result<(), DmaError> {
         if attrs.relaxed_ordering && self.board.posted.is_started() {
             return self.post(from, iova, data, attrs);
         }
         self.dma_flush(from);
-        self.write_now(iova, data)
+        self.write_now(from.to_bits().into(), iova, data, attrs.no_snoop)
     }
-    fn dma_atomic(&mut self, from: Bdf, iova: u64, op: AtomicOp, _: DmaAttrs) -> Result<u64, DmaError> {
+    fn dma_atomic(&mut self, from: Bdf, iova: u64, op: AtomicOp, attrs: DmaAttrs) -> Result<u64, DmaError> {
         self.dma_flush(from);
-        dma::atomic(self.ram, self.code, iova, op)
+        let old = dma::atomic(self.ram, self.code, iova, op)?;
+        for transfer in [Transfer::Read, Transfer::Write] {
+            self.see(from.to_bits().into(), transfer, iova, &old.to_le_bytes(), attrs.no_snoop);
+        }
+        Ok(old)
     }
     fn dma_flush(&mut self, from: Bdf) {
         if !self.board.posted.is_empty() {
@@ -233,7 +269,8 @@ mod tests {
         let ram = GuestRam::new(8 * MIB).unwrap();
         let (mut code, mut board) = (CodePages::default(), Board::new(1));
         let attachments = &mut Attachments::default();
-        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board, attachments };
+        let watch = Watch { ledger: None, findings: &mut Findings::default() };
+        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board, attachments, watch };
         host.deliver_msi(Bdf::new(1, 0, 0), 0x5000, 0xabcd);
         host.deliver_msi(Bdf::new(1, 0, 0), u64::MAX, 0xabcd);
         let mut word = [0; 4];
@@ -248,7 +285,8 @@ mod tests {
         board.delegated = Some(Vec::new());
         PlatformPort { source: Source::Platform(0), board: &mut board }.set_irq(4, true);
         let attachments = &mut Attachments::default();
-        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board, attachments };
+        let watch = Watch { ledger: None, findings: &mut Findings::default() };
+        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board, attachments, watch };
         host.deliver_msi(Bdf::new(1, 0, 0), 0xfee0_1000, 0x41);
         host.deliver_msi(Bdf::new(1, 0, 0), 0x5000, 0xabcd);
         let message = InterruptSignal::Message { address: 0xfee0_1000, data: 0x41 };

@@ -4,6 +4,7 @@ mod attachment;
 mod board;
 mod bus;
 pub mod device;
+mod findings;
 mod guest;
 mod ports;
 mod shared;
@@ -19,18 +20,19 @@ pub use shared::SharedMachine;
 
 use crate::clock::EventId;
 use crate::clock::events::Source;
-use crate::findings::{Findings, Found};
+use crate::findings::Findings;
 use crate::ledger::Ledger;
 use crate::memory::layout::{PCI_WINDOW_32, PCI_WINDOW_64};
 use crate::memory::{GuestRam, RamError};
 use attachment::Attachments;
-use board::{Board, PciHost, PlatformPort};
+use board::{Board, PciHost, PlatformPort, Watch};
 use devices::bus::{AccessLog, Nanos, PowerRequest, RangeError};
 use devices::interrupt::Interrupts;
-use devices::pci::{AssignError, AttachError, ResourceWindows, RootComplex, Slot};
+use devices::pci::{AssignError, AttachError, Bdf, ResourceWindows, RootComplex, Slot};
 use devices::random::Random;
 use guest::KnownGuest;
 use ports::PortDevices;
+use std::collections::BTreeMap;
 use x86_cpu::CodePages;
 
 /// The most vCPUs that a machine can have.
@@ -100,6 +102,8 @@ pub struct Machine {
     guest: KnownGuest,
     ledger: Option<Box<Ledger>>,
     findings: Findings,
+    /// Devices by requester ID.
+    devices: BTreeMap<u32, String>,
 }
 
 impl Machine {
@@ -114,6 +118,7 @@ impl Machine {
         let ram = GuestRam::new(config.memory)?;
         let mut pci = RootComplex::new();
         let mut attachments = Attachments::default();
+        let mut names = BTreeMap::new();
         // Devices with a place of their own first: the others take what is left.
         let (placed, floating): (Vec<_>, Vec<_>) =
             config.devices.iter().partition(|device| device.fixed_slot().is_some());
@@ -122,6 +127,9 @@ impl Machine {
             let slot = device.fixed_slot().map_or_else(free, Ok)?;
             let built = device.build(device_seed(config.seed, slot))?;
             pci.attach(slot, built.device)?;
+            // Behind the root port of its slot.
+            let bdf = Bdf::new(slot, 0, 0);
+            names.insert(bdf.to_bits().into(), format!("{bdf} {}", device.kind));
             if let Some(attachment) = built.attachment {
                 attachments.insert(slot, attachment);
             }
@@ -143,6 +151,7 @@ impl Machine {
             guest: KnownGuest::default(),
             ledger: None,
             findings: Findings::default(),
+            devices: names,
         })
     }
 
@@ -161,6 +170,7 @@ impl Machine {
             code: &mut self.code,
             board: &mut self.board,
             attachments: &mut self.attachments,
+            watch: Watch { ledger: self.ledger.as_deref(), findings: &mut self.findings },
         };
         (&mut self.pci, host)
     }
@@ -302,22 +312,6 @@ impl Machine {
             bytes.append(&mut self.attachments.take_console());
         }
         (!bytes.is_empty()).then_some(bytes)
-    }
-
-    /// What has been found so far.
-    #[must_use]
-    pub fn findings(&self) -> &Findings {
-        &self.findings
-    }
-
-    /// Findings that nobody has been told of yet, if there are any.
-    pub fn take_new_findings(&mut self) -> Option<Vec<Found>> {
-        self.findings.has_new().then(|| self.findings.take_new())
-    }
-
-    /// Has [`Machine::take_new_findings`] begin anew.
-    pub fn rewind_findings(&mut self) {
-        self.findings.rewind();
     }
 
     /// The root complex and what is attached to it.

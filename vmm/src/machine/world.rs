@@ -2,6 +2,7 @@
 
 use super::Machine;
 use super::guest::KnownGuest;
+use crate::findings::Raw;
 use crate::guest::Registers;
 use std::ptr::NonNull;
 use x86_cpu::{CodePages, Probes, Vcpu, World};
@@ -68,6 +69,9 @@ unsafe impl World for Machine {
     fn probe(&mut self, cpu: &Vcpu, now: u64) {
         if let (Some(ledger), KnownGuest::Found(guest)) = (&mut self.ledger, &self.guest) {
             ledger.probe(guest, &self.ram, &Registers::from(cpu), now);
+            for (misuse, entry) in ledger.take_misuses() {
+                self.findings.observe(Raw::Misuse { misuse, entry });
+            }
         }
     }
 }

@@ -1,0 +1,347 @@
+//! From an observation to a report: judgement by the ledger, names by the guest's symbols.
+
+use super::collector::{Found, Key, Place};
+use super::raw::{LINE, Raw, SavedAccess};
+use super::report::{Access, Action, Frame, Mapped, Moment, Occurrence, Report, Task, What};
+use crate::guest::Guest;
+use crate::ledger::{Ledger, Note};
+use cache_model::judge::{Judgement, Kind, Rules, judge, judge_misuse, judge_rogue};
+use cache_model::ledger::{self as model, Entry, Misuse, Owner, Rogue, RogueKind, Transfer};
+use cache_model::{Agent, Config, EventKind, Finding, Verdict, Writer};
+use cache_model::{minimal_rogue_trace, minimal_trace};
+use std::collections::BTreeMap;
+
+/// Names of a mapping's attributes (`DMA_ATTR_…` of Linux without that), by their bits.
+const ATTRIBUTES: [(u32, &str); 11] = [
+    (1, "WEAK_ORDERING"),
+    (2, "WRITE_COMBINE"),
+    (4, "NO_KERNEL_MAPPING"),
+    (5, "SKIP_CPU_SYNC"),
+    (6, "FORCE_CONTIGUOUS"),
+    (7, "ALLOC_SINGLE_PAGES"),
+    (8, "NO_WARN"),
+    (9, "PRIVILEGED"),
+    (10, "MMIO"),
+    (11, "DEBUGGING_IGNORE_CACHELINES"),
+    (12, "REQUIRE_COHERENT"),
+];
+
+/// Where the vCPU is that has made an observation: its callers, the innermost first, and what it runs.
+#[derive(Debug, Clone, Default)]
+pub struct Callers {
+    pub frames: Vec<Frame>,
+    pub task: Option<Task>,
+}
+
+/// What names and mappings are looked up in.
+#[derive(Debug)]
+pub struct Scene<'a> {
+    pub guest: Option<&'a Guest>,
+    pub ledger: Option<&'a Ledger>,
+    /// Devices by requester ID.
+    pub devices: &'a BTreeMap<u32, String>,
+    /// The cache that is modelled, or stands for none in a trace.
+    pub config: Config,
+}
+
+impl Scene<'_> {
+    /// Judges an observation, made at `callers` if by a vCPU: what makes it the same as another, where and when it was, and
+    /// its report, which is work and is asked for only if there is none like it.
+    pub fn with<T>(
+        &self,
+        raw: &Raw,
+        callers: impl FnOnce() -> Callers,
+        tell: impl FnOnce(Key, Occurrence, &mut dyn FnMut() -> Found) -> T,
+    ) -> T {
+        match raw {
+            Raw::Seen(finding) => {
+                let empty = model::Ledger::default();
+                let rules = Rules { syncs: self.ledger.is_some_and(|ledger| ledger.coverage().syncs) };
+                let mappings = self.ledger.map_or(&empty, Ledger::mappings);
+                let judged = judge(finding, mappings, rules);
+                let occurrence = Occurrence {
+                    time: finding.observer.stamp,
+                    addr: finding.addr,
+                    expected: finding.expected.clone(),
+                    found: finding.found.clone(),
+                };
+                let key = key(&judged, Some(finding.observer), self.trace_of(judged.mapping));
+                let mut callers = Some(callers);
+                tell(key, occurrence, &mut || {
+                    let callers = callers.take().map(|callers| callers()).unwrap_or_default();
+                    self.seen(finding, &judged, callers)
+                })
+            }
+            Raw::Rogue { access, kind, entry } => {
+                let occurrence = Occurrence {
+                    time: access.stamp,
+                    addr: access.addr,
+                    expected: Vec::new(),
+                    found: access.data.clone(),
+                };
+                let rogue = Rogue { kind: *kind, addr: access.addr, mapping: entry.as_deref() };
+                let judged = judge_rogue(&rogue, Writer::device(access.device, access.stamp));
+                let key = key(&judged, None, self.trace_of(judged.mapping));
+                tell(key, occurrence, &mut || self.rogue(access, *kind, &judged))
+            }
+            Raw::Misuse { misuse, entry } => {
+                let occurrence = Occurrence {
+                    time: entry.mapped_at,
+                    addr: entry.mapping.addr,
+                    expected: Vec::new(),
+                    found: Vec::new(),
+                };
+                let judged = judge_misuse(*misuse, entry, None);
+                let key = key(&judged, None, self.trace_of(judged.mapping));
+                tell(key, occurrence, &mut || self.misuse(*misuse, &judged, entry))
+            }
+        }
+    }
+
+    fn seen(&self, finding: &Finding, judged: &Judgement<'_, Note>, callers: Callers) -> Found {
+        let line = &finding.line;
+        let is_cpu = matches!(finding.observer.agent, Agent::Cpu(_));
+        let seen = if is_cpu { Action::Load } else { Action::DmaRead };
+        let victim = self.access(finding.observer, seen, callers);
+        let writes = |writer: Writer| match writer.agent {
+            Agent::Cpu(_) => Action::Store,
+            Agent::Device(_) => Action::DmaWrite,
+        };
+        let discards = |writer: Writer| {
+            line.timeline.iter().any(|event| event.kind == EventKind::Invalidate && event.by == Some(writer))
+        };
+        let does = |writer: Writer| if discards(writer) { Action::Invalidate } else { writes(writer) };
+        let culprit = judged.culprit.map(|culprit| self.access(culprit, does(culprit), Callers::default()));
+        let writer = finding.writer().map(|writer| self.access(writer, writes(writer), Callers::default()));
+        let mut timeline: Vec<Moment> = line
+            .timeline
+            .iter()
+            .map(|event| {
+                let is_device = event.by.is_some_and(|by| matches!(by.agent, Agent::Device(_)));
+                Moment {
+                    time: event.stamp,
+                    what: What::of(event.kind, is_device),
+                    by: event.by.map(|by| self.who(by.agent)),
+                    at: event.by.filter(|_| !is_device).map(|by| self.frame(by.ip)),
+                }
+            })
+            .collect();
+        let offset = usize::try_from(finding.addr.saturating_sub(line.addr)).unwrap_or(usize::MAX);
+        let ram = line.ram.get(offset..).unwrap_or_default();
+        let observed = Moment {
+            time: finding.observer.stamp,
+            what: What::Observed,
+            by: Some(victim.who.clone()),
+            at: None,
+        };
+        timeline.push(observed);
+        self.add_life(&mut timeline, judged.mapping, finding.addr, finding.observer.stamp);
+        let manifest = finding.verdict == Verdict::Manifest;
+        let report = Report {
+            line: line.addr,
+            line_size: line.ram.len() as u64,
+            addr: finding.addr,
+            len: finding.found.len() as u64,
+            expected: finding.expected.clone(),
+            found: finding.found.clone(),
+            ram: ram.get(..finding.found.len()).unwrap_or(ram).to_vec(),
+            culprit,
+            victim: Some(victim),
+            writer,
+            timeline,
+            ..self.report(judged, finding.observer.stamp)
+        };
+        let trace = manifest.then(|| minimal_trace(finding, judged, self.config)).flatten();
+        Found { report, trace }
+    }
+
+    fn rogue(&self, access: &SavedAccess, kind: RogueKind, judged: &Judgement<'_, Note>) -> Found {
+        let action = match access.transfer {
+            Transfer::Read => Action::DmaRead,
+            Transfer::Write => Action::DmaWrite,
+        };
+        let culprit = judged.culprit.map(|culprit| self.access(culprit, action, Callers::default()));
+        let mut timeline = vec![Moment {
+            time: access.stamp,
+            what: What::Observed,
+            by: culprit.as_ref().map(|culprit| culprit.who.clone()),
+            at: None,
+        }];
+        let mapping = judged.mapping.filter(|_| kind != RogueKind::OutOfMapping);
+        self.add_life(&mut timeline, mapping, access.addr, access.stamp);
+        let report = Report {
+            line: access.addr - access.addr % LINE,
+            line_size: LINE,
+            addr: access.addr,
+            len: access.data.len() as u64,
+            found: access.data.clone(),
+            culprit,
+            timeline,
+            ..self.report(judged, access.stamp)
+        };
+        Found { report, trace: minimal_rogue_trace(&access.into(), judged, self.config) }
+    }
+
+    fn misuse(&self, misuse: Misuse, judged: &Judgement<'_, Note>, entry: &Entry<Note>) -> Found {
+        let mut report = self.report(judged, entry.mapped_at);
+        let mapping = &entry.mapping;
+        report.addr = mapping.addr;
+        report.line = mapping.addr - mapping.addr % LINE;
+        report.line_size = LINE;
+        report.len = mapping.len;
+        report.culprit = report.mapping.as_ref().map(|mapped| Access {
+            who: mapped.device.clone(),
+            action: Action::Map,
+            time: mapped.mapped_at,
+            backtrace: mapped.backtrace.clone(),
+            task: mapped.task.clone(),
+        });
+        if let Misuse::MixedAttributes(other) = misuse
+            && let Some(other) = self.ledger.and_then(|ledger| ledger.mappings().get(other))
+        {
+            let Mapped { device, addr, len, direction, attributes, backtrace, .. } = self.mapped(other);
+            let frames: Vec<_> = backtrace.iter().map(Frame::to_string).collect();
+            report.notes.push(format!(
+                "the other mapping is {addr:#010x}+{len:#x} {direction} {} for {device}, made by {}",
+                attributes.join(" "),
+                frames.join(" < ")
+            ));
+        }
+        Found { report, trace: None }
+    }
+
+    /// What every report has.
+    fn report(&self, judged: &Judgement<'_, Note>, time: u64) -> Report {
+        let kernel = self.guest.map(|guest| match guest.build_id() {
+            Some(id) => format!("{} build-id {id}", guest.release()),
+            None => guest.release().to_owned(),
+        });
+        Report {
+            id: 0,
+            kind: judged.kind,
+            verdict: judged.verdict,
+            blame: judged.blame,
+            time,
+            line: 0,
+            line_size: 0,
+            addr: 0,
+            len: 0,
+            expected: Vec::new(),
+            found: Vec::new(),
+            ram: Vec::new(),
+            culprit: None,
+            victim: None,
+            writer: None,
+            mapping: judged.mapping.map(|entry| self.mapped(entry)),
+            timeline: Vec::new(),
+            notes: self.notes(judged),
+            kernel,
+            count: 1,
+            again_at: Vec::new(),
+            trace: None,
+        }
+    }
+
+    fn notes(&self, judged: &Judgement<'_, Note>) -> Vec<String> {
+        let by_sync = matches!(judged.kind, Kind::StaleCpuRead | Kind::StaleDeviceRead);
+        match self.ledger {
+            None => {
+                vec!["the ledger is off (--ledger on): mappings and who owns the memory are not known".into()]
+            }
+            Some(ledger) if ledger.off().is_some() => {
+                vec![format!("the ledger is off: {}", ledger.off().unwrap_or_default())]
+            }
+            Some(ledger) if by_sync && !ledger.coverage().syncs => ledger.coverage().reasons.clone(),
+            Some(_) => Vec::new(),
+        }
+    }
+
+    fn mapped(&self, entry: &Entry<Note>) -> Mapped {
+        let mapping = &entry.mapping;
+        let has = |bit: &u32| mapping.note.attributes >> bit & 1 == 1;
+        let named = ATTRIBUTES.iter().filter(|(bit, _)| has(bit)).map(|(_, name)| (*name).to_owned());
+        Mapped {
+            device: self.device(mapping.device),
+            addr: mapping.addr,
+            len: mapping.len,
+            direction: mapping.direction.name().to_owned(),
+            attributes: mapping
+                .user_pinned
+                .then(|| "USER_PINNED".to_owned())
+                .into_iter()
+                .chain(named)
+                .collect(),
+            mapped_at: entry.mapped_at,
+            unmapped_at: entry.unmapped_at,
+            backtrace: self.trace_of(Some(entry)).into_iter().map(|address| self.frame(address)).collect(),
+            unmap_backtrace: Vec::new(),
+            task: None,
+        }
+    }
+
+    /// The mapping's beginning, end and syncs of the byte at `addr`, among what happened up to `now`.
+    fn add_life(&self, timeline: &mut Vec<Moment>, entry: Option<&Entry<Note>>, addr: u64, now: u64) {
+        let Some(entry) = entry else { return };
+        let moment = |time, what| Moment { time, what, by: None, at: None };
+        let covers =
+            |sync: &&model::Handover| (sync.addr..sync.addr.saturating_add(sync.len)).contains(&addr);
+        let synced = |sync: &model::Handover| match sync.to {
+            Owner::Cpu => moment(sync.at, What::SyncForCpu),
+            Owner::Device => moment(sync.at, What::SyncForDevice),
+        };
+        timeline.push(moment(entry.mapped_at, What::Map));
+        timeline.extend(entry.syncs().iter().filter(covers).map(synced));
+        timeline.extend(entry.unmapped_at.map(|at| moment(at, What::Unmap)));
+        timeline.retain(|moment| moment.time <= now);
+        timeline.sort_by_key(|moment| (moment.time, moment.what == What::Observed));
+    }
+
+    fn access(&self, writer: Writer, action: Action, callers: Callers) -> Access {
+        let Callers { frames, task } = callers;
+        let own = matches!(writer.agent, Agent::Cpu(_)).then(|| self.frame(writer.ip));
+        // The vCPU has gone on by an instruction since.
+        let callers = frames.into_iter().skip(1);
+        Access {
+            who: self.who(writer.agent),
+            action,
+            time: writer.stamp,
+            backtrace: own.into_iter().chain(callers).collect(),
+            task,
+        }
+    }
+
+    fn who(&self, agent: Agent) -> String {
+        match agent {
+            Agent::Cpu(index) => format!("vCPU {index}"),
+            Agent::Device(device) => self.device(device),
+        }
+    }
+
+    fn device(&self, device: u32) -> String {
+        self.devices.get(&device).cloned().unwrap_or_else(|| format!("device {device:#x}"))
+    }
+
+    fn frame(&self, address: u64) -> Frame {
+        let symbol = self.guest.and_then(|guest| guest.resolve(address)).map(|symbol| symbol.to_string());
+        Frame { address, symbol, guess: false }
+    }
+
+    fn trace_of(&self, entry: Option<&Entry<Note>>) -> Vec<u64> {
+        let number = entry.and_then(|entry| entry.mapping.note.trace);
+        self.ledger.zip(number).map(|(ledger, number)| ledger.trace(number).to_vec()).unwrap_or_default()
+    }
+}
+
+fn key(judged: &Judgement<'_, Note>, victim: Option<Writer>, mapped_by: Vec<u64>) -> Key {
+    let place = |writer: Writer| match writer.agent {
+        Agent::Cpu(_) => Place::Code(writer.ip),
+        Agent::Device(device) => Place::Device(device),
+    };
+    Key {
+        kind: judged.kind,
+        manifest: judged.verdict == Verdict::Manifest,
+        culprit: judged.culprit.map(place),
+        victim: victim.map(place),
+        mapped_by,
+    }
+}

@@ -1,0 +1,75 @@
+//! What has been seen and is not reported yet: observations, as the model and the ledger make them in the middle of an access.
+
+use crate::ledger::Note;
+use cache_model::ledger::{Entry, Ledger, Misuse, RogueKind, Transfer};
+use cache_model::{RogueAccess, Snoop};
+use serde::{Deserialize, Serialize};
+
+/// Observations that may wait; more are counted.
+pub const WAITING: usize = 1 << 10;
+
+/// Bytes of the lines by which rogue transactions are told.
+pub const LINE: u64 = crate::memory::layout::LINE;
+
+/// An observation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Raw {
+    /// Of the cache model.
+    Seen(Box<cache_model::Finding>),
+    /// A transaction that no mapping allows, and the mapping that it comes near.
+    Rogue { access: SavedAccess, kind: RogueKind, entry: Option<Box<Entry<Note>>> },
+    /// A mapping that is wrong in itself.
+    Misuse { misuse: Misuse, entry: Box<Entry<Note>> },
+}
+
+/// As [`RogueAccess`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedAccess {
+    pub device: u32,
+    pub transfer: Transfer,
+    pub addr: u64,
+    pub data: Vec<u8>,
+    pub no_snoop: bool,
+    pub stamp: u64,
+}
+
+impl From<&SavedAccess> for RogueAccess {
+    fn from(saved: &SavedAccess) -> Self {
+        let &SavedAccess { device, transfer, addr, no_snoop, stamp, .. } = saved;
+        let snoop = if no_snoop { Snoop::NoSnoop } else { Snoop::Snoop };
+        Self { device, transfer, addr, data: saved.data.clone(), snoop, stamp }
+    }
+}
+
+/// A device's transaction that is about to be made (a write), or has been (a read).
+#[derive(Debug, Clone, Copy)]
+pub struct Transaction<'a> {
+    /// PCI requester ID.
+    pub device: u32,
+    pub transfer: Transfer,
+    pub addr: u64,
+    pub data: &'a [u8],
+    pub no_snoop: bool,
+    /// Virtual time.
+    pub now: u64,
+}
+
+impl Transaction<'_> {
+    /// What is wrong with it by the mappings of its device.
+    #[must_use]
+    pub fn judge(&self, mappings: &Ledger<Note>) -> Option<Raw> {
+        let rogue = mappings.rogue(self.device, self.transfer, self.addr, self.data.len() as u64)?;
+        let start = usize::try_from(rogue.addr.checked_sub(self.addr)?).ok()?;
+        let left = usize::try_from(LINE - rogue.addr % LINE).ok()?;
+        let data = self.data.get(start..)?;
+        let access = SavedAccess {
+            device: self.device,
+            transfer: self.transfer,
+            addr: rogue.addr,
+            data: data.get(..left).unwrap_or(data).to_vec(),
+            no_snoop: self.no_snoop,
+            stamp: self.now,
+        };
+        Some(Raw::Rogue { access, kind: rogue.kind, entry: rogue.mapping.cloned().map(Box::new) })
+    }
+}

@@ -1,0 +1,58 @@
+//! What the machine's cache model and ledger find, looked into between two instructions.
+
+use super::Machine;
+use super::guest::KnownGuest;
+use crate::findings::{Callers, Findings, Found, LINE, Raw, Scene};
+use crate::guest::Registers;
+use cache_model::{Config, Geometry, Policy};
+
+impl Machine {
+    /// Whether [`Machine::look_into_observations`] has something to do.
+    #[must_use]
+    pub fn has_observations(&self) -> bool {
+        self.findings.has_observations()
+    }
+
+    /// Makes findings of what has been seen. `registers` are those of the vCPU that has just executed an instruction.
+    pub fn look_into_observations(&mut self, registers: &Registers) {
+        for raw in self.findings.take_observations() {
+            self.look_into(&raw, registers);
+        }
+    }
+
+    fn look_into(&mut self, raw: &Raw, _registers: &Registers) {
+        let Some(config) = self.traced_cache() else { return };
+        let guest = match &self.guest {
+            KnownGuest::Found(guest) => Some(guest),
+            _ => None,
+        };
+        let scene = Scene { guest, ledger: self.ledger.as_deref(), devices: &self.devices, config };
+        let findings = &mut self.findings;
+        scene.with(raw, Callers::default, |key, occurrence, found| {
+            if !findings.is_known(&key, || occurrence) {
+                findings.add(key, found());
+            }
+        });
+    }
+
+    /// The cache that traces of findings are of.
+    fn traced_cache(&self) -> Option<Config> {
+        Config::new(Geometry::new(LINE, 1, 1).ok()?, Policy::Lru).ok()
+    }
+
+    /// What has been found so far.
+    #[must_use]
+    pub fn findings(&self) -> &Findings {
+        &self.findings
+    }
+
+    /// Findings that nobody has been told of yet, if there are any.
+    pub fn take_new_findings(&mut self) -> Option<Vec<Found>> {
+        self.findings.has_new().then(|| self.findings.take_new())
+    }
+
+    /// Has [`Machine::take_new_findings`] begin anew.
+    pub fn rewind_findings(&mut self) {
+        self.findings.rewind();
+    }
+}

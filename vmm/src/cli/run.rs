@@ -249,7 +249,7 @@ impl RunArguments {
 
     /// Whether there is something that could find anything.
     pub(super) fn can_find(&self) -> bool {
-        self.cache != "off" || self.ledger == LedgerMode::On
+        self.cache != "off" || self.follows_dma()
     }
 
     /// `--findings` as it was given.

@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(lines(&path)[0]["trace"], trace);
         let text = fs::read_to_string(text).unwrap();
         assert_eq!(text.matches("BUG: staleline").count(), 2);
-        assert!(text.contains(&format!("trace: {}", folder.path().join(trace).display())), "{text}");
+        assert!(text.contains(&format!("trace      {}", folder.path().join(trace).display())), "{text}");
     }
 
     #[test]

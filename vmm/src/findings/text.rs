@@ -142,11 +142,10 @@ impl Display for Text<'_> {
         if let Some(kernel) = &report.kernel {
             writeln!(f, "{:INDENT$}{kernel}", "kernel")?;
         }
-        write!(f, "{:INDENT$}{}", "again", context.again)?;
-        match &report.trace {
-            Some(trace) => writeln!(f, "     trace: {trace}"),
-            None => writeln!(f),
+        if let Some(trace) = &report.trace {
+            writeln!(f, "{:INDENT$}{trace}", "trace")?;
         }
+        writeln!(f, "{:INDENT$}{}", "again", context.again)
     }
 }
 
@@ -165,19 +164,13 @@ fn headline(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
 }
 
 fn dump(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
-    let coherent = &report.expected;
-    let rows = [
-        ("got", Some(&report.found)),
-        ("in RAM", Some(&report.ram).filter(|ram| **ram != report.found || report.found != *coherent)),
-        (
-            "expected",
-            Some(coherent).filter(|coherent| **coherent != report.found && **coherent != report.ram),
-        ),
-    ];
+    let got = if report.victim.is_some() { "got" } else { "moved" };
+    let coherent = Some(&report.expected).filter(|coherent| **coherent != report.ram);
+    let rows = [(got, Some(&report.found)), ("in RAM", Some(&report.ram)), ("expected", coherent)];
     for (name, bytes) in rows {
         for (at, chunk) in bytes.into_iter().flat_map(|bytes| bytes.chunks(DUMP)).enumerate() {
-            write!(f, "  {:9}", if at == 0 { name } else { "" })?;
-            chunk.iter().try_for_each(|byte| write!(f, "{byte:02x} "))?;
+            write!(f, "  {:8}", if at == 0 { name } else { "" })?;
+            chunk.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
             writeln!(f)?;
         }
     }

@@ -191,6 +191,7 @@ impl Case {
         add("iommu", guest.iommu.clone());
         add("confidential", guest.confidential.clone());
         add("dma", guest.dma.clone());
+        add("ledger", guest.ledger.clone());
         line
     }
 }

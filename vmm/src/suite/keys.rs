@@ -36,6 +36,7 @@ pub struct Keys {
     pub iommu: Option<String>,
     pub confidential: Option<String>,
     pub dma: Option<String>,
+    pub ledger: Option<String>,
 }
 
 impl Keys {
@@ -56,6 +57,7 @@ impl Keys {
         replace(&mut self.iommu, &more.iommu);
         replace(&mut self.confidential, &more.confidential);
         replace(&mut self.dma, &more.dma);
+        replace(&mut self.ledger, &more.ledger);
         self.cpus = more.cpus.or(self.cpus);
         if let Some(words) = &more.cmdline {
             let line = self.cmdline.take().unwrap_or_default();
@@ -80,6 +82,7 @@ impl Keys {
             ("iommu", self.iommu.is_some()),
             ("confidential", self.confidential.is_some()),
             ("dma", self.dma.is_some()),
+            ("ledger", self.ledger.is_some()),
         ];
         set.into_iter().filter_map(|(key, set)| set.then_some(key))
     }

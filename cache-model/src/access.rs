@@ -83,7 +83,7 @@ impl CacheModel {
         hit
     }
 
-    /// The quick way for an instruction fetch from write-back memory: true if the line is the vCPU's last fetched one, or a
+    /// The quick way for an instruction fetch from one line of write-back memory: true if the line is the vCPU's last fetched one, or a
     /// load would hit it quickly. Else nothing has happened: use [`CacheModel::fetch`].
     #[inline]
     pub fn fetch_hit(&mut self, cpu: u32, addr: u64) -> bool {

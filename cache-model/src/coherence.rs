@@ -131,6 +131,7 @@ impl Coherence {
         if kind != WriteKind::Bypass {
             self.unknown.forget(span.line);
         }
+        self.pending.overwritten(span.line, bytes);
         match kind {
             WriteKind::Back => {
                 // Where the store has found or brought its line, the slot knows.
@@ -324,7 +325,9 @@ impl Coherence {
             self.order.retain(|&(line, made)| records.get(line).is_some_and(|record| record.made == made));
         }
         self.made += 1;
-        let record = Record::new(self.config.geometry().line(), self.made);
+        let mut record = Record::new(self.config.geometry().line(), self.made);
+        let past = self.timeline(lines, line, self.stored(lines, line));
+        past.into_iter().for_each(|event| record.happened(event));
         self.records.insert(line, record);
         self.order.push_back((line, self.made));
         if let Some(slot) = lines.find(line) {

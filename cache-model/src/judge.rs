@@ -434,7 +434,7 @@ mod tests {
         }
 
         fn evict(&mut self, addr: u64) {
-            self.model.evict(&mut self.memory[..], addr).unwrap();
+            self.model.evict(&mut self.memory[..], self.now, addr).unwrap();
         }
 
         fn clean(&mut self, addr: u64, len: u64) {

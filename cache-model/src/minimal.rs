@@ -374,7 +374,7 @@ mod tests {
                 3..6 => model.load(memory, cpu, addr, &mut buf, MemoryType::WriteBack).unwrap(),
                 6 => model.load(memory, cpu, addr, &mut buf, MemoryType::Uncached).unwrap(),
                 7 => model.store(memory, cpu, addr, &data, MemoryType::Uncached).unwrap(),
-                8 => model.evict(memory, addr).unwrap(),
+                8 => model.evict(memory, cpu.stamp, addr).unwrap(),
                 9 => model.invalidate(memory, cpu, addr, 1).unwrap(),
                 10 => model.clean(memory, cpu, addr, 1).unwrap(),
                 11 => {

@@ -30,7 +30,7 @@ pub struct CacheModel {
     pub(crate) fetched: Fetched,
     pub(crate) adversary: Adversary,
     pub(crate) second_level_hits: u64,
-    /// The latest time that an access has shown.
+    /// The time of the present operation.
     pub(crate) now: u64,
 }
 

@@ -164,11 +164,17 @@ impl Coherence {
         })
     }
 
-    /// The events of a line: those of its record, the last store of each D byte, its last write-back and fill.
-    fn timeline(&self, lines: &Lines, line: u64, stored: ByteMask) -> Vec<Event> {
+    /// The events of a line: those of its record, the last store of each D byte, unfenced stores, its last write-back and
+    /// fill.
+    pub fn timeline(&self, lines: &Lines, line: u64, stored: ByteMask) -> Vec<Event> {
         let whole = ByteMask::range(0, self.config.geometry().line());
         let mut events: Vec<Event> =
             self.records.get(line).map_or_else(Vec::new, |record| record.events().copied().collect());
+        let written_back_at = |stamp: u64| {
+            let mut known = events.iter();
+            known.any(|event| event.kind == EventKind::WriteBack && event.stamp == stamp)
+        };
+        let spilled = self.spill.get(line).filter(|spilled| !written_back_at(spilled.stamp));
         let mut add = |event: Event| {
             let same = |other: &&mut Event| {
                 (other.kind, other.by, other.stamp) == (event.kind, event.by, event.stamp)
@@ -185,7 +191,11 @@ impl Coherence {
                 add(Event { kind: EventKind::Store, by, stamp: run.writer.stamp, bytes });
             }
         }
-        if let Some(spilled) = self.spill.get(line) {
+        for (bytes, writer) in self.pending.parts(line) {
+            let (kind, by) = (EventKind::CoherentWrite, Some(*writer));
+            add(Event { kind, by, stamp: writer.stamp, bytes: *bytes });
+        }
+        if let Some(spilled) = spilled {
             add(Event { kind: EventKind::WriteBack, by: None, stamp: spilled.stamp, bytes: whole });
         }
         if let Some(by) = lines.find(line).and_then(|slot| lines.filled(slot)) {

@@ -22,10 +22,7 @@ impl Pending {
     pub fn add(&mut self, cpu: u32, line: u64, bytes: ByteMask, writer: Writer, limit: usize) -> bool {
         let known = self.cpus.get_mut(&cpu).and_then(|lines| lines.get_mut(&line));
         if let Some(parts) = known {
-            for (other, _) in parts.iter_mut() {
-                *other = other.without(bytes);
-            }
-            parts.retain(|(other, _)| !other.is_empty());
+            without(parts, bytes);
             parts.push((bytes, writer));
             return true;
         }
@@ -35,6 +32,21 @@ impl Pending {
         self.cpus.entry(cpu).or_default().insert(line, vec![(bytes, writer)]);
         self.lines += 1;
         true
+    }
+
+    /// Bytes of a line have been written again: they are not these CPUs' any more.
+    pub fn overwritten(&mut self, line: u64, bytes: ByteMask) {
+        if self.lines == 0 {
+            return;
+        }
+        for lines in self.cpus.values_mut() {
+            let Some(parts) = lines.get_mut(&line) else { continue };
+            without(parts, bytes);
+            if parts.is_empty() {
+                lines.remove(&line);
+                self.lines = self.lines.saturating_sub(1);
+            }
+        }
     }
 
     /// The CPU's data is in RAM now.
@@ -53,9 +65,17 @@ impl Pending {
         self.parts(line).find(|(bytes, _)| bytes.contains(offset)).map(|&(_, writer)| writer)
     }
 
-    fn parts(&self, line: u64) -> impl Iterator<Item = &(ByteMask, Writer)> {
+    /// What is unfenced of a line.
+    pub fn parts(&self, line: u64) -> impl Iterator<Item = &(ByteMask, Writer)> {
         self.cpus.values().filter_map(move |lines| lines.get(&line)).flatten()
     }
+}
+
+fn without(parts: &mut Parts, bytes: ByteMask) {
+    for (other, _) in parts.iter_mut() {
+        *other = other.without(bytes);
+    }
+    parts.retain(|(other, _)| !other.is_empty());
 }
 
 #[cfg(test)]
@@ -85,5 +105,9 @@ mod tests {
         }
         let stamps = [0, 1, 2, 3, 6, 7].map(|at| pending.author(4, at).map(|writer| writer.stamp));
         assert_eq!(stamps, [Some(0), Some(1), Some(2), Some(3), Some(3), None]);
+        pending.overwritten(4, ByteMask::range(1, 2));
+        assert_eq!(pending.bytes(4), ByteMask::range(0, 1).or(ByteMask::range(3, 4)));
+        pending.overwritten(4, ByteMask::range(0, 64));
+        assert_eq!(pending.lines, 0);
     }
 }

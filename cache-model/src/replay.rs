@@ -293,11 +293,11 @@ impl Machine {
             Op::Fence { cpu } => model.fence(cpu),
             Op::Fill { addr } => {
                 inside(addr, 1)?;
-                model.fill(memory, addr)?;
+                model.fill(memory, line_no, addr)?;
             }
             Op::Evict { addr } => {
                 inside(addr, 1)?;
-                model.evict(memory, addr)?;
+                model.evict(memory, line_no, addr)?;
             }
             Op::DmaRead { device, addr, len, snoop } => {
                 inside(addr, len)?;

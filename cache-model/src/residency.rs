@@ -106,21 +106,33 @@ impl CacheModel {
         Ok(())
     }
 
-    /// Fills the line that holds `addr`, as speculation may at any time.
+    /// Fills the line that holds `addr` at the time `stamp`, as speculation may at any time.
     ///
     /// # Errors
     /// If the line is not memory.
-    pub fn fill<M: Memory + ?Sized>(&mut self, memory: &mut M, addr: u64) -> Result<(), OutOfRange> {
+    pub fn fill<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        stamp: u64,
+        addr: u64,
+    ) -> Result<(), OutOfRange> {
         self.check(memory, addr, 1)?;
+        self.now = stamp;
         self.speculate(memory, self.config.geometry().line_of(addr))
     }
 
-    /// Evicts the line that holds `addr`, written back if dirty, as the cache may at any time.
+    /// Evicts the line that holds `addr` at the time `stamp`, written back if dirty, as the cache may at any time.
     ///
     /// # Errors
     /// If the line is not memory.
-    pub fn evict<M: Memory + ?Sized>(&mut self, memory: &mut M, addr: u64) -> Result<(), OutOfRange> {
+    pub fn evict<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        stamp: u64,
+        addr: u64,
+    ) -> Result<(), OutOfRange> {
         self.check(memory, addr, 1)?;
+        self.now = stamp;
         match self.lines.find(self.config.geometry().line_of(addr)) {
             Some(slot) => self.evict_slot(memory, None, slot),
             None => Ok(()),

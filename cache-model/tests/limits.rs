@@ -22,7 +22,7 @@ fn what_does_not_fit_is_counted() {
     // Stores to lines that have left: the oldest is forgotten.
     for line in 0..3 {
         cache.store(memory, CPU, line * 64, &[1], MemoryType::WriteBack).expect("in memory");
-        cache.evict(memory, line * 64).expect("in memory");
+        cache.evict(memory, 0, line * 64).expect("in memory");
     }
     cache.dma_read(memory, DEVICE, 0, &mut got, Snoop::NoSnoop).expect("in memory");
     let findings = cache.take_findings();
@@ -67,7 +67,7 @@ fn what_is_forgotten_is_not_judged() {
     assert_eq!(cache.overflow().records, 1);
     cache.dma_read(memory, DEVICE, 0, &mut got, Snoop::NoSnoop).expect("in memory");
     cache.load(memory, CPU, 0, &mut got, MemoryType::WriteBack).expect("in memory");
-    cache.evict(memory, 0).expect("in memory");
+    cache.evict(memory, 0, 0).expect("in memory");
     cache.dma_read(memory, DEVICE, 0, &mut got, Snoop::NoSnoop).expect("in memory");
     assert_eq!(cache.take_findings(), []);
     // From then on it is judged again.

@@ -154,8 +154,8 @@ impl Pair {
             Op::Wbinvd => model.write_back_invalidate_all(memory, who)?,
             Op::Invd => model.invalidate_all(memory, who)?,
             Op::Fence { cpu } => model.fence(*cpu),
-            Op::Fill { addr } => model.fill(memory, *addr)?,
-            Op::Evict { addr } => model.evict(memory, *addr)?,
+            Op::Fill { addr } => model.fill(memory, 0, *addr)?,
+            Op::Evict { addr } => model.evict(memory, 0, *addr)?,
             Op::DmaRead { addr, len, snoop } => {
                 model.dma_read(memory, who, *addr, &mut vec![0; *len as usize], snooping(*snoop))?;
             }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::coherence::{Coherence, Overflow};
 use crate::config::Config;
 use crate::fetched::Fetched;
-use crate::finding::{Agent, Finding, LineState};
+use crate::finding::{Agent, EventKind, Finding, LineState};
 use crate::geometry::Span;
 use crate::lines::Lines;
 use crate::memory::{Memory, OutOfRange};
@@ -59,6 +59,17 @@ impl CacheModel {
     /// The adversarial schedule, if one is configured, acts from now on. The same seed makes the same choices.
     pub fn start_schedule(&mut self, seed: u64) {
         self.adversary.start(self.config.schedule(), seed);
+    }
+
+    /// Keeps what the schedule does from now on, for [`CacheModel::take_moves`].
+    pub fn keep_moves(&mut self) {
+        self.adversary.keep();
+    }
+
+    /// What the schedule has done since the last call: a write-back, eviction or fill of the line at an address. It acts
+    /// before an access does.
+    pub fn take_moves(&mut self) -> Vec<(EventKind, u64)> {
+        self.adversary.take_kept()
     }
 
     /// Counters since the model was made: the CPUs' hits and misses, and everybody's fills, evictions and write-backs.

@@ -299,6 +299,10 @@ impl Machine {
                 inside(addr, 1)?;
                 model.evict(memory, line_no, addr)?;
             }
+            Op::WriteBack { addr } => {
+                inside(addr, 1)?;
+                model.write_back_line(memory, addr)?;
+            }
             Op::DmaRead { device, addr, len, snoop } => {
                 inside(addr, len)?;
                 let rogue =

@@ -139,6 +139,22 @@ impl CacheModel {
         }
     }
 
+    /// Writes the line that holds `addr` back if it is dirty, as the cache may at any time; it stays.
+    ///
+    /// # Errors
+    /// If the line is not memory.
+    pub fn write_back_line<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        addr: u64,
+    ) -> Result<(), OutOfRange> {
+        self.check(memory, addr, 1)?;
+        let line = self.config.geometry().line_of(addr);
+        let Some(slot) = self.lines.find(line) else { return Ok(()) };
+        self.write_back_early(memory, None, slot)?;
+        self.coherence.settle(&mut self.lines, memory, line)
+    }
+
     /// Brings an absent line in by the cache's own choice.
     pub(crate) fn speculate<M: Memory + ?Sized>(
         &mut self,

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coherence::WriteKind;
 use crate::config::{Schedule, WriteBack};
-use crate::finding::{Agent, Path, Writer};
+use crate::finding::{Agent, EventKind, Path, Writer};
 use crate::geometry::Span;
 use crate::mask::ByteMask;
 use crate::memory::{Memory, OutOfRange};
@@ -45,11 +45,13 @@ pub struct Adversary {
     random: u64,
     /// The line and access of the last choice: nothing more happens to it within one instruction.
     last: Option<(u64, Agent, u64)>,
+    /// What has happened, for who wants to know it.
+    kept: Option<Vec<(EventKind, u64)>>,
 }
 
 impl Adversary {
     pub fn start(&mut self, schedule: Schedule, seed: u64) {
-        *self = Self { schedule, random: seed, last: None };
+        *self = Self { schedule, random: seed, last: None, kept: self.kept.take() };
     }
 
     fn is_idle(&self) -> bool {
@@ -60,6 +62,15 @@ impl Adversary {
     fn turns_to(&mut self, line: u64, who: Writer) -> bool {
         let turn = Some((line, who.agent, who.stamp));
         std::mem::replace(&mut self.last, turn) != turn
+    }
+
+    /// Keeps what happens from now on.
+    pub fn keep(&mut self) {
+        self.kept.get_or_insert_default();
+    }
+
+    pub fn take_kept(&mut self) -> Vec<(EventKind, u64)> {
+        self.kept.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     fn choose(&mut self, moves: &[Move]) -> Move {
@@ -164,7 +175,17 @@ impl CacheModel {
         line: u64,
         chosen: Move,
     ) -> Result<(), OutOfRange> {
-        match (chosen, self.lines.find(line)) {
+        let slot = self.lines.find(line);
+        let event = match (chosen, slot) {
+            (Move::WriteBack, Some(_)) => Some(EventKind::WriteBack),
+            (Move::Leave, Some(_)) => Some(EventKind::Evict),
+            (Move::Fill, None) => Some(EventKind::Fill),
+            _ => None,
+        };
+        if let (Some(event), Some(kept)) = (event, &mut self.adversary.kept) {
+            kept.push((event, self.config.geometry().base(line)));
+        }
+        match (chosen, slot) {
             (Move::WriteBack, Some(slot)) => {
                 self.write_back_early(memory, None, slot)?;
                 self.coherence.settle(&mut self.lines, memory, line)

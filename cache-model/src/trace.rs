@@ -23,6 +23,9 @@
 //! - `schedule=none|random|worst`: an adversary moves lines, from the start.
 //! - `seed=` (default 0): where its choices, and the random policy's, begin.
 //!
+//! and the operation `writeback ADDR`: the cache writes a dirty line back by its own choice, and the line stays. Recordings of
+//! machines with a schedule have it.
+//!
 //! A [`Parser`] reads lines; [`Op::append_to`] and an [`Op`]'s `Display` write them.
 
 mod parse;
@@ -97,6 +100,8 @@ pub enum Op<'a> {
     Fill { addr: u64 },
     /// `evict`
     Evict { addr: u64 },
+    /// `writeback`
+    WriteBack { addr: u64 },
     /// `dma-read`
     DmaRead { device: u32, addr: u64, len: u64, snoop: Snoop },
     /// `dma-write`

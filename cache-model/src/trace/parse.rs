@@ -134,6 +134,7 @@ fn operation<'d>(name: &[u8], words: &mut Words<'_>, buffer: &'d mut Vec<u8>) ->
         b"fence" => Op::Fence { cpu: words.small("CPU")? },
         b"fill" => Op::Fill { addr: words.number("ADDR")? },
         b"evict" => Op::Evict { addr: words.number("ADDR")? },
+        b"writeback" => Op::WriteBack { addr: words.number("ADDR")? },
         b"dma-read" => Op::DmaRead {
             device: words.small("DEV")?,
             addr: words.number("ADDR")?,
@@ -575,6 +576,7 @@ mod tests {
             "fence 3",
             "fill 0x40",
             "evict 0x40",
+            "writeback 0x40",
             "dma-read 5 0x40 3 snoop",
             "dma-write 5 0x40 0102 nosnoop",
             "map 1 5 0x40 64 to",

@@ -31,6 +31,7 @@ impl Op<'_> {
             Self::Fence { cpu } => line.name("fence").decimal(cpu.into()),
             Self::Fill { addr } => line.name("fill").address(addr),
             Self::Evict { addr } => line.name("evict").address(addr),
+            Self::WriteBack { addr } => line.name("writeback").address(addr),
             Self::DmaRead { device, addr, len, snoop } => {
                 line.name("dma-read").decimal(device.into()).address(addr).decimal(len).snoop(snoop)
             }

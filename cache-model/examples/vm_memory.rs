@@ -84,7 +84,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let elsewhere = &mut Guest(&copy);
     let mut restored: CacheModel = serde_json::from_slice(&saved)?;
     for (cache, guest) in [(&mut cache, guest), (&mut restored, elsewhere)] {
-        cache.evict(guest, descriptor)?;
+        cache.evict(guest, 6, descriptor)?;
         cache.dma_read(guest, Writer::device(0x0900, 7), descriptor, &mut got, Snoop::NoSnoop)?;
         assert_eq!(got[14..], [0xab, 1]);
         // This time the line had left the cache in time. It need not have.

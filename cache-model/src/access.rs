@@ -6,7 +6,6 @@ use crate::coherence::WriteKind;
 use crate::config::WritePolicy;
 use crate::finding::{Agent, Path, Writer};
 use crate::geometry::Span;
-use crate::mask::ByteMask;
 use crate::memory::{Memory, OutOfRange};
 use crate::model::CacheModel;
 
@@ -186,7 +185,7 @@ impl CacheModel {
             self.adversary_sees_write(memory, who, write, span)?;
             self.write(memory, who, write, span, part)?;
             if waits && let Agent::Cpu(cpu) = who.agent {
-                self.coherence.unfenced(cpu, span, who);
+                self.coherence.unfenced(&mut self.lines, cpu, span, who);
             }
         }
         Ok(())
@@ -194,7 +193,7 @@ impl CacheModel {
 
     /// Orders this CPU's write-combining and non-temporal stores: they are in RAM now.
     pub fn fence(&mut self, cpu: u32) {
-        self.coherence.pending.fence(cpu);
+        self.coherence.fenced(&mut self.lines, cpu);
     }
 
     /// A device's read of `buf.len()` bytes.
@@ -374,15 +373,5 @@ impl CacheModel {
             }
         }
         self.coherence.wrote(&mut self.lines, memory, span, data, kind, writer)
-    }
-}
-
-impl crate::coherence::Coherence {
-    /// The CPU may keep these bytes in a write-combining buffer until its next fence.
-    fn unfenced(&mut self, cpu: u32, span: Span, writer: Writer) {
-        let bytes = ByteMask::range(span.offset, span.len);
-        if !self.pending.add(cpu, span.line, bytes, writer, self.config.limits().pending) {
-            self.overflow.pending = self.overflow.pending.saturating_add(1);
-        }
     }
 }

@@ -102,6 +102,34 @@ impl Coherence {
         self.records.contains(line)
     }
 
+    /// True if every access to a line is to be seen.
+    pub fn is_watched(&self, line: u64) -> bool {
+        self.is_doubted(line) || self.pending.contains(line)
+    }
+
+    /// A line may have come to be watched, or not to be any more.
+    fn watch(&self, lines: &mut Lines, line: u64) {
+        if let Some(slot) = lines.find(line) {
+            lines.set_watched(slot, self.is_watched(line));
+        }
+    }
+
+    /// The CPU may keep these bytes in a write-combining buffer until its next fence.
+    pub fn unfenced(&mut self, lines: &mut Lines, cpu: u32, span: Span, writer: Writer) {
+        let bytes = ByteMask::range(span.offset, span.len);
+        if !self.pending.add(cpu, span.line, bytes, writer, self.config.limits().pending) {
+            self.overflow.pending = self.overflow.pending.saturating_add(1);
+        }
+        self.watch(lines, span.line);
+    }
+
+    /// All that a CPU has written is in RAM.
+    pub fn fenced(&mut self, lines: &mut Lines, cpu: u32) {
+        for line in self.pending.fence(cpu) {
+            self.watch(lines, line);
+        }
+    }
+
     /// The lines of which anything is known beside what the slots hold.
     pub fn concerned(&self) -> Vec<u64> {
         let mut lines = self.spill.lines();
@@ -131,7 +159,10 @@ impl Coherence {
         if kind != WriteKind::Bypass {
             self.unknown.forget(span.line);
         }
-        self.pending.overwritten(span.line, bytes);
+        if self.pending.contains(span.line) {
+            self.pending.overwritten(span.line, bytes);
+            self.watch(lines, span.line);
+        }
         match kind {
             WriteKind::Back => {
                 // Where the store has found or brought its line, the slot knows.
@@ -278,9 +309,7 @@ impl Coherence {
         record.settle(cpu.as_slice(), ram.as_slice());
         if record.is_empty() {
             self.records.remove(line);
-            if let Some(slot) = lines.find(line) {
-                lines.set_doubted(slot, false);
-            }
+            self.watch(lines, line);
         }
         Ok(())
     }
@@ -330,17 +359,15 @@ impl Coherence {
         past.into_iter().for_each(|event| record.happened(event));
         self.records.insert(line, record);
         self.order.push_back((line, self.made));
-        if let Some(slot) = lines.find(line) {
-            lines.set_doubted(slot, true);
-        }
+        self.watch(lines, line);
     }
 
     /// Nothing that is not known of a line may make it look wrong.
     fn forget(&mut self, lines: &mut Lines, line: u64) {
         self.records.remove(line);
         self.spill.remove(line);
+        self.watch(lines, line);
         if let Some(slot) = lines.find(line) {
-            lines.set_doubted(slot, false);
             lines.set_blind(slot, true);
         }
         self.overflow.records = self.overflow.records.saturating_add(1);

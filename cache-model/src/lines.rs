@@ -19,8 +19,8 @@ const NONE: u64 = u64::MAX;
 
 /// The slot has a shadow.
 const SHADOWED: u8 = 1;
-/// An observation of the line could raise a finding on the cache's path: it has a record.
-const DOUBTED: u8 = 2;
+/// Accesses may not go the quick way: the line has a record, or data that is not fenced.
+const WATCHED: u8 = 2;
 /// What was known of the line was forgotten while it was resident: who stored its dirty bytes proves nothing.
 const BLIND: u8 = 4;
 
@@ -139,7 +139,7 @@ impl Lines {
         }
     }
 
-    /// The quick way for a load: true if it lies in one line, which is in the first level and in no doubt.
+    /// The quick way for a load: true if it lies in one line, which is in the first level and not watched.
     #[inline]
     pub fn quick_load(&mut self, addr: u64, len: usize) -> bool {
         if self.offset(addr) + len > self.size {
@@ -153,7 +153,7 @@ impl Lines {
         }
     }
 
-    /// The quick way for a store: true if it lies in one line, which is in the first level, in no doubt and has diverged.
+    /// The quick way for a store: true if it lies in one line, which is in the first level, not watched and has diverged.
     /// The bytes are then dirty, and the writer's.
     #[inline]
     pub fn quick_store(&mut self, addr: u64, len: usize, writer: Writer) -> bool {
@@ -187,11 +187,11 @@ impl Lines {
         addr as usize & (self.size - 1)
     }
 
-    /// Accesses a line of the first level, if it is there and in no doubt, so that it is its set's hot one.
+    /// Accesses a line of the first level, if it is there and not watched, so that it is its set's hot one.
     #[inline(never)]
     fn reach(&mut self, line: u64, set: usize) -> bool {
         let Some(slot) = self.find_first(line) else { return false };
-        if self.flags(slot) & DOUBTED != 0 {
+        if self.flags(slot) & WATCHED != 0 {
             return false;
         }
         self.first.replacement.touched(set, slot - set * self.first.geometry.ways());
@@ -210,7 +210,7 @@ impl Lines {
 
     fn warm(&mut self, set: usize, slot: usize) {
         let (line, flags) = (self.line(slot), self.flags(slot));
-        let load = if flags & DOUBTED == 0 { line } else { NONE };
+        let load = if flags & WATCHED == 0 { line } else { NONE };
         let store = if flags & SHADOWED != 0 && self.stores_stay { load } else { NONE };
         if let Some(hot) = self.hot.get_mut(set) {
             *hot = Hot { load, store, slot: slot as u32 };
@@ -289,8 +289,8 @@ impl Lines {
     }
 
     /// Brings a line into an empty slot; C already holds RAM's bytes.
-    pub fn occupy(&mut self, slot: usize, line: u64, doubted: bool, by: Option<Writer>) {
-        self.set_slot(slot, line, if doubted { DOUBTED } else { 0 }, ByteMask::EMPTY, by);
+    pub fn occupy(&mut self, slot: usize, line: u64, watched: bool, by: Option<Writer>) {
+        self.set_slot(slot, line, if watched { WATCHED } else { 0 }, ByteMask::EMPTY, by);
         self.arrived(slot);
     }
 
@@ -469,9 +469,9 @@ impl Lines {
         Ok(())
     }
 
-    /// Says whether an observation of the line could raise a finding on the cache's path.
-    pub fn set_doubted(&mut self, slot: usize, doubted: bool) {
-        self.flag(slot, DOUBTED, doubted);
+    /// Says whether accesses may not go the quick way.
+    pub fn set_watched(&mut self, slot: usize, watched: bool) {
+        self.flag(slot, WATCHED, watched);
     }
 
     pub fn is_blind(&self, slot: usize) -> bool {

@@ -140,8 +140,8 @@ impl Coherence {
     ) -> Result<LineState, OutOfRange> {
         let (cpu, ram) = lines.views(memory, line)?;
         let record = self.records.get(line);
-        let stored = self.stored(lines, line);
         let mask = |mask: fn(&Record) -> ByteMask| record.map_or(ByteMask::EMPTY, mask);
+        let stored = self.stored(lines, line).without(mask(|record| record.through));
         let (bypassed, destroyed) = (mask(|record| record.bypassed), mask(|record| record.destroyed));
         let mut coherent = cpu.as_slice().to_vec();
         for (offset, byte) in coherent.iter_mut().enumerate() {
@@ -156,7 +156,7 @@ impl Coherence {
             coherent,
             resident: slot.is_some(),
             dirty: slot.map_or(ByteMask::EMPTY, |slot| lines.dirty(slot)),
-            stored: stored.without(mask(|record| record.through)),
+            stored,
             bypassed,
             destroyed,
             writers: self.writers(lines, line, doubted.or(self.pending.bytes(line))),

@@ -34,11 +34,13 @@ impl Pending {
         true
     }
 
+    /// True if some CPU has not fenced what it wrote to a line.
+    pub fn contains(&self, line: u64) -> bool {
+        self.lines != 0 && self.cpus.values().any(|lines| lines.contains_key(&line))
+    }
+
     /// Bytes of a line have been written again: they are not these CPUs' any more.
     pub fn overwritten(&mut self, line: u64, bytes: ByteMask) {
-        if self.lines == 0 {
-            return;
-        }
         for lines in self.cpus.values_mut() {
             let Some(parts) = lines.get_mut(&line) else { continue };
             without(parts, bytes);
@@ -49,10 +51,11 @@ impl Pending {
         }
     }
 
-    /// The CPU's data is in RAM now.
-    pub fn fence(&mut self, cpu: u32) {
-        let drained = self.cpus.remove(&cpu).map_or(0, |lines| lines.len());
-        self.lines = self.lines.saturating_sub(drained);
+    /// The CPU's data is in RAM now: that of these lines.
+    pub fn fence(&mut self, cpu: u32) -> Vec<u64> {
+        let drained: Vec<u64> = self.cpus.remove(&cpu).into_iter().flat_map(BTreeMap::into_keys).collect();
+        self.lines = self.lines.saturating_sub(drained.len());
+        drained
     }
 
     /// The bytes of a line that some CPU has not fenced.
@@ -89,7 +92,7 @@ mod tests {
         assert!(pending.add(0, 4, ByteMask::range(0, 4), by(0), 2));
         assert!(pending.add(1, 4, ByteMask::range(8, 4), by(1), 2));
         assert!(!pending.add(1, 5, ByteMask::range(8, 4), by(1), 2));
-        pending.fence(1);
+        assert_eq!(pending.fence(1), [4]);
         assert_eq!(pending.bytes(4), ByteMask::range(0, 4));
         assert!(pending.add(1, 5, ByteMask::range(8, 4), by(1), 2));
         pending.fence(0);

@@ -183,7 +183,7 @@ impl CacheModel {
             return Ok(slot);
         }
         self.make_way(memory, by, slot)?;
-        self.lines.occupy(slot, line, self.coherence.is_doubted(line), by);
+        self.lines.occupy(slot, line, self.coherence.is_watched(line), by);
         self.counters.of(by.map(|by| by.agent)).fills += 1;
         self.coherence.happened(line, EventKind::Fill, by, self.now);
         Ok(slot)

@@ -138,9 +138,10 @@ fn findings_name_the_last_writers() {
         let mut slow = Machine::new(config, false);
         let mut quick = Machine::new(config, true);
         let mut authors = vec![None; MEMORY as usize];
+        let calm = random.draw().is_multiple_of(2);
         let room = if random.draw().is_multiple_of(2) { MEMORY } else { MEMORY / 8 };
         for stamp in 0..3_000 {
-            let op = Op::from_random(|| random.draw(), Mix { memory: MEMORY, room, calm: false });
+            let op = Op::from_random(|| random.draw(), Mix { memory: MEMORY, room, calm });
             let cpu = Writer::cpu(cpu_of(&op), 0xffff_0000 + random.draw() % 64, stamp);
             let device = Writer::device((random.draw() % 2) as u32 + 0x800, stamp);
             let findings = slow.run(&op, cpu, device);
@@ -162,7 +163,7 @@ fn findings_name_the_last_writers() {
         assert_eq!(saved(&slow).expect("data"), saved(&quick).expect("data"));
         taken += quick.taken;
     }
-    assert!(found > 10_000 && taken > 10_000, "{found} {taken}");
+    assert!(found > 10_000 && taken > 5_000, "{found} {taken}");
 }
 
 /// Long enough for the log of stores to be compacted, many times.

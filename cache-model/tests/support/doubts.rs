@@ -40,6 +40,7 @@ impl Doubts {
 
     pub fn stored_back(&mut self, part: Range<usize>) {
         let line = self.line_of(part.start);
+        self.overwritten(&part);
         for at in part {
             (self.stored[at], self.dirty[at]) = (true, true);
             (self.bypassed[at], self.lost[at]) = (false, false);
@@ -48,6 +49,7 @@ impl Doubts {
     }
 
     pub fn stored_through(&mut self, part: Range<usize>) {
+        self.overwritten(&part);
         for at in part {
             (self.stored[at], self.bypassed[at], self.lost[at]) = (false, false, false);
         }
@@ -55,6 +57,7 @@ impl Doubts {
 
     pub fn bypassed(&mut self, part: Range<usize>) {
         let line = self.line_of(part.start);
+        self.overwritten(&part);
         for at in part {
             (self.bypassed[at], self.lost[at]) = (true, false);
         }
@@ -64,7 +67,13 @@ impl Doubts {
     /// The line was flushed for it.
     pub fn written_everywhere(&mut self, part: Range<usize>) {
         self.flushed(part.start);
+        self.overwritten(&part);
         self.lost[part].fill(false);
+    }
+
+    /// What waited of these bytes is not the newest any more.
+    fn overwritten(&mut self, part: &Range<usize>) {
+        self.unfenced.values_mut().for_each(|bytes| bytes.retain(|at, _| !part.contains(at)));
     }
 
     /// A write-back may come at any time, whole or of dirty bytes.

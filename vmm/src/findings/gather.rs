@@ -45,56 +45,55 @@ pub struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// Judges an observation, made at `callers` if by a vCPU: what makes it the same as another, where and when it was, and
-    /// its report, which is work and is asked for only if there is none like it.
-    pub fn with<T>(
-        &self,
-        raw: &Raw,
-        callers: impl FnOnce() -> Callers,
-        tell: impl FnOnce(Key, Occurrence, &mut dyn FnMut() -> Found) -> T,
-    ) -> T {
-        match raw {
+    /// What makes an observation the same as another, and where and when it was.
+    #[must_use]
+    pub fn weigh(&self, raw: &Raw) -> (Key, Occurrence) {
+        let (victim, occurrence) = match raw {
             Raw::Seen(finding) => {
-                let empty = model::Ledger::default();
-                let rules = Rules { syncs: self.ledger.is_some_and(|ledger| ledger.coverage().syncs) };
-                let mappings = self.ledger.map_or(&empty, Ledger::mappings);
-                let judged = judge(finding, mappings, rules);
                 let occurrence = Occurrence {
                     time: finding.observer.stamp,
                     addr: finding.addr,
                     expected: finding.expected.clone(),
                     found: finding.found.clone(),
                 };
-                let key = key(&judged, Some(finding.observer), self.trace_of(judged.mapping));
-                let mut callers = Some(callers);
-                tell(key, occurrence, &mut || {
-                    let callers = callers.take().map(|callers| callers()).unwrap_or_default();
-                    self.seen(finding, &judged, callers)
-                })
+                (Some(finding.observer), occurrence)
+            }
+            Raw::Rogue { access, .. } => {
+                let SavedAccess { stamp: time, addr, data, .. } = access;
+                let (expected, found) = (Vec::new(), data.clone());
+                (None, Occurrence { time: *time, addr: *addr, expected, found })
+            }
+            Raw::Misuse { entry, .. } => {
+                let (time, addr) = (entry.mapped_at, entry.mapping.addr);
+                (None, Occurrence { time, addr, expected: Vec::new(), found: Vec::new() })
+            }
+        };
+        let key = self.judged(raw, |judged| key(judged, victim, self.trace_of(judged.mapping)));
+        (key, occurrence)
+    }
+
+    /// The report of an observation, made at `callers` if by a vCPU.
+    #[must_use]
+    pub fn tell(&self, raw: &Raw, callers: Callers) -> Found {
+        self.judged(raw, |judged| match raw {
+            Raw::Seen(finding) => self.seen(finding, judged, callers),
+            Raw::Rogue { access, kind, .. } => self.rogue(access, *kind, judged),
+            Raw::Misuse { misuse, entry } => self.misuse(*misuse, judged, entry),
+        })
+    }
+
+    fn judged<T>(&self, raw: &Raw, then: impl FnOnce(&Judgement<'_, Note>) -> T) -> T {
+        match raw {
+            Raw::Seen(finding) => {
+                let empty = model::Ledger::default();
+                let rules = Rules { syncs: self.ledger.is_some_and(|ledger| ledger.coverage().syncs) };
+                then(&judge(finding, self.ledger.map_or(&empty, Ledger::mappings), rules))
             }
             Raw::Rogue { access, kind, entry } => {
-                let occurrence = Occurrence {
-                    time: access.stamp,
-                    addr: access.addr,
-                    expected: Vec::new(),
-                    found: access.data.clone(),
-                };
                 let rogue = Rogue { kind: *kind, addr: access.addr, mapping: entry.as_deref() };
-                let judged = judge_rogue(&rogue, Writer::device(access.device, access.stamp));
-                let key = key(&judged, None, self.trace_of(judged.mapping));
-                tell(key, occurrence, &mut || self.rogue(access, *kind, &judged))
+                then(&judge_rogue(&rogue, Writer::device(access.device, access.stamp)))
             }
-            Raw::Misuse { misuse, entry } => {
-                let occurrence = Occurrence {
-                    time: entry.mapped_at,
-                    addr: entry.mapping.addr,
-                    expected: Vec::new(),
-                    found: Vec::new(),
-                };
-                let judged = judge_misuse(*misuse, entry, None);
-                let key = key(&judged, None, self.trace_of(judged.mapping));
-                tell(key, occurrence, &mut || self.misuse(*misuse, &judged, entry))
-            }
+            Raw::Misuse { misuse, entry } => then(&judge_misuse(*misuse, entry, None)),
         }
     }
 

@@ -4,7 +4,7 @@ use super::Machine;
 use super::guest::KnownGuest;
 use crate::findings::{Callers, Findings, Found, LINE, Raw, Scene};
 use crate::guest::Registers;
-use cache_model::{Config, Geometry, Policy};
+use cache_model::{Agent, Config, Geometry, Policy};
 
 impl Machine {
     /// Whether [`Machine::look_into_observations`] has something to do.
@@ -20,19 +20,32 @@ impl Machine {
         }
     }
 
-    fn look_into(&mut self, raw: &Raw, _registers: &Registers) {
+    fn look_into(&mut self, raw: &Raw, registers: &Registers) {
         let Some(config) = self.traced_cache() else { return };
+        let (key, occurrence) = self.scene(config).weigh(raw);
+        if self.findings.is_known(&key, || occurrence) {
+            return;
+        }
+        let callers = match raw {
+            Raw::Seen(finding) if matches!(finding.observer.agent, Agent::Cpu(_)) => self.callers(registers),
+            _ => Callers::default(),
+        };
+        let found = self.scene(config).tell(raw, callers);
+        self.findings.add(key, found);
+    }
+
+    /// What names and mappings are looked up in.
+    fn scene(&self, config: Config) -> Scene<'_> {
         let guest = match &self.guest {
             KnownGuest::Found(guest) => Some(guest),
             _ => None,
         };
-        let scene = Scene { guest, ledger: self.ledger.as_deref(), devices: &self.devices, config };
-        let findings = &mut self.findings;
-        scene.with(raw, Callers::default, |key, occurrence, found| {
-            if !findings.is_known(&key, || occurrence) {
-                findings.add(key, found());
-            }
-        });
+        Scene { guest, ledger: self.ledger.as_deref(), devices: &self.devices, config }
+    }
+
+    /// Where a vCPU with these registers is.
+    fn callers(&mut self, _registers: &Registers) -> Callers {
+        Callers::default()
     }
 
     /// The cache that traces of findings are of.

@@ -102,7 +102,7 @@ impl Parser {
     #[inline]
     pub fn next(&mut self, text: &mut &[u8]) -> Result<Option<Op<'_>>, ParseError> {
         let mut words = Words { rest: text };
-        let op = match words.next() {
+        let op = match words.name() {
             Some(name) => Some(operation(name, &mut words, &mut self.data)?),
             None => None,
         };
@@ -183,6 +183,20 @@ impl<'a> Words<'a> {
         if word.is_empty() { None } else { Some(word) }
     }
 
+    /// The first word, which in most lines is one of two.
+    #[inline]
+    fn name(&mut self) -> Option<&'a [u8]> {
+        if let Some(rest) = self.rest.strip_prefix(b"load ") {
+            self.rest = rest;
+            Some(b"load")
+        } else if let Some(rest) = self.rest.strip_prefix(b"store ") {
+            self.rest = rest;
+            Some(b"store")
+        } else {
+            self.next()
+        }
+    }
+
     #[inline]
     fn word(&mut self, what: &'static str) -> Result<&'a [u8], ParseError> {
         self.next().ok_or(ParseError::Missing(what))
@@ -227,6 +241,13 @@ impl<'a> Words<'a> {
     #[inline]
     fn number(&mut self, what: &'static str) -> Result<u64, ParseError> {
         self.skip_blanks();
+        // Most CPUs, devices and lengths have one digit.
+        if let [digit @ b'0'..=b'9', rest @ ..] = self.rest
+            && rest.first().is_some_and(|&end| ends_word(end))
+        {
+            self.rest = rest;
+            return Ok(u64::from(digit - b'0'));
+        }
         match self.take_number() {
             Some(value) => Ok(value),
             None => Err(number_error(what, self.word(what)?)),
@@ -234,6 +255,7 @@ impl<'a> Words<'a> {
     }
 
     /// The number that stands next, if all of the word is one that fits.
+    #[inline(never)]
     fn take_number(&mut self) -> Option<u64> {
         let (value, len) = match self.rest {
             [b'0', b'x' | b'X', digits @ ..] => {

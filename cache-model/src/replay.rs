@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::access::MemoryType;
+use crate::config::Limits;
 use crate::finding::{Finding, Verdict, Writer};
 use crate::judge::{Kind, Rules, judge};
 use crate::ledger::{Ledger, LedgerError, Mapping, Owner, RogueKind, Transfer};
@@ -237,7 +238,9 @@ impl Machine {
     fn new(shape: trace::Machine) -> Self {
         let trace::Machine { config, base, memory, seed } = shape;
         // The model moves whole lines.
-        let whole = memory.next_multiple_of(config.geometry().line() as u64);
+        let line = config.geometry().line() as u64;
+        let whole = memory.next_multiple_of(line);
+        let config = config.with_limits(limits(usize::try_from(whole / line).unwrap_or(usize::MAX)));
         let mut model = CacheModel::new(config);
         model.start_schedule(seed);
         Self {
@@ -433,6 +436,18 @@ impl Outcome {
         for count in [overflow.records, overflow.spilled, overflow.pending, overflow.findings] {
             self.overflow = self.overflow.saturating_add(count);
         }
+    }
+}
+
+/// What the model may remember of a memory of so many lines: all of it up to some hundred MiB, so that the report is exact,
+/// and never less than by default.
+fn limits(lines: usize) -> Limits {
+    let least = Limits::default();
+    Limits {
+        records: least.records.max(lines.min(1 << 18)),
+        spilled: least.spilled.max(lines.min(1 << 20)),
+        pending: least.pending.max(lines.min(1 << 18)),
+        ..least
     }
 }
 

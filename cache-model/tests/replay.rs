@@ -209,6 +209,20 @@ fn memory_is_sparse_and_exact() {
     assert_eq!(replay::run(below).unwrap_err().to_string(), "line 2: 1 bytes at 0xfff are outside memory");
 }
 
+/// A line that was stored to long ago, with more lines since than a machine's model keeps.
+#[test]
+fn long_traces_forget_nothing() {
+    const LINES: u64 = (1 << 17) + 100;
+    let mut trace = format!("config line=64 sets=4 ways=2 mem={}\n", LINES * 64);
+    (0..LINES).for_each(|line| trace.push_str(&format!("store 0 {:#x} {:02x}\n", line * 64, line % 251)));
+    trace.push_str("dma-read 1 0x40 1 nosnoop\n");
+    let report = replay::run(&trace).expect("well-formed");
+    assert_eq!(report.overflow, 0);
+    let found: Vec<_> =
+        report.findings.iter().map(|f| (f.line_no, f.verdict, f.addr, &f.found[..])).collect();
+    assert_eq!(found, [(LINES + 2, Verdict::Latent, 0x40, "01")]);
+}
+
 fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

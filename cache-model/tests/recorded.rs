@@ -58,8 +58,8 @@ fn make(model: &mut CacheModel, memory: &mut [u8], op: &Op, stamp: u64) {
             model.fence(*cpu);
             Ok(())
         }
-        Op::Fill { addr } => model.fill(memory, *addr),
-        Op::Evict { addr } => model.evict(memory, *addr),
+        Op::Fill { addr } => model.fill(memory, stamp, *addr),
+        Op::Evict { addr } => model.evict(memory, stamp, *addr),
         Op::DmaRead { addr, len, snoop: is } => {
             model.dma_read(memory, device, *addr, &mut room(*len), snoop(*is))
         }

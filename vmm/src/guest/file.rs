@@ -1,5 +1,6 @@
 //! Symbols of a kernel from a file: its vmlinux, or its System.map.
 
+use super::btf::Btf;
 use super::build_id::BuildId;
 use super::memory::printable;
 use super::symbols::SymbolTable;
@@ -26,6 +27,15 @@ pub struct SymbolFile {
     path: PathBuf,
     pub(super) symbols: SymbolTable,
     pub(super) build_id: Option<BuildId>,
+    pub(super) btf: Option<Btf>,
+}
+
+/// What is in a file.
+#[derive(Debug, Default)]
+struct Content {
+    symbols: SymbolTable,
+    build_id: Option<BuildId>,
+    btf: Option<Btf>,
 }
 
 impl SymbolFile {
@@ -41,10 +51,10 @@ impl SymbolFile {
         let mut magic = Vec::new();
         content.by_ref().take(4).read_to_end(&mut magic).map_err(io)?;
         content.rewind().map_err(io)?;
-        let (mut symbols, build_id) = if magic == object::elf::ELFMAG {
+        let Content { mut symbols, build_id, btf } = if magic == object::elf::ELFMAG {
             read_elf(content).map_err(unfit)?
         } else {
-            (read_map(content).map_err(io)?.map_err(unfit)?, None)
+            Content { symbols: read_map(content).map_err(io)?.map_err(unfit)?, ..Content::default() }
         };
         if symbols.len() == 0 {
             return Err(unfit("it has no symbols".into()));
@@ -53,7 +63,7 @@ impl SymbolFile {
         if symbols.address(super::SYSCALL_ENTRY).is_none() {
             return Err(unfit(format!("it is no x86-64 kernel's: it has no {}", super::SYSCALL_ENTRY)));
         }
-        Ok(Self { path: path.to_owned(), symbols, build_id })
+        Ok(Self { path: path.to_owned(), symbols, build_id, btf })
     }
 
     /// The file.
@@ -63,13 +73,14 @@ impl SymbolFile {
     }
 }
 
-/// The symbols and the build-id of an ELF file.
-fn read_elf(content: File) -> Result<(SymbolTable, Option<BuildId>), String> {
+/// What an ELF file has.
+fn read_elf(content: File) -> Result<Content, String> {
     let cache = object::ReadCache::new(content);
     let elf = object::File::parse(&cache).map_err(|error| error.to_string())?;
     let notes = elf.sections().filter(|section| section.name().is_ok_and(|name| name.starts_with(".note")));
     let build_id = notes.filter_map(|section| section.data().ok()).find_map(BuildId::in_notes);
-    let mut table = SymbolTable::default();
+    let btf = elf.section_by_name(".BTF").and_then(|section| Btf::parse(section.data().ok()?));
+    let mut symbols = SymbolTable::default();
     for symbol in elf.symbols() {
         let named = matches!(
             symbol.kind(),
@@ -97,11 +108,11 @@ fn read_elf(content: File) -> Result<(SymbolTable, Option<BuildId>), String> {
             (false, true) => b'T',
             (false, false) => b'D',
         };
-        if !table.push(symbol.address(), kind, printable(name)) {
+        if !symbols.push(symbol.address(), kind, printable(name)) {
             return Err("it has more symbols than any kernel".into());
         }
     }
-    Ok((table, build_id))
+    Ok(Content { symbols, build_id, btf })
 }
 
 /// The symbols of a System.map: lines of address, kind and name (nm(1)).

@@ -52,7 +52,8 @@ pub(super) struct SymbolTable {
     by_name: OnceLock<Vec<(u32, u32)>>,
 }
 
-fn hash(name: &str) -> u32 {
+/// What names are sorted by where they are looked up.
+pub(super) fn hash(name: &str) -> u32 {
     // Without keys: the same on every host.
     let mut hasher = std::hash::DefaultHasher::new();
     name.hash(&mut hasher);
@@ -114,6 +115,11 @@ impl SymbolTable {
         self.entries.len()
     }
 
+    /// Bytes of all names together.
+    pub fn name_bytes(&self) -> usize {
+        self.names.len()
+    }
+
     /// All symbols: address, kind and name.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u8, &str)> {
         self.entries.iter().map(|entry| (entry.address, entry.kind, name_of(&self.names, entry)))
@@ -154,6 +160,15 @@ impl SymbolTable {
             module: None,
         })
     }
+
+    /// Whether `address` belongs to code, as far as the symbol's kind says.
+    pub fn is_code(&self, address: u64) -> bool {
+        let after = self.entries.partition_point(|entry| entry.address <= address);
+        let entry = after.checked_sub(1).and_then(|last| self.entries.get(last));
+        entry.is_some_and(|entry| {
+            matches!(entry.kind, b't' | b'T' | b'w' | b'W') && address - entry.address < MAX_OFFSET
+        })
+    }
 }
 
 fn name_of<'a>(names: &'a str, entry: &Entry) -> &'a str {
@@ -187,6 +202,7 @@ mod tests {
         assert_eq!(table.resolve(0x2001).unwrap().to_string(), "second+0x1/0x0");
         assert_eq!(table.resolve(0x2000 + MAX_OFFSET), None);
         assert_eq!(table.resolve(0x3f), None);
+        assert!(table.is_code(0x1fff) && !table.is_code(0x50) && !table.is_code(0));
         table.relocate(0x1000, 0x10_0000);
         assert_eq!(table.address("weak"), Some(0x10_1000));
         assert_eq!(table.address("current_task"), Some(0x40));

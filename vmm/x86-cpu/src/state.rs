@@ -29,7 +29,9 @@ pub mod reg {
     pub const RBP: usize = 5;
     pub const RSI: usize = 6;
     pub const RDI: usize = 7;
+    pub const R10: usize = 10;
     pub const R11: usize = 11;
+    pub const R13: usize = 13;
 }
 
 /// Index of the segment registers, in the order of their encoding.

@@ -50,13 +50,13 @@ pub struct Limits {
     pub unknown: usize,
     /// Lines with write-combining or non-temporal data not yet fenced, over all CPUs.
     pub pending: usize,
-    /// Findings not yet taken.
+    /// Findings not yet taken, each with all that is known of its line: a few kilobytes.
     pub findings: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { records: 1 << 16, spilled: 1 << 17, unknown: 1 << 17, pending: 1 << 12, findings: 1 << 16 }
+        Self { records: 1 << 16, spilled: 1 << 17, unknown: 1 << 17, pending: 1 << 12, findings: 1 << 14 }
     }
 }
 

@@ -304,7 +304,7 @@ impl Machine {
             }
             Op::WriteBack { addr } => {
                 inside(addr, 1)?;
-                model.write_back_line(memory, addr)?;
+                model.write_back_line(memory, line_no, addr)?;
             }
             Op::DmaRead { device, addr, len, snoop } => {
                 inside(addr, len)?;

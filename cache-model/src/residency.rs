@@ -139,16 +139,18 @@ impl CacheModel {
         }
     }
 
-    /// Writes the line that holds `addr` back if it is dirty, as the cache may at any time; it stays.
+    /// Writes the line that holds `addr` back at the time `stamp` if it is dirty, as the cache may at any time; it stays.
     ///
     /// # Errors
     /// If the line is not memory.
     pub fn write_back_line<M: Memory + ?Sized>(
         &mut self,
         memory: &mut M,
+        stamp: u64,
         addr: u64,
     ) -> Result<(), OutOfRange> {
         self.check(memory, addr, 1)?;
+        self.now = stamp;
         let line = self.config.geometry().line_of(addr);
         let Some(slot) = self.lines.find(line) else { return Ok(()) };
         self.write_back_early(memory, None, slot)?;

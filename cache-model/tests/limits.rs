@@ -1,8 +1,11 @@
 //! What the model remembers is bounded, and what it drops is counted.
 
+mod support;
+
 use cache_model::{
     CacheModel, Config, Geometry, Limits, MemoryType, OutOfRange, Overflow, Policy, Snoop, Writer,
 };
+use support::ops::Random;
 
 const CPU: Writer = Writer::cpu(0, 0, 0);
 const DEVICE: Writer = Writer::device(0, 0);
@@ -74,6 +77,42 @@ fn what_is_forgotten_is_not_judged() {
     cache.store(memory, CPU, 0, &[3], MemoryType::WriteBack).expect("in memory");
     cache.dma_read(memory, DEVICE, 0, &mut got, Snoop::NoSnoop).expect("in memory");
     assert_eq!(cache.take_findings().len(), 1);
+}
+
+/// The model's size is that of the modelled cache and of what the limits allow, however long it runs.
+#[test]
+fn its_size_is_bounded() {
+    let limits = Limits { records: 32, spilled: 32, unknown: 32, pending: 32, findings: 32 };
+    let mut cache = cache(limits);
+    let mut bytes = vec![0; 1 << 20];
+    let memory = &mut bytes[..];
+    let mut random = Random(0xb0);
+    let kinds =
+        [MemoryType::WriteBack, MemoryType::Uncached, MemoryType::WriteCombining, MemoryType::NonTemporal];
+    let mut largest = 0;
+    for stamp in 0..120_000 {
+        let addr = random.draw() % ((1 << 20) - 256);
+        let cpu = Writer::cpu((random.draw() % 4096) as u32, addr, stamp);
+        let device = Writer::device(addr as u32, stamp);
+        let data = vec![stamp as u8; 1 + (random.draw() % 200) as usize];
+        match random.draw() % 10 {
+            0..5 => cache.store(memory, cpu, addr, &data[..1], MemoryType::WriteBack),
+            5 => cache.store(memory, cpu, addr, &data, kinds[(random.draw() % 4) as usize]),
+            6 => cache.dma_write(memory, device, addr, &data, Snoop::NoSnoop),
+            7 => cache.dma_read(memory, device, addr, &mut vec![0; data.len()], Snoop::NoSnoop),
+            8 => cache.invalidate(memory, cpu, addr, 200),
+            _ => cache.enter_unknown(memory, addr, 200),
+        }
+        .expect("in memory");
+        if stamp % 10_000 == 9_999 {
+            largest = largest.max(serde_json::to_vec(&cache).expect("it is data").len());
+        }
+    }
+    let overflow = cache.overflow();
+    let Overflow { records, spilled, pending, unknown, findings } = overflow;
+    assert!([records, spilled, pending, unknown, findings].iter().all(|&count| count > 0), "{overflow:?}");
+    // Most of it is the log of stores, which is dropped from when it has 16384 entries.
+    assert!(largest < 1_500_000, "{largest}");
 }
 
 /// An access that is partly outside memory changes nothing at all.

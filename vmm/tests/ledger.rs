@@ -180,7 +180,7 @@ fn calls_with_wild_arguments_are_survived_and_end_judgement() {
     });
     let mut registers = running.registers(0);
     let machine = running.machine.lock();
-    let guest = machine.guest().unwrap().clone();
+    let mut guest = machine.guest().unwrap().clone();
     let mut ledger = machine.ledger().unwrap().clone();
     assert!(ledger.coverage().mappings);
     let functions: Vec<_> = [
@@ -235,12 +235,12 @@ fn calls_with_wild_arguments_are_survived_and_end_judgement() {
         // A stack on which there is something.
         registers.gpr[reg::RSP] = 0xffff_8880_0000_0000 + numbers.below(512 << 20) / 8 * 8;
         registers.rip = functions[numbers.below(functions.len() as u64) as usize];
-        ledger.probe(&guest, machine.ram(), &registers, now);
+        ledger.probe(&mut guest, machine.ram(), &registers, now);
         if let Ok(back) = guest.memory(machine.ram()).u64(registers.gpr[reg::RSP]) {
             registers.rip = back;
             registers.gpr[reg::RSP] += 8;
             registers.gpr[reg::RAX] = [0, 1, numbers.next(), u64::MAX][numbers.below(4) as usize];
-            ledger.probe(&guest, machine.ram(), &registers, now);
+            ledger.probe(&mut guest, machine.ram(), &registers, now);
         }
     }
     assert!(!ledger.coverage().mappings && !ledger.coverage().syncs);

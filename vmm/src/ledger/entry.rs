@@ -40,4 +40,6 @@ pub struct Note {
     pub elements: u32,
     /// Where it was mapped: [`super::Ledger::trace`] has it.
     pub trace: Option<u32>,
+    /// By which task, or in whose time: [`super::Ledger::task`] has it.
+    pub task: Option<u32>,
 }

@@ -2,8 +2,9 @@
 
 use super::functions::{self, Argument, Does, Function};
 use super::kernel::{Device, Kernel};
-use super::{Call, Kind, Ledger, MAX_ENTERED, Note, PoolPage};
+use super::{Call, Kind, Ledger, Note, PoolPage};
 use crate::guest::{Guest, Registers};
+use crate::memory::GuestRam;
 use crate::memory::layout::LINE;
 use cache_model::ledger::{Attributes, Direction, Entry, LedgerError, Mapping, Owner};
 use x86_cpu::reg;
@@ -17,6 +18,8 @@ mod attribute {
     pub const DEBUGGING_IGNORE_CACHELINES: u64 = 1 << 11;
     pub const REQUIRE_COHERENT: u64 = 1 << 12;
 }
+/// Most frames of a backtrace.
+const MAX_FRAMES: usize = 24;
 /// Most elements of a scatter list that are followed.
 const MAX_ELEMENTS: usize = 1 << 17;
 /// Most mappings wrong in themselves that wait to be taken by [`Ledger::take_misuses`].
@@ -71,7 +74,8 @@ impl Ledger {
     /// `call`, which makes mappings, has returned.
     pub(super) fn returned(
         &mut self,
-        guest: &Guest,
+        guest: &mut Guest,
+        ram: &GuestRam,
         kernel: &Kernel<'_>,
         registers: &Registers,
         call: &Call,
@@ -90,11 +94,12 @@ impl Ledger {
         if pieces.is_empty() {
             return;
         }
-        let trace = vec![registers.rip];
-        let from_user = trace.iter().any(|&address| {
-            let symbol = guest.resolve(address);
+        let trace = guest.backtrace(ram, registers, MAX_FRAMES);
+        let from_user = trace.iter().any(|frame| {
+            let symbol = guest.resolve_frame(frame);
             symbol.is_some_and(|symbol| functions::of_user_memory().iter().any(|name| name == symbol.name))
         });
+        let task = guest.task(ram, registers).and_then(|task| self.tasks.number(task));
         let elements = pieces.len() as u32;
         let number = self.traces.number(trace);
         let name = self.names.number(common.device.name.clone()).unwrap_or(u32::MAX);
@@ -109,6 +114,7 @@ impl Ledger {
                 attributes: common.attributes,
                 elements,
                 trace: number,
+                task,
             };
             if in_pool {
                 self.add_pool_page(&common, &piece, note, now);
@@ -177,9 +183,7 @@ impl Ledger {
     }
 
     fn enter_memory(&mut self, piece: &Piece) {
-        if self.entered.len() < MAX_ENTERED {
-            self.entered.push((piece.address, piece.size));
-        }
+        self.entered.push((piece.address, piece.size));
     }
 
     /// `function`, whose arguments say all, is called.

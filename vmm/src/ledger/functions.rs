@@ -2,7 +2,6 @@
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 /// A version of Linux: major and minor number.
@@ -157,16 +156,6 @@ impl Function {
     }
 }
 
-/// Where fields are.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Layout {
-    since: Option<Version>,
-    before: Option<Version>,
-    /// Offsets in bytes, by `structure.field`.
-    fields: BTreeMap<String, u64>,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct UserMemory {
@@ -178,7 +167,6 @@ struct UserMemory {
 struct Tables {
     function: Vec<Function>,
     user_memory: UserMemory,
-    layout: Vec<Layout>,
 }
 
 static TABLES: LazyLock<Tables> = LazyLock::new(|| {
@@ -202,16 +190,6 @@ pub fn named(name: &str) -> Option<&'static Function> {
 #[must_use]
 pub fn of_user_memory() -> &'static [String] {
     &TABLES.user_memory.functions
-}
-
-/// Offset in bytes of `field` (`structure.field`) in `version`, without the configuration's say.
-#[must_use]
-pub fn offset(version: Version, field: &str) -> Option<u64> {
-    let mut layouts = TABLES.layout.iter();
-    layouts.find_map(|Layout { since, before, fields }| {
-        let versions = Versions { since: *since, before: *before };
-        fields.get(field).copied().filter(|_| versions.contain(version))
-    })
 }
 
 #[cfg(test)]
@@ -240,12 +218,6 @@ mod tests {
             let found = (old.contains(&name), middle.contains(&name), new.contains(&name));
             assert_eq!(found, there, "{name}");
         }
-        for version in [Version(6, 1), Version(6, 12), Version(7, 2)] {
-            for field in ["device.parent", "sg_table.sgl", "dma_pool.dev", "dma_pool.size"] {
-                assert!(offset(version, field).is_some(), "{field}");
-            }
-        }
-        assert_eq!(offset(Version(6, 1), "dma_pool.none"), None);
         assert_eq!(named("dma_free_attrs").and_then(|free| free.position(Argument::Address)), Some(3));
     }
 }

@@ -1,7 +1,6 @@
 //! The kernel's structures that DMA is described by, read from the guest's memory. Nothing in it is believed: pointers may lead
 //! nowhere, and lists have no end.
 
-use super::functions::{self, Version};
 use crate::guest::{Guest, GuestMemory};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +15,15 @@ const SG_CHAIN: u64 = 1;
 const SG_END: u64 = 2;
 /// Bytes of a `struct scatterlist` of x86-64 (CONFIG_NEED_SG_DMA_LENGTH).
 const SG_SIZE: usize = 32;
+/// Where the fields of an element of a scatter list are in all kernels, and the name of a device.
+const PLACES: [(&str, u64); 6] = [
+    ("scatterlist.page_link", 0),
+    ("scatterlist.offset", 8),
+    ("scatterlist.length", 12),
+    ("scatterlist.dma_address", 16),
+    ("scatterlist.dma_length", 24),
+    ("device.kobj.name", 0),
+];
 /// Longest name of a device that is kept.
 const MAX_NAME: usize = 64;
 /// How far up from a device a PCI function is looked for.
@@ -71,13 +79,20 @@ pub struct Structures {
 }
 
 impl Structures {
-    /// Those of the kernel `guest`, of `version`; `None` if they are not known.
-    #[must_use]
-    pub fn of(guest: &Guest, memory: &GuestMemory<'_>, version: Version) -> Option<Self> {
-        let offset = |field| functions::offset(version, field);
+    /// Those of the kernel `guest`.
+    ///
+    /// # Errors
+    /// What is not known of them, or not as it is here.
+    pub fn of(guest: &Guest, memory: &GuestMemory<'_>) -> Result<Self, String> {
+        let offset = |field| guest.offset(field).map_err(|error| error.to_string());
+        for (place, expected) in PLACES {
+            if offset(place)? != expected {
+                return Err(format!("{place} is not where all known kernels have it"));
+            }
+        }
         let vmemmap = guest.address("vmemmap_base").map_or(Ok(VMEMMAP), |base| memory.u64(base));
-        Some(Self {
-            vmemmap: vmemmap.ok()?,
+        Ok(Self {
+            vmemmap: vmemmap.map_err(|error| error.to_string())?,
             device_parent: offset("device.parent")?,
             table_list: offset("sg_table.sgl")?,
             table_mapped: offset("sg_table.nents")?,

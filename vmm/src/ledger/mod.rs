@@ -21,7 +21,7 @@ pub use entry::{Kind, Note};
 pub use kernel::{Device, NO_FUNCTION};
 pub use record::{Record, Report};
 
-use crate::guest::{Guest, Registers};
+use crate::guest::{Frame, Guest, Registers, Task};
 use crate::memory::GuestRam;
 use cache_model::ledger as model;
 use calls::{Call, Calls};
@@ -34,8 +34,6 @@ use x86_cpu::{Probes, reg};
 
 /// Most places that calls return to.
 const MAX_SITES: usize = 1 << 12;
-/// Most ranges of memory that wait to be taken by [`Ledger::take_entered`].
-const MAX_ENTERED: usize = 1 << 16;
 
 /// Where in [`Registers::gpr`] a function's first six arguments are (System V ABI, 3.2.3); the others are on the stack.
 const ARGUMENTS: [usize; 6] = [reg::RDI, reg::RSI, reg::RDX, reg::RCX, 8, 9];
@@ -75,11 +73,13 @@ pub struct Ledger {
     /// Identity of the next mapping.
     next: u64,
     names: Interned<String>,
-    traces: Interned<Vec<u64>>,
+    traces: Interned<Vec<Frame>>,
+    tasks: Interned<Task>,
     coverage: Coverage,
-    /// Calls that end what is not known: mappings from before the ledger was on.
+    /// Calls that ended or synced what is not known.
     unknown: u64,
-    /// Memory that has been mapped and not been taken: guest-physical address and length.
+    /// What the last call has mapped: address, as the device has it, and length.
+    #[serde(skip)]
     entered: Vec<(u64, u64)>,
     /// Mappings that are wrong in themselves and have not been taken.
     misuses: Vec<(model::Misuse, Box<model::Entry<Note>>)>,
@@ -107,6 +107,7 @@ impl Ledger {
             next: 0,
             names: Interned::default(),
             traces: Interned::default(),
+            tasks: Interned::default(),
             coverage: Coverage::default(),
             unknown: 0,
             entered: Vec::new(),
@@ -166,29 +167,32 @@ impl Ledger {
     }
 
     /// A vCPU is at one of the probes.
-    pub fn probe(&mut self, guest: &Guest, ram: &GuestRam, registers: &Registers, now: u64) {
-        let State::Following(major, minor) = self.state else { return };
-        if registers.cpl != 0 {
+    pub fn probe(&mut self, guest: &mut Guest, ram: &GuestRam, registers: &Registers, now: u64) {
+        if !matches!(self.state, State::Following(..)) || registers.cpl != 0 {
             return;
         }
+        self.entered.clear();
         let memory = guest.memory(ram);
-        self.structures = self.structures.or_else(|| Structures::of(guest, &memory, Version(major, minor)));
-        let Some(structures) = self.structures else {
-            return self.turn_off("the layout of the kernel's structures is not known".into());
+        let structures = match self.structures {
+            Some(structures) => structures,
+            None => match Structures::of(guest, &memory) {
+                Ok(structures) => *self.structures.insert(structures),
+                Err(reason) => return self.turn_off(reason),
+            },
         };
         let kernel = Kernel { memory, structures };
         let stack = registers.gpr[reg::RSP];
         if let Some(call) = self.calls.leave(registers.rip, stack) {
-            self.returned(guest, &kernel, registers, &call, now);
+            self.returned(guest, ram, &kernel, registers, &call, now);
         }
         let entered = self.entries.get(&registers.rip);
         if let Some(function) = entered.and_then(|name| functions::named(name)) {
-            self.entered(guest, &kernel, registers, function, now);
+            self.called(guest, &kernel, registers, function, now);
         }
     }
 
     /// `function` is about to begin.
-    fn entered(
+    fn called(
         &mut self,
         guest: &Guest,
         kernel: &Kernel<'_>,
@@ -257,9 +261,9 @@ impl Ledger {
         self.names.get(number).map_or("?", |name| name)
     }
 
-    /// Return addresses where a mapping in a [`Note`] was made, the innermost first.
+    /// The frames where a mapping in a [`Note`] was made, the innermost first: the caller of the function that made it.
     #[must_use]
-    pub fn trace(&self, number: u32) -> &[u64] {
+    pub fn trace(&self, number: u32) -> &[Frame] {
         self.traces.get(number).map_or(&[], |trace| trace)
     }
 
@@ -268,9 +272,16 @@ impl Ledger {
         std::mem::take(&mut self.misuses)
     }
 
-    /// The memory that has been mapped since the last call: guest-physical address, as the device has it, and length in bytes.
-    pub fn take_entered(&mut self) -> Vec<(u64, u64)> {
-        std::mem::take(&mut self.entered)
+    /// The task in a [`Note`].
+    #[must_use]
+    pub fn task(&self, number: u32) -> Option<&Task> {
+        self.tasks.get(number)
+    }
+
+    /// The memory that devices have got at the last [`Ledger::probe`]: address, as they have it, and length in bytes.
+    #[must_use]
+    pub fn entered(&self) -> &[(u64, u64)] {
+        &self.entered
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ledger as others read it.
 
-use super::{Coverage, Kind, Ledger, Note, State};
-use crate::guest::Guest;
+use super::{Coverage, Kind, Ledger, Note};
+use crate::guest::{Guest, Task};
 use cache_model::ledger::Direction;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,9 @@ pub struct Record {
     /// Virtual time in nanoseconds.
     pub mapped_at: u64,
     pub user_pinned: bool,
-    /// Where it was mapped, the innermost function first.
+    /// By which task, or in whose time.
+    pub task: Option<String>,
+    /// Where it was mapped: the caller of the DMA API first. `? ` is before what is but a guess.
     pub trace: Vec<String>,
 }
 
@@ -37,6 +39,8 @@ pub struct Report {
     pub coverage: Coverage,
     /// Mappings followed in all.
     pub mapped: u64,
+    /// Calls that ended or synced what is not known: mappings from before the ledger was on, or none.
+    pub unknown: u64,
     /// Live mappings: at the moment the guest last printed its own, if that was wanted and it did, else at the end.
     #[serde(skip)]
     pub records: Vec<Record>,
@@ -44,10 +48,6 @@ pub struct Report {
 
 impl Ledger {
     fn record(&self, guest: &Guest, address: u64, size: u64, at: u64, note: &Note) -> Record {
-        let names = |address: &u64| match guest.resolve(*address) {
-            Some(symbol) => symbol.to_string(),
-            None => format!("{address:#x}"),
-        };
         Record {
             device: self.name(note.device).to_owned(),
             kind: note.kind,
@@ -58,7 +58,13 @@ impl Ledger {
             attributes: note.attributes,
             mapped_at: at,
             user_pinned: false,
-            trace: note.trace.map_or(&[][..], |trace| self.trace(trace)).iter().map(names).collect(),
+            task: note.task.and_then(|task| self.task(task)).map(Task::to_string),
+            trace: note
+                .trace
+                .map_or(&[][..], |trace| self.trace(trace))
+                .iter()
+                .map(|frame| guest.describe(frame))
+                .collect(),
         }
     }
 
@@ -89,15 +95,13 @@ impl Ledger {
     /// What has become of it; `guest` is the kernel it follows.
     #[must_use]
     pub fn report(&mut self, guest: Option<&Guest>) -> Report {
-        let off = match self.state {
-            State::Following(..) => None,
-            State::Waiting | State::Off(_) => self.off().map(str::to_owned),
-        };
+        let off = self.off().map(str::to_owned);
         let records = match (self.keeps_printed, self.printed.take(), guest) {
             (true, Some(records), _) => records,
             (true, None, Some(guest)) => self.records(guest),
             _ => Vec::new(),
         };
-        Report { off, coverage: self.coverage.clone(), mapped: self.next, records }
+        let (coverage, mapped, unknown) = (self.coverage.clone(), self.next, self.unknown);
+        Report { off, coverage, mapped, unknown, records }
     }
 }

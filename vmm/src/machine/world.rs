@@ -67,7 +67,7 @@ unsafe impl World for Machine {
         self.ledger.as_mut().map(|ledger| ledger.probes())
     }
     fn probe(&mut self, cpu: &Vcpu, now: u64) {
-        if let (Some(ledger), KnownGuest::Found(guest)) = (&mut self.ledger, &self.guest) {
+        if let (Some(ledger), KnownGuest::Found(guest)) = (&mut self.ledger, &mut self.guest) {
             ledger.probe(guest, &self.ram, &Registers::from(cpu), now);
             for (misuse, entry) in ledger.take_misuses() {
                 self.findings.observe(Raw::Misuse { misuse, entry });

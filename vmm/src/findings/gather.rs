@@ -3,7 +3,7 @@
 use super::collector::{Found, Key, Place};
 use super::raw::{LINE, Raw, SavedAccess};
 use super::report::{Access, Action, Frame, Mapped, Moment, Occurrence, Report, Task, What};
-use crate::guest::Guest;
+use crate::guest::{Guest, How};
 use crate::ledger::{Ledger, Note};
 use cache_model::judge::{Judgement, Kind, Rules, judge, judge_misuse, judge_rogue};
 use cache_model::ledger::{self as model, Entry, Misuse, Owner, Rogue, RogueKind, Transfer};
@@ -272,9 +272,9 @@ impl Scene<'_> {
                 .collect(),
             mapped_at: entry.mapped_at,
             unmapped_at: entry.unmapped_at,
-            backtrace: self.trace_of(Some(entry)).into_iter().map(|address| self.frame(address)).collect(),
+            backtrace: self.mapped_by(&mapping.note),
             unmap_backtrace: Vec::new(),
-            task: None,
+            task: self.mapped_for(&mapping.note),
         }
     }
 
@@ -327,7 +327,26 @@ impl Scene<'_> {
 
     fn trace_of(&self, entry: Option<&Entry<Note>>) -> Vec<u64> {
         let number = entry.and_then(|entry| entry.mapping.note.trace);
-        self.ledger.zip(number).map(|(ledger, number)| ledger.trace(number).to_vec()).unwrap_or_default()
+        let trace = self.ledger.zip(number).map(|(ledger, number)| ledger.trace(number));
+        trace.unwrap_or_default().iter().map(|frame| frame.address).collect()
+    }
+
+    /// The frames where a mapping was made.
+    fn mapped_by(&self, note: &Note) -> Vec<Frame> {
+        let trace = self.ledger.zip(note.trace).map(|(ledger, number)| ledger.trace(number));
+        let name = |frame| self.guest.and_then(|guest| guest.resolve_frame(frame));
+        let frames = trace.unwrap_or_default().iter().map(|frame| Frame {
+            address: frame.address,
+            symbol: name(frame).map(|symbol| symbol.to_string()),
+            guess: frame.how == How::Guess,
+        });
+        frames.collect()
+    }
+
+    /// The task that made a mapping.
+    fn mapped_for(&self, note: &Note) -> Option<Task> {
+        let task = self.ledger.zip(note.task).and_then(|(ledger, number)| ledger.task(number))?;
+        Some(Task { pid: task.pid, name: task.comm.clone() })
     }
 }
 

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::access::MemoryType;
-use crate::config::Limits;
+use crate::config::{Limits, Schedule};
 use crate::finding::{Finding, Verdict, Writer};
 use crate::judge::{Kind, Rules, judge};
 use crate::ledger::{Ledger, LedgerError, Mapping, Owner, RogueKind, Transfer};
@@ -223,6 +223,9 @@ struct Machine {
     ledger: Ledger,
     /// What a load or a DMA read gets.
     buffer: Box<[u8]>,
+    /// Operations have their time. Only mappings ask for it, of what has happened since the first, and schedules, which tell
+    /// instructions apart by it; a model that need not tell one store from the next is a quicker one.
+    dated: bool,
 }
 
 /// What a replay has found so far.
@@ -249,16 +252,19 @@ impl Machine {
             model,
             ledger: Ledger::default(),
             buffer: vec![0; CHUNK].into_boxed_slice(),
+            dated: config.schedule() != Schedule::None,
         }
     }
 
     fn execute(&mut self, op: Op<'_>, outcome: &mut Outcome) -> Result<(), Reason> {
-        let Self { shape, memory, model, ledger, buffer } = self;
+        let Self { shape, memory, model, ledger, buffer, dated } = self;
         let inside = |addr, len| inside(shape, addr, len);
         // A trace has no instructions: an operation's line stands for its time.
         let line_no = outcome.line_no;
-        let cpu = |cpu| Writer::cpu(cpu, 0, line_no);
-        let dma = |device| Writer::device(device, line_no);
+        *dated |= matches!(op, Op::Map { .. });
+        let stamp = if *dated { line_no } else { 0 };
+        let cpu = |cpu| Writer::cpu(cpu, 0, stamp);
+        let dma = |device| Writer::device(device, stamp);
         match op {
             // The caller makes a new machine.
             Op::Config(_) => {}
@@ -296,11 +302,11 @@ impl Machine {
             Op::Fence { cpu } => model.fence(cpu),
             Op::Fill { addr } => {
                 inside(addr, 1)?;
-                model.fill(memory, line_no, addr)?;
+                model.fill(memory, stamp, addr)?;
             }
             Op::Evict { addr } => {
                 inside(addr, 1)?;
-                model.evict(memory, line_no, addr)?;
+                model.evict(memory, stamp, addr)?;
             }
             Op::WriteBack { addr } => {
                 inside(addr, 1)?;
@@ -401,7 +407,7 @@ impl Outcome {
     fn take(&mut self, findings: Vec<Finding>, ledger: &Ledger) {
         for finding in findings {
             self.push(ReportedFinding {
-                line_no: finding.observer.stamp,
+                line_no: self.line_no,
                 kind: judge(&finding, ledger, Rules::default()).kind,
                 verdict: finding.verdict,
                 addr: finding.addr,

@@ -61,15 +61,15 @@ struct Access {
     addr: u64,
 }
 
-/// Two thirds of the accesses go to a stack, most others along two arrays, a few anywhere in a heap of 256 KiB.
+/// Most accesses go to a stack, the others along two arrays, a few anywhere in a heap of 256 KiB: about one in twenty misses.
 fn program(random: &mut Random) -> Access {
     let draw = random.draw();
     let step = random.steps;
     random.steps += 1;
     let addr = match draw % 64 {
-        0..44 => 0x1000 + draw / 64 % 128 * SIZE,
-        44..52 => 0x10_0000 + step / 8 * SIZE % 0x10_0000,
-        52..60 => 0x20_0000 + step / 8 * SIZE % 0x10_0000,
+        0..50 => 0x1000 + draw / 64 % 128 * SIZE,
+        50..56 => 0x10_0000 + step / 8 * SIZE % 0x10_0000,
+        56..62 => 0x20_0000 + step / 8 * SIZE % 0x10_0000,
         _ => 0x40_0000 + draw / 64 % 0x8000 * SIZE,
     };
     Access { store: draw >> 40 & 3 == 0, addr }

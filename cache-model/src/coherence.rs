@@ -190,18 +190,8 @@ impl Coherence {
             }
             WriteKind::Bypass => {
                 let stored = self.stored(lines, span.line);
-                // Bytes that are overwritten would take along who had stored them, whose line is about to destroy these.
-                let mut stores = match self.is_doubted(span.line) {
-                    true => Vec::new(),
-                    false => self.writers(lines, span.line, stored.and(bytes)),
-                };
-                stores.sort_by_key(|run| run.writer.stamp);
                 self.doubt(lines, span.line);
                 self.update(span.line, |record| {
-                    for Written { offset, len, writer } in stores {
-                        let (kind, bytes) = (EventKind::Store, ByteMask::range(offset, len));
-                        record.happened(Event { kind, by: Some(writer), stamp: writer.stamp, bytes });
-                    }
                     record.bypassed(bytes, stored, write_back);
                     for (offset, value) in (span.offset..).zip(data) {
                         record.learn(offset, *value);

@@ -33,3 +33,15 @@ pub enum AtomicOp {
     /// Adds, wrapping.
     FetchAdd(u64),
 }
+
+impl AtomicOp {
+    /// What it makes of the value that it finds.
+    #[must_use]
+    pub fn apply(self, old: u64) -> u64 {
+        match self {
+            Self::CompareSwap { compare, swap } if compare == old => swap,
+            Self::CompareSwap { .. } => old,
+            Self::FetchAdd(addend) => old.wrapping_add(addend),
+        }
+    }
+}

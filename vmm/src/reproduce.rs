@@ -5,6 +5,7 @@ use crate::bounded::Bounded;
 use crate::engine::{EngineKind, Kick};
 use crate::host::{Host, HostOptions};
 use crate::machine::MachineConfig;
+use crate::memory::CacheSpec;
 use crate::quantity::parse_size;
 use crate::repro::{Ended, Evidence, Origin, Reproduction};
 use crate::session::{Cause, Output, Session, SessionConfig, Watch, Work};
@@ -112,7 +113,13 @@ pub fn run(
     let mut command_line = cmdline::append(&boot.command_line, &guest.cmdline.join(" "));
     command_line = cmdline::append(&command_line, cmdline::OUR_INIT);
     let config = SessionConfig {
-        machine: MachineConfig { memory, cpus: guest.cpus, seed: variation.seed, devices },
+        machine: MachineConfig {
+            memory,
+            cpus: guest.cpus,
+            seed: variation.seed,
+            devices,
+            cache: CacheSpec::off(),
+        },
         engine: EngineKind::Soft,
         kernel: boot.kernel,
         initrd: vec![InitrdPart::File(boot.initrd), InitrdPart::Bytes(guest_images::work_archive())],

@@ -273,7 +273,13 @@ fn a_second_processor_starts() {
     code.extend(SPIN);
     let kernel = bare_kernel(&code);
     let config = SessionConfig {
-        machine: MachineConfig { memory: 64 << 20, cpus: 2, seed: 1, devices: Vec::new() },
+        machine: MachineConfig {
+            memory: 64 << 20,
+            cpus: 2,
+            seed: 1,
+            devices: Vec::new(),
+            cache: staleline::memory::CacheSpec::off(),
+        },
         engine: EngineKind::Soft,
         kernel: kernel.path().to_owned(),
         initrd: Vec::new(),

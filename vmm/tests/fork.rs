@@ -66,7 +66,13 @@ fn a_guest_that_never_gets_ready_is_an_error() {
     // jmp .
     let kernel = bare_kernel(&[0xeb, 0xfe]);
     let config = SessionConfig {
-        machine: MachineConfig { memory: 64 << 20, cpus: 1, seed: 1, devices: Vec::new() },
+        machine: MachineConfig {
+            memory: 64 << 20,
+            cpus: 1,
+            seed: 1,
+            devices: Vec::new(),
+            cache: staleline::memory::CacheSpec::off(),
+        },
         engine: EngineKind::Soft,
         kernel: kernel.path().to_owned(),
         initrd: Vec::new(),
@@ -91,6 +97,7 @@ fn what_cannot_be_had_twice_is_named() {
             cpus: 1,
             seed: 1,
             devices: vec![format!("console,out={}", common::path(&path)).parse().unwrap()],
+            cache: staleline::memory::CacheSpec::off(),
         },
         engine: EngineKind::Soft,
         kernel: kernel.path().to_owned(),

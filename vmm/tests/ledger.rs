@@ -34,6 +34,7 @@ fn config(image: &str, cpus: u32, watch: Watch) -> SessionConfig {
             cpus,
             seed: 1,
             devices: ["mlx5", "rng", "blk,size=64M"].map(|device| device.parse().unwrap()).into(),
+            cache: staleline::memory::CacheSpec::off(),
         },
         engine: EngineKind::Soft,
         kernel: image.kernel,

@@ -117,6 +117,7 @@ fn tiny_config(devices: &[&str]) -> (NamedTempFile, SessionConfig) {
             cpus: 2,
             seed: 1,
             devices: devices.iter().map(|device| device.parse().unwrap()).collect(),
+            cache: staleline::memory::CacheSpec::off(),
         },
         engine: EngineKind::Soft,
         kernel: kernel.path().to_owned(),

@@ -75,7 +75,13 @@ fn crowd(template: &Template, count: usize) -> Result<f64> {
 fn boot() -> Result<Template> {
     let image = Store::open(None)?.ensure(IMAGE, &*for_stderr())?;
     let config = SessionConfig {
-        machine: MachineConfig { memory: MEMORY, cpus: 1, seed: 1, devices: vec!["mlx5".parse()?] },
+        machine: MachineConfig {
+            memory: MEMORY,
+            cpus: 1,
+            seed: 1,
+            devices: vec!["mlx5".parse()?],
+            cache: staleline::memory::CacheSpec::off(),
+        },
         engine: EngineKind::Soft,
         kernel: image.kernel,
         initrd: vec![InitrdPart::File(image.initrd), InitrdPart::Bytes(work_archive())],

@@ -10,6 +10,7 @@ use crate::guest_file::parse_file;
 use crate::host::{Host, HostOptions, LastResort};
 use crate::ledger::Report;
 use crate::machine::{CPUS_MAX, DeviceSpec, MachineConfig};
+use crate::memory::CacheSpec;
 use crate::quantity::{parse_seconds, parse_size};
 use crate::session::{
     Cause, Outcome, Output, Restored, Session, SessionConfig, SessionError, Template, Watch, Work,
@@ -138,9 +139,25 @@ pub(super) struct RunArguments {
     /// The virtio devices offer VIRTIO_F_ACCESS_PLATFORM unless access-platform=off.
     #[arg(long = "device", value_name = "KIND[,slot=N][,key=value…]")]
     devices: Vec<DeviceSpec>,
-    /// Cache model.
+    /// A write-back cache between vCPUs and RAM, which devices may not snoop: `--device mlx5,no-snoop=payload`. By the software
+    /// engine only. The ledger is on by default then, and what goes wrong is told as findings.
+    ///
+    /// SPEC is a preset, or keys and values, or a preset with keys that change it (worst,size=4K,seed=7):
+    ///
+    /// size=32K (or sets=N), ways=8, line=64 (16 to 256), policy=lru|fifo|plru|random, write=back|through, alloc=yes|no,
+    /// writeback=line|bytes (what of a dirty line is written), l2=SIZE, l2-ways=16, l2-policy: a second level behind it;
+    ///
+    /// schedule=none|random|worst: an adversary that, from the ready mark on, writes dirty lines back, drops clean ones and
+    /// refills at any legal moment, by chance or at the moment that changes what somebody reads;
+    ///
+    /// seed=N: of the schedule, by default that of the run, and of policy=random;
+    ///
+    /// scope=all|dma: model every access, or only those to pages that devices reach, which is faster and less exact.
+    ///
+    /// Presets: l1 (the values above), l2 (with 1 MiB behind it), tiny (1 KiB, 2 ways), short-lines (32 bytes), long-lines (128
+    /// bytes), through (write-through), dma (l1 with scope=dma), random and worst (l1 with that schedule).
     #[arg(long, value_name = "off|SPEC", default_value = "off")]
-    cache: String,
+    cache: CacheSpec,
     /// IOMMU.
     #[arg(long, value_name = "off|bounce|window=…", default_value = "off")]
     iommu: String,
@@ -237,7 +254,7 @@ impl RunArguments {
     fn follows_dma(&self) -> bool {
         match self.ledger {
             LedgerMode::On => true,
-            LedgerMode::Auto => self.cache != "off",
+            LedgerMode::Auto => !self.cache.is_off(),
             LedgerMode::Off => false,
         }
     }
@@ -249,7 +266,7 @@ impl RunArguments {
 
     /// Whether there is something that could find anything.
     pub(super) fn can_find(&self) -> bool {
-        self.cache != "off" || self.follows_dma()
+        !self.cache.is_off() || self.follows_dma()
     }
 
     /// `--findings` as it was given.
@@ -268,11 +285,13 @@ impl RunArguments {
         if !(1..=CPUS_MAX).contains(&self.cpus) {
             bail!("--cpus {}: a machine has 1 to {CPUS_MAX} vCPUs", self.cpus);
         }
-        refuse(&format!("--cache {}", self.cache), self.cache != "off")?;
         refuse(&format!("--iommu {}", self.iommu), self.iommu != "off")?;
         refuse("--confidential", self.confidential.is_some())?;
         refuse("--dma noncoherent", self.dma == Dma::Noncoherent)?;
         refuse("--dma lying", self.dma == Dma::Lying)?;
+        if !self.cache.is_off() && self.engine == EngineChoice::Kvm {
+            bail!("--cache: the KVM engine does not show the guest's accesses (--engine soft does)");
+        }
         if self.follows_dma() && self.engine == EngineChoice::Kvm {
             bail!("--ledger: the KVM engine cannot follow the guest (--engine soft can)");
         }
@@ -513,8 +532,9 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
             cpus: arguments.cpus,
             seed: arguments.seed,
             devices: arguments.devices.clone(),
+            cache: arguments.cache.clone(),
         },
-        engine: choose_engine(arguments.engine, arguments.save.is_some() || arguments.follows_dma())?,
+        engine: choose_engine(arguments.engine, arguments.save.is_some() || arguments.can_find())?,
         kernel: guest.kernel,
         initrd,
         command_line,

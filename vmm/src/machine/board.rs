@@ -3,10 +3,10 @@
 use super::attachment::Attachments;
 use crate::clock::events::Source;
 use crate::clock::{EventId, EventQueue};
-use crate::findings::{Findings, Raw, Transaction};
+use crate::findings::{self, Findings, Raw};
 use crate::ledger::Ledger;
 use crate::memory::layout::{MESSAGES, platform};
-use crate::memory::{GuestRam, dma};
+use crate::memory::{MemorySystem, Transaction, dma};
 use cache_model::ledger::{RogueKind, Transfer};
 use cache_model::{PostedWrite, PostedWrites, Snoop};
 use devices::bus::{Nanos, Platform, PowerRequest};
@@ -14,7 +14,7 @@ use devices::dma::{AtomicOp, DmaAttrs, DmaError};
 use devices::interrupt::{ApicClock, Interrupts, InterruptsConfig};
 use devices::pci::{Bdf, Host, Slot};
 use devices::storage::Storage;
-use x86_cpu::{CRYSTAL_HZ, CodePages, TSC_PER_CRYSTAL};
+use x86_cpu::{CRYSTAL_HZ, TSC_PER_CRYSTAL};
 
 /// MAXPHYADDR of the vCPUs.
 const PHYSICAL_BITS: u8 = 46;
@@ -115,10 +115,13 @@ impl Platform for PlatformPort<'_> {
     }
 }
 
+fn snoop(attrs: DmaAttrs) -> Snoop {
+    if attrs.no_snoop { Snoop::NoSnoop } else { Snoop::Snoop }
+}
+
 /// The machine as the root complex sees it during one call.
 pub(super) struct PciHost<'a> {
-    pub ram: &'a GuestRam,
-    pub code: &'a mut CodePages,
+    pub memory: &'a mut MemorySystem,
     pub board: &'a mut Board,
     pub attachments: &'a mut Attachments,
     pub watch: Watch<'a>,
@@ -132,7 +135,7 @@ pub(super) struct Watch<'a> {
 
 impl Watch<'_> {
     /// A transaction with RAM: do the mappings of its device allow it?
-    fn see(&mut self, transaction: Transaction<'_>) {
+    fn see(&mut self, transaction: findings::Transaction<'_>) {
         let Some(ledger) = self.ledger.filter(|ledger| ledger.coverage().mappings) else { return };
         match transaction.judge(ledger.mappings()) {
             Some(Raw::Rogue { kind: RogueKind::UseAfterUnmap, .. }) if !ledger.coverage().unmaps => {}
@@ -143,15 +146,24 @@ impl Watch<'_> {
 }
 
 impl PciHost<'_> {
-    /// A write reaches memory.
-    fn write_now(&mut self, from: u32, iova: u64, data: &[u8], no_snoop: bool) -> Result<(), DmaError> {
-        self.see(from, Transfer::Write, iova, data, no_snoop);
-        dma::write(self.ram, self.code, iova, data)
+    fn transaction(&self, device: u32, snoop: Snoop) -> Transaction {
+        Transaction { device, at: self.board.now, snoop }
     }
 
-    fn see(&mut self, device: u32, transfer: Transfer, addr: u64, data: &[u8], no_snoop: bool) {
-        if self.ram.contains(addr, data.len() as u64) {
-            self.watch.see(Transaction { device, transfer, addr, data, no_snoop, now: self.board.now });
+    fn of(&self, from: Bdf, attrs: DmaAttrs) -> Transaction {
+        self.transaction(from.to_bits().into(), snoop(attrs))
+    }
+
+    /// A write reaches memory.
+    fn write_now(&mut self, by: Transaction, iova: u64, data: &[u8]) -> Result<(), DmaError> {
+        self.see(by, Transfer::Write, iova, data);
+        self.memory.dma_write(by, iova, data)
+    }
+
+    fn see(&mut self, by: Transaction, transfer: Transfer, addr: u64, data: &[u8]) {
+        if self.memory.ram.contains(addr, data.len() as u64) {
+            let (device, no_snoop, now) = (by.device, by.snoop == Snoop::NoSnoop, by.at);
+            self.watch.see(findings::Transaction { device, transfer, addr, data, no_snoop, now });
         }
     }
 
@@ -160,10 +172,10 @@ impl PciHost<'_> {
     fn post(&mut self, from: Bdf, iova: u64, data: &[u8], attrs: DmaAttrs) -> Result<(), DmaError> {
         for (addr, range) in dma::lines(iova, data.len()) {
             let part = data.get(range).unwrap_or_default();
-            let snoop = if attrs.no_snoop { Snoop::NoSnoop } else { Snoop::Snoop };
-            let write = PostedWrite { device: from.to_bits().into(), addr, data: part.to_vec(), snoop };
-            if !self.ram.contains(addr, part.len() as u64) {
-                self.write_now(write.device, addr, part, attrs.no_snoop)?;
+            let by = self.of(from, attrs);
+            let write = PostedWrite { device: by.device, addr, data: part.to_vec(), snoop: by.snoop };
+            if !self.memory.ram.contains(addr, part.len() as u64) {
+                self.write_now(by, addr, part)?;
             } else if let Some(write) = self.board.posted.post(self.board.now, write) {
                 self.make(&[write]);
             }
@@ -175,8 +187,8 @@ impl PciHost<'_> {
     /// Writes that have been on their way reach memory.
     fn make(&mut self, writes: &[PostedWrite]) {
         for write in writes {
-            let no_snoop = write.snoop == Snoop::NoSnoop;
-            if let Err(error) = self.write_now(write.device, write.addr, &write.data, no_snoop) {
+            let by = self.transaction(write.device, write.snoop);
+            if let Err(error) = self.write_now(by, write.addr, &write.data) {
                 log::debug!("{}: posted write lost: {error}", Bdf::from_bits(write.device as u16));
             }
         }
@@ -204,8 +216,9 @@ impl Host for PciHost<'_> {
     }
     fn dma_read(&mut self, from: Bdf, iova: u64, buf: &mut [u8], attrs: DmaAttrs) -> Result<(), DmaError> {
         self.dma_flush(from);
-        dma::read(self.ram, iova, buf)?;
-        self.see(from.to_bits().into(), Transfer::Read, iova, buf, attrs.no_snoop);
+        let by = self.of(from, attrs);
+        self.memory.dma_read(by, iova, buf)?;
+        self.see(by, Transfer::Read, iova, buf);
         Ok(())
     }
     fn dma_write(&mut self, from: Bdf, iova: u64, data: &[u8], attrs: DmaAttrs) -> Result<(), DmaError> {
@@ -213,13 +226,14 @@ impl Host for PciHost<'_> {
             return self.post(from, iova, data, attrs);
         }
         self.dma_flush(from);
-        self.write_now(from.to_bits().into(), iova, data, attrs.no_snoop)
+        self.write_now(self.of(from, attrs), iova, data)
     }
     fn dma_atomic(&mut self, from: Bdf, iova: u64, op: AtomicOp, attrs: DmaAttrs) -> Result<u64, DmaError> {
         self.dma_flush(from);
-        let old = dma::atomic(self.ram, self.code, iova, op)?;
+        let by = self.of(from, attrs);
+        let old = self.memory.dma_atomic(by, iova, op)?;
         for transfer in [Transfer::Read, Transfer::Write] {
-            self.see(from.to_bits().into(), transfer, iova, &old.to_le_bytes(), attrs.no_snoop);
+            self.see(by, transfer, iova, &old.to_le_bytes());
         }
         Ok(old)
     }
@@ -233,11 +247,12 @@ impl Host for PciHost<'_> {
     fn set_interrupt_pin(&mut self, slot: Slot, asserted: bool) {
         self.board.set_interrupt_pin(slot, asserted);
     }
-    /// A message is a strongly ordered write.
+    /// A message is a strongly ordered write, and carries no attribute.
     fn deliver_msi(&mut self, from: Bdf, address: u64, data: u32) {
         self.dma_flush(from);
+        let by = self.of(from, DmaAttrs::default());
         if !self.board.deliver_msi(address, data)
-            && let Err(error) = dma::write(self.ram, self.code, address, &data.to_le_bytes())
+            && let Err(error) = self.memory.dma_write(by, address, &data.to_le_bytes())
         {
             log::debug!("{from}: interrupt message lost: {error}");
         }
@@ -262,38 +277,39 @@ impl Host for PciHost<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::GuestRam;
     use crate::memory::layout::MIB;
 
     #[test]
     fn a_message_to_ram_is_a_write() {
-        let ram = GuestRam::new(8 * MIB).unwrap();
-        let (mut code, mut board) = (CodePages::default(), Board::new(1));
+        let mut memory = MemorySystem::new(GuestRam::new(8 * MIB).unwrap(), None);
+        let mut board = Board::new(1);
         let attachments = &mut Attachments::default();
         let watch = Watch { ledger: None, findings: &mut Findings::default() };
-        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board, attachments, watch };
+        let mut host = PciHost { memory: &mut memory, board: &mut board, attachments, watch };
         host.deliver_msi(Bdf::new(1, 0, 0), 0x5000, 0xabcd);
         host.deliver_msi(Bdf::new(1, 0, 0), u64::MAX, 0xabcd);
         let mut word = [0; 4];
-        ram.read(0x5000, &mut word).unwrap();
+        memory.ram.read(0x5000, &mut word).unwrap();
         assert_eq!(u32::from_le_bytes(word), 0xabcd);
     }
 
     #[test]
     fn signals_are_kept_for_controllers_that_are_an_engines() {
-        let ram = GuestRam::new(8 * MIB).unwrap();
-        let (mut code, mut board) = (CodePages::default(), Board::new(1));
+        let mut memory = MemorySystem::new(GuestRam::new(8 * MIB).unwrap(), None);
+        let mut board = Board::new(1);
         board.delegated = Some(Vec::new());
         PlatformPort { source: Source::Platform(0), board: &mut board }.set_irq(4, true);
         let attachments = &mut Attachments::default();
         let watch = Watch { ledger: None, findings: &mut Findings::default() };
-        let mut host = PciHost { ram: &ram, code: &mut code, board: &mut board, attachments, watch };
+        let mut host = PciHost { memory: &mut memory, board: &mut board, attachments, watch };
         host.deliver_msi(Bdf::new(1, 0, 0), 0xfee0_1000, 0x41);
         host.deliver_msi(Bdf::new(1, 0, 0), 0x5000, 0xabcd);
         let message = InterruptSignal::Message { address: 0xfee0_1000, data: 0x41 };
         assert_eq!(board.delegated, Some(vec![InterruptSignal::Line { gsi: 4, high: true }, message]));
         assert!(!board.interrupts.has_event(0), "the machine's own hear nothing");
         let mut word = [0; 4];
-        ram.read(0x5000, &mut word).unwrap();
+        memory.ram.read(0x5000, &mut word).unwrap();
         assert_eq!(u32::from_le_bytes(word), 0xabcd, "a message to RAM stays a write");
     }
 

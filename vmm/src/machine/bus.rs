@@ -3,25 +3,24 @@
 use super::Machine;
 use super::ports::PortTarget;
 use crate::memory::layout::{ECAM, IO_APIC, platform};
-use crate::memory::{GuestRam, dma};
+use crate::memory::{MemorySystem, Transaction};
 use devices::bus::{Access, Nanos};
 use devices::dma::DmaError;
 use devices::fw_cfg;
 use devices::interrupt::LocalApic;
-use x86_cpu::CodePages;
 
 /// RAM as the firmware configuration device reaches it.
 struct FwCfgMemory<'a> {
-    ram: &'a GuestRam,
-    code: &'a mut CodePages,
+    memory: &'a mut MemorySystem,
+    by: Transaction,
 }
 
 impl fw_cfg::Memory for FwCfgMemory<'_> {
     fn read(&mut self, address: u64, data: &mut [u8]) -> Result<(), DmaError> {
-        dma::read(self.ram, address, data)
+        self.memory.dma_read(self.by, address, data)
     }
     fn write(&mut self, address: u64, data: &[u8]) -> Result<(), DmaError> {
-        dma::write(self.ram, self.code, address, data)
+        self.memory.dma_write(self.by, address, data)
     }
 }
 
@@ -123,8 +122,8 @@ impl Machine {
     /// Writes the firmware configuration device, and makes the transfer that this may start.
     fn fw_cfg_write(&mut self, offset: u64, data: &[u8]) -> Access {
         if let Some(address) = self.ports.fw_cfg.write(offset, data)? {
-            let mut memory = FwCfgMemory { ram: &self.ram, code: &mut self.code };
-            self.ports.fw_cfg.transfer(address, &mut memory);
+            let by = Transaction::of_platform(self.board.now);
+            self.ports.fw_cfg.transfer(address, &mut FwCfgMemory { memory: &mut self.memory, by });
         }
         Ok(())
     }
@@ -213,7 +212,14 @@ mod tests {
 
     fn machine() -> Machine {
         let devices = ["mlx5", "rng", "console", "input"].map(|device| device.parse().unwrap()).into();
-        Machine::new(&MachineConfig { memory: 16 * MIB, cpus: 1, seed: 1, devices }).unwrap()
+        Machine::new(&MachineConfig {
+            memory: 16 * MIB,
+            cpus: 1,
+            seed: 1,
+            devices,
+            cache: crate::memory::CacheSpec::off(),
+        })
+        .unwrap()
     }
 
     fn read32(machine: &mut Machine, address: u64) -> u32 {

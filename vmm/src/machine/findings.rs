@@ -10,11 +10,15 @@ impl Machine {
     /// Whether [`Machine::look_into_observations`] has something to do.
     #[must_use]
     pub fn has_observations(&self) -> bool {
-        self.findings.has_observations()
+        self.memory.has_found() || self.findings.has_observations()
     }
 
     /// Makes findings of what has been seen. `registers` are those of the vCPU that has just executed an instruction.
     pub fn look_into_observations(&mut self, registers: &Registers) {
+        let seen = self.memory.cache.as_mut().map(|cache| cache.model_mut().take_findings());
+        for finding in seen.unwrap_or_default() {
+            self.findings.observe(Raw::Seen(Box::new(finding)));
+        }
         for raw in self.findings.take_observations() {
             self.look_into(&raw, registers);
         }
@@ -48,9 +52,12 @@ impl Machine {
         Callers::default()
     }
 
-    /// The cache that traces of findings are of.
+    /// The cache that traces of findings are of: the machine's, or one of a line for rogue transactions.
     fn traced_cache(&self) -> Option<Config> {
-        Config::new(Geometry::new(LINE, 1, 1).ok()?, Policy::Lru).ok()
+        match &self.memory.cache {
+            Some(cache) => Some(cache.model().config()),
+            None => Config::new(Geometry::new(LINE, 1, 1).ok()?, Policy::Lru).ok(),
+        }
     }
 
     /// What has been found so far.

@@ -39,10 +39,10 @@ impl Machine {
     /// Looks for the kernel that runs on a vCPU with these registers.
     pub fn find_guest(&mut self, registers: &Registers) {
         let KnownGuest::Wanted(file) = &self.guest else { return };
-        match Guest::discover(&self.ram, registers, file.as_deref()) {
+        match Guest::discover(&self.memory.ram, registers, file.as_deref()) {
             Ok(guest) => {
                 if let Some(ledger) = self.ledger.as_mut().filter(|ledger| ledger.is_waiting()) {
-                    ledger.start(&guest, &self.ram);
+                    ledger.start(&guest, &self.memory.ram);
                 }
                 self.guest = KnownGuest::Found(guest);
             }

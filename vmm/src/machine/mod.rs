@@ -23,7 +23,7 @@ use crate::clock::events::Source;
 use crate::findings::Findings;
 use crate::ledger::Ledger;
 use crate::memory::layout::{PCI_WINDOW_32, PCI_WINDOW_64};
-use crate::memory::{GuestRam, RamError};
+use crate::memory::{CacheSpec, GuestRam, MemorySystem, RamError};
 use attachment::Attachments;
 use board::{Board, PciHost, PlatformPort, Watch};
 use devices::bus::{AccessLog, Nanos, PowerRequest, RangeError};
@@ -33,7 +33,6 @@ use devices::random::Random;
 use guest::KnownGuest;
 use ports::PortDevices;
 use std::collections::BTreeMap;
-use x86_cpu::CodePages;
 
 /// The most vCPUs that a machine can have.
 pub const CPUS_MAX: u32 = 8;
@@ -48,6 +47,8 @@ pub struct MachineConfig {
     /// Seed of everything random in the machine.
     pub seed: u64,
     pub devices: Vec<DeviceSpec>,
+    /// What lies between vCPUs and RAM.
+    pub cache: CacheSpec,
 }
 
 /// The machine cannot be built.
@@ -89,8 +90,7 @@ pub enum Port {
 /// Everything but the vCPUs: plain data, the mapping of RAM, and the files that devices have.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    ram: GuestRam,
-    code: CodePages,
+    memory: MemorySystem,
     board: Board,
     ports: PortDevices,
     pci: RootComplex,
@@ -143,8 +143,7 @@ impl Machine {
             board: Board::new(config.cpus),
             pci,
             attachments,
-            ram,
-            code: CodePages::default(),
+            memory: MemorySystem::new(ram, config.cache.config()),
             random: Random::new(config.seed),
             seed: config.seed,
             log: AccessLog::default(),
@@ -166,8 +165,7 @@ impl Machine {
     /// The root complex, and the rest of the machine as it sees it.
     fn pci_and_host(&mut self) -> (&mut RootComplex, PciHost<'_>) {
         let host = PciHost {
-            ram: &self.ram,
-            code: &mut self.code,
+            memory: &mut self.memory,
             board: &mut self.board,
             attachments: &mut self.attachments,
             watch: Watch { ledger: self.ledger.as_deref(), findings: &mut self.findings },
@@ -191,7 +189,8 @@ impl Machine {
     /// # Errors
     /// [`MachineError::Ram`] if the host cannot map the copy's RAM.
     pub fn fork(&self) -> Result<Self, MachineError> {
-        Ok(Self { ram: self.ram.fork()?, ..self.clone() })
+        let memory = MemorySystem { ram: self.memory.ram.fork()?, ..self.memory.clone() };
+        Ok(Self { memory, ..self.clone() })
     }
 
     /// Seeds everything random in the machine anew.
@@ -205,12 +204,15 @@ impl Machine {
     pub fn start_schedules(&mut self) {
         // Not the sequence that anything else takes from the same seed.
         self.board.posted.start(Random::new(self.seed ^ POSTED_WRITES).next_u64());
+        if let Some(cache) = &mut self.memory.cache {
+            cache.start_schedule(self.seed);
+        }
     }
 
     /// Guest RAM.
     #[must_use]
     pub fn ram(&self) -> &GuestRam {
-        &self.ram
+        &self.memory.ram
     }
 
     /// The interrupt controllers.

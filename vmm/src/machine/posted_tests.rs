@@ -30,7 +30,14 @@ impl Lab {
 
     fn before_the_ready_mark() -> Self {
         let devices = vec!["dmalab,slot=1,relaxed-ordering=payload".parse().unwrap()];
-        let machine = Machine::new(&MachineConfig { memory: 16 * MIB, cpus: 1, seed: 1, devices }).unwrap();
+        let machine = Machine::new(&MachineConfig {
+            memory: 16 * MIB,
+            cpus: 1,
+            seed: 1,
+            devices,
+            cache: crate::memory::CacheSpec::off(),
+        })
+        .unwrap();
         let registers = machine.pci().bar(SLOT, 0).unwrap().0;
         let mut lab = Self { machine, registers };
         lab.config_write(4, &[6, 0]);

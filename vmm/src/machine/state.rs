@@ -16,6 +16,7 @@ impl SaveState for Machine {
         to.put(&self.random)?;
         to.put(&self.log)?;
         to.put(&self.ledger)?;
+        to.put(&self.memory.cache)?;
         to.put(&self.findings)
     }
 
@@ -30,6 +31,7 @@ impl SaveState for Machine {
         if self.ledger.is_some() {
             self.look_for_guest(None);
         }
+        self.memory.cache = from.take()?;
         self.findings = from.take()?;
         Ok(())
     }

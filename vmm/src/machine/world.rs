@@ -5,14 +5,14 @@ use super::guest::KnownGuest;
 use crate::findings::Raw;
 use crate::guest::Registers;
 use std::ptr::NonNull;
-use x86_cpu::{CodePages, Probes, Vcpu, World};
+use x86_cpu::{CacheOp, CodePages, MemoryType, Probes, RamAccess, Shown, Vcpu, World};
 
-// SAFETY: `ram_frame` returns addresses within the mapping of `self.ram`, which lives as long as the machine. The
+// SAFETY: `ram_frame` returns addresses within the mapping of `self.memory.ram`, which lives as long as the machine. The
 // machine holds no Rust reference into that mapping: it reads and writes it through vm-memory's volatile accesses.
 unsafe impl World for Machine {
     #[inline]
     fn ram_frame(&mut self, frame: u64) -> Option<NonNull<u8>> {
-        self.ram.frame(frame)
+        self.memory.ram.frame(frame)
     }
     fn read(&mut self, cpu: u32, now: u64, address: u64, data: &mut [u8]) {
         self.mmio_read(cpu, now, address, data);
@@ -61,14 +61,55 @@ unsafe impl World for Machine {
         self.random.next_u64()
     }
     fn code_pages(&mut self) -> &mut CodePages {
-        &mut self.code
+        &mut self.memory.code
+    }
+    #[inline]
+    fn shown(&self) -> Shown {
+        self.memory.cache.as_ref().map_or(Shown::Nothing, |cache| cache.shown())
+    }
+    fn shows_page(&mut self, frame: u64, kind: MemoryType) -> bool {
+        self.memory.cache.as_ref().is_some_and(|cache| cache.shows_page(frame, kind))
+    }
+    #[inline]
+    fn shown_generation(&self) -> u64 {
+        self.memory.cache.as_ref().map_or(0, |cache| cache.shown_generation())
+    }
+    #[inline]
+    fn load_hit(&mut self, cpu: u32, address: u64, len: usize) -> bool {
+        self.memory.cache.as_mut().is_some_and(|cache| cache.load_hit(cpu, address, len))
+    }
+    #[inline]
+    fn store_hit(&mut self, cpu: u32, now: u64, ip: u64, address: u64, len: usize) -> bool {
+        self.memory.cache.as_mut().is_some_and(|cache| cache.store_hit(cpu, now, ip, address, len))
+    }
+    #[inline]
+    fn fetch_hit(&mut self, cpu: u32, address: u64) -> bool {
+        self.memory.cache.as_mut().is_some_and(|cache| cache.fetch_hit(cpu, address))
+    }
+    fn load(&mut self, by: &RamAccess, address: u64, data: &mut [u8]) {
+        self.memory.load(by, address, data);
+    }
+    fn store(&mut self, by: &RamAccess, address: u64, data: &[u8]) {
+        self.memory.store(by, address, data);
+    }
+    fn fetch(&mut self, by: &RamAccess, address: u64, len: usize) {
+        self.memory.fetch(by, address, len);
+    }
+    fn peek_uncached(&mut self, address: u64, data: &mut [u8]) {
+        self.memory.peek_ram(address, data);
+    }
+    fn cache_op(&mut self, by: &RamAccess, op: CacheOp) {
+        self.memory.maintain(by, op);
+    }
+    fn wants_attention(&self) -> bool {
+        self.memory.has_found()
     }
     fn probes(&mut self) -> Option<&mut Probes> {
         self.ledger.as_mut().map(|ledger| ledger.probes())
     }
     fn probe(&mut self, cpu: &Vcpu, now: u64) {
         if let (Some(ledger), KnownGuest::Found(guest)) = (&mut self.ledger, &mut self.guest) {
-            ledger.probe(guest, &self.ram, &Registers::from(cpu), now);
+            ledger.probe(guest, &self.memory.ram, &Registers::from(cpu), now);
             for (misuse, entry) in ledger.take_misuses() {
                 self.findings.observe(Raw::Misuse { misuse, entry });
             }

@@ -1,8 +1,14 @@
 //! The memory system: the physical address map, guest RAM, and the path of DMA to it.
 
+pub mod cache;
+pub mod cache_spec;
 pub mod dma;
 pub mod layout;
 pub mod pages;
 pub mod ram;
+pub mod system;
 
+pub use cache::{Cache, CacheConfig, Scope};
+pub use cache_spec::CacheSpec;
 pub use ram::{GuestRam, RamError};
+pub use system::{MemorySystem, Transaction};

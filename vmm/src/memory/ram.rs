@@ -154,6 +154,12 @@ impl GuestRam {
         self.low.size
     }
 
+    /// The first address beyond all RAM.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        if self.high.size == 0 { self.low.size } else { HIGH_RAM + self.high.size }
+    }
+
     /// Bytes of RAM above 4 GiB.
     #[must_use]
     pub fn high_size(&self) -> u64 {

@@ -40,6 +40,7 @@ impl Running {
             cpus,
             seed,
             devices: ["mlx5", "rng"].map(|device| device.parse().unwrap()).into(),
+            cache: staleline::memory::CacheSpec::off(),
         };
         let machine = Machine::new(&config).unwrap();
         let kernel = Kernel::open(kernel.unwrap_or(&image.kernel)).unwrap();

@@ -18,6 +18,7 @@ pub fn config(cpus: u32) -> SessionConfig {
             cpus,
             seed: 1,
             devices: ["mlx5", "rng", "console"].map(|device| device.parse().unwrap()).into(),
+            cache: staleline::memory::CacheSpec::off(),
         },
         engine: EngineKind::Soft,
         kernel: image.kernel,

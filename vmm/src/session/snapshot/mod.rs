@@ -16,6 +16,7 @@ use super::template::{Start, Transcript};
 use super::{Mark, Session, SessionError, Template};
 use crate::engine::{Engine, EngineError, Exit, Kick, SoftEngine};
 use crate::machine::{DeviceError, Machine, MachineConfig, SharedMachine};
+use crate::memory::cache_spec::CacheSpecError;
 use crate::memory::pages::{self, Pages, PagesError};
 use devices::bus::Nanos;
 use devices::state::{Loader, SaveState, Saver, StateError, layout};
@@ -39,6 +40,8 @@ struct SavedSession {
     seed: u64,
     /// As `--device` takes them.
     devices: Vec<String>,
+    /// As `--cache` takes it.
+    cache: String,
     console: Vec<u8>,
     channel: Vec<u8>,
     exit: Exit,
@@ -59,6 +62,8 @@ pub enum SnapshotError {
     Ram { path: PathBuf, error: PagesError },
     #[error("{}: in its session: {error}", .path.display())]
     Device { path: PathBuf, error: DeviceError },
+    #[error("{}: in its session: cache {error}", .path.display())]
+    Cache { path: PathBuf, error: CacheSpecError },
     #[error("{}: saved by a staleline whose machine keeps its state in another way: save it anew with this one", .0.display())]
     Layout(PathBuf),
 }
@@ -140,6 +145,7 @@ impl Template {
                 .iter()
                 .map(|device| device.clone().with_files_in(&here).to_string())
                 .collect(),
+            cache: self.config.cache.to_string(),
             console: self.start.transcript.console.clone(),
             channel: self.start.transcript.channel.clone(),
             exit: self.start.exit,
@@ -178,12 +184,14 @@ impl Template {
         let read = |error: FileError| SnapshotError::File { path: path.to_owned(), error };
         let (file, saved) = open(path)?;
         let device = |error| SnapshotError::Device { path: path.to_owned(), error };
+        let cache = |error| SnapshotError::Cache { path: path.to_owned(), error };
         let devices = saved.devices.iter().map(|device| device.parse()).collect::<Result<_, _>>();
         let config = MachineConfig {
             memory: saved.memory,
             cpus: saved.cpus,
             seed: saved.seed,
             devices: devices.map_err(device)?,
+            cache: saved.cache.parse().map_err(cache)?,
         };
         let mut machine = Machine::new(&config)?;
         machine.can_fork().map_err(SessionError::CannotFork)?;
@@ -222,6 +230,7 @@ impl Template {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::CacheSpec;
     use crate::memory::layout::MIB;
 
     /// Digests of all layouts that there have been, by version: one that has changed is added at the end, and the version
@@ -242,7 +251,14 @@ mod tests {
         let blk = format!("blk,readonly=on,path={}", disk.path().display());
         let devices =
             ["mlx5", "dmalab", "rng", "console", "input", &blk].map(|device| device.parse().unwrap()).into();
-        let machine = Machine::new(&MachineConfig { memory: 16 * MIB, cpus: 1, seed: 1, devices }).unwrap();
+        let machine = Machine::new(&MachineConfig {
+            memory: 16 * MIB,
+            cpus: 1,
+            seed: 1,
+            devices,
+            cache: CacheSpec::off(),
+        })
+        .unwrap();
         let text = layout(&machine, &SoftEngine::default()).unwrap();
         assert!(!text.contains(&b'!'), "a type refused what it was given");
         let digest: String = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();

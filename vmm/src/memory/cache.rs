@@ -1,0 +1,352 @@
+//! The modelled cache between vCPUs, devices and RAM: the machine's accesses as [`cache_model`] knows them.
+
+use super::GuestRam;
+use super::layout::PAGE;
+use cache_model::{CacheModel, Config, Memory, MemoryType, OutOfRange, Schedule, Snoop, Writer};
+use devices::dma::AtomicOp;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use x86_cpu::{CacheOp, CodePages, MemoryType as PageType, RamAccess, Shown};
+
+/// Which accesses the model is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Scope {
+    /// Every load, store, fetch and page walk: the cache is exact.
+    #[default]
+    All,
+    /// Those to pages that devices reach, from the moment on at which they first do.
+    Dma,
+}
+
+/// Which cache a machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheConfig {
+    pub model: Config,
+    pub scope: Scope,
+    /// Seed of the model's schedule; `None`: the machine's at the ready mark.
+    pub seed: Option<u64>,
+}
+
+/// The cache of a machine: plain data.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cache {
+    model: CacheModel,
+    scope: Scope,
+    seed: Option<u64>,
+    /// Pages that vCPUs have reached through write-back translations: lines there may be filled speculatively. A flush of the
+    /// TLB does not take any away: the guest's own map of all RAM is global, and stays.
+    translated: PageSet,
+    /// With [`Scope::Dma`]: the pages shown.
+    shown: BTreeSet<u64>,
+    /// Counts growth of `shown`.
+    generation: u64,
+}
+
+/// A set of pages of RAM, by frame number.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct PageSet(Vec<u64>);
+
+impl PageSet {
+    fn with_room_for(pages: u64) -> Self {
+        Self(vec![0; usize::try_from(pages.div_ceil(64)).unwrap_or(0)])
+    }
+    fn set(&mut self, address: u64, present: bool) {
+        let number = address / PAGE;
+        if let Some(word) = self.0.get_mut((number / 64) as usize) {
+            let bit = 1 << (number % 64);
+            *word = if present { *word | bit } else { *word & !bit };
+        }
+    }
+    fn contains(&self, address: u64) -> bool {
+        let number = address / PAGE;
+        self.0.get((number / 64) as usize).is_some_and(|word| word >> (number % 64) & 1 != 0)
+    }
+}
+
+/// RAM as the model works on it: what CPUs see.
+struct View<'a> {
+    ram: &'a GuestRam,
+    code: &'a mut CodePages,
+    translated: &'a PageSet,
+}
+
+impl Memory for View<'_> {
+    fn covers(&self, addr: u64, len: u64) -> bool {
+        self.ram.contains(addr, len)
+    }
+    fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), OutOfRange> {
+        let len = buf.len() as u64;
+        self.ram.read(addr, buf).map_err(|_| OutOfRange { addr, len })
+    }
+    fn write(&mut self, addr: u64, data: &[u8]) -> Result<(), OutOfRange> {
+        let len = data.len() as u64;
+        self.ram.write(addr, data).map_err(|_| OutOfRange { addr, len })?;
+        self.code.written(addr, len);
+        Ok(())
+    }
+    fn may_speculate(&self, addr: u64) -> bool {
+        self.translated.contains(addr)
+    }
+}
+
+/// A model and the memory under it, for one access.
+macro_rules! over {
+    ($cache:expr, $ram:expr, $code:expr) => {
+        (&mut $cache.model, &mut View { ram: $ram, code: $code, translated: &$cache.translated })
+    };
+}
+
+fn writer(by: &RamAccess) -> Writer {
+    Writer::cpu(by.cpu, by.ip, by.now)
+}
+
+impl Cache {
+    /// An empty cache for a machine whose RAM ends at `end`.
+    #[must_use]
+    pub fn new(config: &CacheConfig, end: u64) -> Self {
+        Self {
+            model: CacheModel::new(config.model),
+            scope: config.scope,
+            seed: config.seed,
+            translated: PageSet::with_room_for(end / PAGE),
+            shown: BTreeSet::new(),
+            generation: 0,
+        }
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &CacheModel {
+        &self.model
+    }
+
+    /// The model, for what it has found.
+    pub fn model_mut(&mut self) -> &mut CacheModel {
+        &mut self.model
+    }
+
+    /// The guest is ready: the schedule acts from now on, by its own seed or by `seed`.
+    pub fn start_schedule(&mut self, seed: u64) {
+        if self.model.config().schedule() != Schedule::None {
+            self.model.start_schedule(self.seed.unwrap_or(seed));
+        }
+    }
+
+    /// What vCPUs are to show.
+    #[inline]
+    #[must_use]
+    pub fn shown(&self) -> Shown {
+        match self.scope {
+            Scope::All => Shown::Everything { line: self.model.config().geometry().line() as u32 },
+            Scope::Dma => Shown::Pages,
+        }
+    }
+
+    /// Whether accesses to a page of RAM are to be shown.
+    #[must_use]
+    pub fn shows_page(&self, frame: u64, kind: PageType) -> bool {
+        self.scope == Scope::All || kind != PageType::WriteBack || self.shown.contains(&(frame / PAGE))
+    }
+
+    /// Changes when more pages are to be shown.
+    #[inline]
+    #[must_use]
+    pub fn shown_generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Devices reach these bytes: with [`Scope::Dma`] their pages are shown from now on, lines of unknown past.
+    pub fn enter(&mut self, ram: &GuestRam, address: u64, length: u64) {
+        let Some(last) = length.checked_sub(1).map(|more| address.saturating_add(more)) else { return };
+        if self.scope == Scope::All {
+            return;
+        }
+        for page in address / PAGE..=last / PAGE {
+            if !ram.contains(page * PAGE, PAGE) {
+                break;
+            }
+            if self.shown.insert(page) {
+                self.generation += 1;
+                let mut code = CodePages::default();
+                let view = View { ram, code: &mut code, translated: &self.translated };
+                // All of the page is RAM.
+                let _ = self.model.enter_unknown(&view, page * PAGE, PAGE);
+            }
+        }
+    }
+
+    /// The quick way of a load.
+    #[inline]
+    pub fn load_hit(&mut self, cpu: u32, address: u64, len: usize) -> bool {
+        self.model.load_hit(cpu, address, len)
+    }
+
+    /// The quick way of a store.
+    #[inline]
+    pub fn store_hit(&mut self, cpu: u32, now: u64, ip: u64, address: u64, len: usize) -> bool {
+        self.model.store_hit(Writer::cpu(cpu, ip, now), address, len)
+    }
+
+    /// The quick way of a fetch.
+    #[inline]
+    pub fn fetch_hit(&mut self, cpu: u32, address: u64) -> bool {
+        self.model.fetch_hit(cpu, address)
+    }
+
+    /// A vCPU's load from RAM.
+    ///
+    /// # Errors
+    /// If a line of it is not RAM.
+    pub fn load(
+        &mut self,
+        (ram, code): (&GuestRam, &mut CodePages),
+        by: &RamAccess,
+        address: u64,
+        data: &mut [u8],
+    ) -> Result<(), OutOfRange> {
+        let kind = self.kind(by, address, false);
+        let (model, memory) = over!(self, ram, code);
+        model.load(memory, writer(by), address, data, kind)
+    }
+
+    /// A vCPU's store to RAM.
+    ///
+    /// # Errors
+    /// As [`Cache::load`].
+    pub fn store(
+        &mut self,
+        (ram, code): (&GuestRam, &mut CodePages),
+        by: &RamAccess,
+        address: u64,
+        data: &[u8],
+    ) -> Result<(), OutOfRange> {
+        let kind = self.kind(by, address, true);
+        let (model, memory) = over!(self, ram, code);
+        model.store(memory, writer(by), address, data, kind)
+    }
+
+    /// A vCPU's fetch of instruction bytes that lie in one line.
+    ///
+    /// # Errors
+    /// As [`Cache::load`].
+    pub fn fetch(
+        &mut self,
+        (ram, code): (&GuestRam, &mut CodePages),
+        by: &RamAccess,
+        address: u64,
+        length: usize,
+    ) -> Result<(), OutOfRange> {
+        let kind = self.kind(by, address, false);
+        let (model, memory) = over!(self, ram, code);
+        model.fetch(memory, writer(by), address, length, kind)
+    }
+
+    /// A cache maintenance instruction or a fence.
+    ///
+    /// # Errors
+    /// As [`Cache::load`].
+    pub fn maintain(
+        &mut self,
+        (ram, code): (&GuestRam, &mut CodePages),
+        by: &RamAccess,
+        op: CacheOp,
+    ) -> Result<(), OutOfRange> {
+        let (model, memory) = over!(self, ram, code);
+        match op {
+            // They may complete at once: nothing makes them wait for a fence.
+            CacheOp::Flush(address) => model.flush(memory, writer(by), address, 1),
+            CacheOp::Clean(address) => model.clean(memory, writer(by), address, 1),
+            CacheOp::FlushAll => model.write_back_invalidate_all(memory, writer(by)),
+            CacheOp::InvalidateAll => model.invalidate_all(memory, writer(by)),
+            CacheOp::Fence | CacheOp::Drain => {
+                model.fence(by.cpu);
+                Ok(())
+            }
+        }
+    }
+
+    /// A device's read of RAM.
+    ///
+    /// # Errors
+    /// As [`Cache::load`].
+    pub fn dma_read(
+        &mut self,
+        (ram, code): (&GuestRam, &mut CodePages),
+        by: Writer,
+        address: u64,
+        data: &mut [u8],
+        snoop: Snoop,
+    ) -> Result<(), OutOfRange> {
+        self.enter(ram, address, data.len() as u64);
+        let (model, memory) = over!(self, ram, code);
+        model.dma_read(memory, by, address, data, snoop)
+    }
+
+    /// A device's write of RAM.
+    ///
+    /// # Errors
+    /// As [`Cache::load`].
+    pub fn dma_write(
+        &mut self,
+        (ram, code): (&GuestRam, &mut CodePages),
+        by: Writer,
+        address: u64,
+        data: &[u8],
+        snoop: Snoop,
+    ) -> Result<(), OutOfRange> {
+        self.enter(ram, address, data.len() as u64);
+        let (model, memory) = over!(self, ram, code);
+        model.dma_write(memory, by, address, data, snoop)
+    }
+
+    /// A device's atomic operation on 8 aligned bytes of RAM; returns the old value.
+    ///
+    /// # Errors
+    /// As [`Cache::load`].
+    pub fn dma_atomic(
+        &mut self,
+        (ram, code): (&GuestRam, &mut CodePages),
+        by: Writer,
+        address: u64,
+        op: AtomicOp,
+        snoop: Snoop,
+    ) -> Result<u64, OutOfRange> {
+        self.enter(ram, address, 8);
+        let (model, memory) = over!(self, ram, code);
+        let mut old = 0;
+        model.dma_atomic(memory, by, address, 8, snoop, |bytes| {
+            if let Ok(word) = <&mut [u8; 8]>::try_from(bytes) {
+                old = u64::from_le_bytes(*word);
+                *word = op.apply(old).to_le_bytes();
+            }
+        })?;
+        Ok(old)
+    }
+
+    /// What RAM holds, past the cache.
+    ///
+    /// # Errors
+    /// As [`Cache::load`].
+    pub fn peek_ram(&self, ram: &GuestRam, address: u64, data: &mut [u8]) -> Result<(), OutOfRange> {
+        let mut code = CodePages::default();
+        let view = View { ram, code: &mut code, translated: &self.translated };
+        self.model.peek_ram(&view, address, data)
+    }
+
+    /// The access's type for the model. While CR0.CD forbids fills, what misses goes past the cache.
+    fn kind(&mut self, by: &RamAccess, address: u64, store: bool) -> MemoryType {
+        let cached = matches!(by.kind, PageType::WriteBack | PageType::NoFill);
+        if cached != self.translated.contains(address) {
+            self.translated.set(address, cached);
+        }
+        match by.kind {
+            PageType::Uncacheable => MemoryType::Uncached,
+            PageType::WriteCombining => MemoryType::WriteCombining,
+            _ if by.streaming && store => MemoryType::NonTemporal,
+            PageType::WriteThrough => MemoryType::WriteThrough,
+            PageType::WriteProtected => MemoryType::WriteProtected,
+            PageType::NoFill if !self.model.is_resident(address) => MemoryType::Uncached,
+            PageType::NoFill | PageType::WriteBack => MemoryType::WriteBack,
+        }
+    }
+}

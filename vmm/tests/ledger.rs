@@ -47,7 +47,7 @@ fn config(image: &str, cpus: u32, watch: Watch) -> SessionConfig {
 }
 
 fn following() -> Watch {
-    Watch { ledger: true, ledger_records: true, symbols: None }
+    Watch { ledger: true, ledger_records: true, ..Watch::default() }
 }
 
 /// A line of `dma-api/dump` (dump_show() in kernel/dma/debug.c), of Linux `series`.

@@ -10,7 +10,7 @@ use crate::guest_file::parse_file;
 use crate::host::{Host, HostOptions, LastResort};
 use crate::ledger::Report;
 use crate::machine::{CPUS_MAX, DeviceSpec, MachineConfig};
-use crate::memory::CacheSpec;
+use crate::memory::{CacheSpec, Scope};
 use crate::quantity::{parse_seconds, parse_size};
 use crate::session::{
     Cause, Outcome, Output, Restored, Session, SessionConfig, SessionError, Template, Watch, Work,
@@ -198,8 +198,10 @@ pub(super) struct RunArguments {
     /// schedule of the cache would have made happen, or none. Only a cache model and the ledger find anything.
     #[arg(long, value_enum, default_value = "manifest")]
     fail_on: FailOn,
-    /// Record the memory operations for `staleline replay`.
-    #[arg(long, value_name = "TRACE")]
+    /// Write every operation on memory to TRACE, which `staleline replay` reads: the same cache gives the same findings, counters
+    /// and memory there. Needs a cache with scope=all. A line is some 30 bytes, and a second of a guest's time has hundreds of
+    /// millions: end the run early (`--deadline`).
+    #[arg(long, value_name = "TRACE", conflicts_with = "restore")]
     record: Option<PathBuf>,
     /// Seed of everything random in the machine (RDRAND, entropy).
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -299,7 +301,22 @@ impl RunArguments {
             bail!("--ledger-dump: there is no ledger to write (--ledger on keeps one)");
         }
         refuse("--symbols", self.symbols.is_some())?;
-        refuse("--record", self.record.is_some())?;
+        if self.record.is_some() {
+            match self.cache.config().map(|config| config.scope) {
+                Some(Scope::All) => {}
+                Some(Scope::Dma) => {
+                    bail!("--record: with scope=dma only a part of memory is seen (give scope=all)")
+                }
+                None => bail!(
+                    "--record: there is no cache whose operations could be recorded (--cache l1 is one)"
+                ),
+            }
+            if self.save.is_some() {
+                bail!(
+                    "--record: a recording is of one run from power-on, and cannot be of a machine that is saved"
+                );
+            }
+        }
         for (option, file) in [("--save", &self.save), ("--restore", &self.restore)] {
             if file.is_some() && self.engine == EngineChoice::Kvm {
                 bail!("{option}: the KVM engine cannot save or restore a machine (--engine soft can)");
@@ -541,6 +558,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
         deadline: arguments.virtual_deadline(),
         work: arguments.work(),
         watch: Watch {
+            record: arguments.record.clone(),
             ledger: arguments.follows_dma(),
             ledger_records: arguments.ledger_dump.is_some(),
             symbols: None,

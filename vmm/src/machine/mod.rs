@@ -209,6 +209,11 @@ impl Machine {
         }
     }
 
+    /// What lies between vCPUs, devices and RAM.
+    pub fn memory_mut(&mut self) -> &mut MemorySystem {
+        &mut self.memory
+    }
+
     /// Guest RAM.
     #[must_use]
     pub fn ram(&self) -> &GuestRam {

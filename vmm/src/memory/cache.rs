@@ -1,11 +1,15 @@
 //! The modelled cache between vCPUs, devices and RAM: the machine's accesses as [`cache_model`] knows them.
 
 use super::GuestRam;
+use super::hook::{MemoryHook, Operation};
 use super::layout::PAGE;
+use super::recorder::Recorder;
 use cache_model::{CacheModel, Config, Memory, MemoryType, OutOfRange, Schedule, Snoop, Writer};
 use devices::dma::AtomicOp;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
 use x86_cpu::{CacheOp, CodePages, MemoryType as PageType, RamAccess, Shown};
 
 /// Which accesses the model is shown.
@@ -40,6 +44,9 @@ pub struct Cache {
     shown: BTreeSet<u64>,
     /// Counts growth of `shown`.
     generation: u64,
+    /// Writes down what happens. Not part of the machine's state: a recording is of one run.
+    #[serde(skip)]
+    recorder: Option<Recorder>,
 }
 
 /// A set of pages of RAM, by frame number.
@@ -111,6 +118,7 @@ impl Cache {
             translated: PageSet::with_room_for(end / PAGE),
             shown: BTreeSet::new(),
             generation: 0,
+            recorder: None,
         }
     }
 
@@ -178,19 +186,19 @@ impl Cache {
     /// The quick way of a load.
     #[inline]
     pub fn load_hit(&mut self, cpu: u32, address: u64, len: usize) -> bool {
-        self.model.load_hit(cpu, address, len)
+        self.recorder.is_none() && self.model.load_hit(cpu, address, len)
     }
 
     /// The quick way of a store.
     #[inline]
     pub fn store_hit(&mut self, cpu: u32, now: u64, ip: u64, address: u64, len: usize) -> bool {
-        self.model.store_hit(Writer::cpu(cpu, ip, now), address, len)
+        self.recorder.is_none() && self.model.store_hit(Writer::cpu(cpu, ip, now), address, len)
     }
 
     /// The quick way of a fetch.
     #[inline]
     pub fn fetch_hit(&mut self, cpu: u32, address: u64) -> bool {
-        self.model.fetch_hit(cpu, address)
+        self.recorder.is_none() && self.model.fetch_hit(cpu, address)
     }
 
     /// A vCPU's load from RAM.
@@ -205,8 +213,7 @@ impl Cache {
         data: &mut [u8],
     ) -> Result<(), OutOfRange> {
         let kind = self.kind(by, address, false);
-        let (model, memory) = over!(self, ram, code);
-        model.load(memory, writer(by), address, data, kind)
+        self.make((ram, code), writer(by), Operation::Load { address, data, kind })
     }
 
     /// A vCPU's store to RAM.
@@ -221,8 +228,7 @@ impl Cache {
         data: &[u8],
     ) -> Result<(), OutOfRange> {
         let kind = self.kind(by, address, true);
-        let (model, memory) = over!(self, ram, code);
-        model.store(memory, writer(by), address, data, kind)
+        self.make((ram, code), writer(by), Operation::Store { address, data, kind })
     }
 
     /// A vCPU's fetch of instruction bytes that lie in one line.
@@ -237,8 +243,7 @@ impl Cache {
         length: usize,
     ) -> Result<(), OutOfRange> {
         let kind = self.kind(by, address, false);
-        let (model, memory) = over!(self, ram, code);
-        model.fetch(memory, writer(by), address, length, kind)
+        self.make((ram, code), writer(by), Operation::Fetch { address, length, kind })
     }
 
     /// A cache maintenance instruction or a fence.
@@ -251,18 +256,15 @@ impl Cache {
         by: &RamAccess,
         op: CacheOp,
     ) -> Result<(), OutOfRange> {
-        let (model, memory) = over!(self, ram, code);
-        match op {
-            // They may complete at once: nothing makes them wait for a fence.
-            CacheOp::Flush(address) => model.flush(memory, writer(by), address, 1),
-            CacheOp::Clean(address) => model.clean(memory, writer(by), address, 1),
-            CacheOp::FlushAll => model.write_back_invalidate_all(memory, writer(by)),
-            CacheOp::InvalidateAll => model.invalidate_all(memory, writer(by)),
-            CacheOp::Fence | CacheOp::Drain => {
-                model.fence(by.cpu);
-                Ok(())
-            }
-        }
+        // Flushes and write-backs may complete at once: nothing makes them wait for a fence.
+        let operation = match op {
+            CacheOp::Flush(address) => Operation::Flush(address),
+            CacheOp::Clean(address) => Operation::Clean(address),
+            CacheOp::FlushAll => Operation::FlushAll,
+            CacheOp::InvalidateAll => Operation::InvalidateAll,
+            CacheOp::Fence | CacheOp::Drain => Operation::Fence(by.cpu),
+        };
+        self.make((ram, code), writer(by), operation)
     }
 
     /// A device's read of RAM.
@@ -278,8 +280,7 @@ impl Cache {
         snoop: Snoop,
     ) -> Result<(), OutOfRange> {
         self.enter(ram, address, data.len() as u64);
-        let (model, memory) = over!(self, ram, code);
-        model.dma_read(memory, by, address, data, snoop)
+        self.make((ram, code), by, Operation::DmaRead { address, data, snoop })
     }
 
     /// A device's write of RAM.
@@ -295,8 +296,7 @@ impl Cache {
         snoop: Snoop,
     ) -> Result<(), OutOfRange> {
         self.enter(ram, address, data.len() as u64);
-        let (model, memory) = over!(self, ram, code);
-        model.dma_write(memory, by, address, data, snoop)
+        self.make((ram, code), by, Operation::DmaWrite { address, data, snoop })
     }
 
     /// A device's atomic operation on 8 aligned bytes of RAM; returns the old value.
@@ -313,14 +313,21 @@ impl Cache {
     ) -> Result<u64, OutOfRange> {
         self.enter(ram, address, 8);
         let (model, memory) = over!(self, ram, code);
-        let mut old = 0;
+        let (mut old, mut new) = ([0; 8], [0; 8]);
         model.dma_atomic(memory, by, address, 8, snoop, |bytes| {
             if let Ok(word) = <&mut [u8; 8]>::try_from(bytes) {
-                old = u64::from_le_bytes(*word);
-                *word = op.apply(old).to_le_bytes();
+                old = *word;
+                new = op.apply(u64::from_le_bytes(old)).to_le_bytes();
+                *word = new;
             }
         })?;
-        Ok(old)
+        if let Some(recorder) = &mut self.recorder {
+            recorder.moved(model);
+            let mut was = old;
+            recorder.operate(memory, by, &mut Operation::DmaRead { address, data: &mut was, snoop })?;
+            recorder.operate(memory, by, &mut Operation::DmaWrite { address, data: &new, snoop })?;
+        }
+        Ok(u64::from_le_bytes(old))
     }
 
     /// What RAM holds, past the cache.
@@ -331,6 +338,44 @@ impl Cache {
         let mut code = CodePages::default();
         let view = View { ram, code: &mut code, translated: &self.translated };
         self.model.peek_ram(&view, address, data)
+    }
+
+    /// Has everything be written to `file` from now on, before which nothing has happened.
+    ///
+    /// # Errors
+    /// The host's reason.
+    pub fn record(&mut self, file: File, ram: &GuestRam) -> io::Result<()> {
+        self.recorder = Some(Recorder::new(file, ram, &self.model)?);
+        self.model.keep_moves();
+        Ok(())
+    }
+
+    /// Ends what [`Cache::record`] has begun.
+    ///
+    /// # Errors
+    /// What has kept the recording from being written.
+    pub fn finish_recording(&mut self, ram: &GuestRam) -> io::Result<()> {
+        let Some(mut recorder) = self.recorder.take() else { return Ok(()) };
+        recorder.finish(ram, self.model.stats(), |address, data| {
+            if self.peek_ram(ram, address, data).is_err() {
+                data.fill(0xff);
+            }
+        })
+    }
+
+    /// Shows an operation to those who are to see it.
+    #[inline]
+    fn make(
+        &mut self,
+        (ram, code): (&GuestRam, &mut CodePages),
+        by: Writer,
+        mut operation: Operation<'_>,
+    ) -> Result<(), OutOfRange> {
+        let (model, memory) = over!(self, ram, code);
+        match &mut self.recorder {
+            None => model.operate(memory, by, &mut operation),
+            Some(recorder) => recorder.record(model, memory, by, &mut operation),
+        }
     }
 
     /// The access's type for the model. While CR0.CD forbids fills, what misses goes past the cache.

@@ -3,19 +3,25 @@
 use super::GuestRam;
 use super::layout::LINE;
 use devices::dma::{AtomicOp, DmaError};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileMemory};
 use x86_cpu::CodePages;
 
 /// The parts of `length` bytes at `address` that lie in one cache line each: address, and the range within the buffer.
-pub fn lines(address: u64, length: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
+pub fn lines(address: u64, length: usize) -> impl Iterator<Item = (u64, Range<usize>)> {
+    parts(address, length, LINE)
+}
+
+/// The same of lines of `line` bytes.
+pub fn parts(address: u64, length: usize, line: u64) -> impl Iterator<Item = (u64, Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {
         if done == length {
             return None;
         }
         let at = address.wrapping_add(done as u64);
-        let room = (LINE - at % LINE) as usize;
+        let room = (line - at % line) as usize;
         let from = done;
         done = length.min(done.saturating_add(room));
         Some((at, from..done))

@@ -3,9 +3,11 @@
 pub mod cache;
 pub mod cache_spec;
 pub mod dma;
+pub mod hook;
 pub mod layout;
 pub mod pages;
 pub mod ram;
+pub mod recorder;
 pub mod system;
 
 pub use cache::{Cache, CacheConfig, Scope};

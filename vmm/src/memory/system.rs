@@ -5,6 +5,8 @@ use super::{GuestRam, dma};
 use cache_model::{OutOfRange, Snoop, Writer};
 use devices::bus::Nanos;
 use devices::dma::{AtomicOp, DmaError};
+use std::fs::File;
+use std::io;
 use x86_cpu::{CacheOp, CodePages, RamAccess};
 
 /// Requester of the platform's own DMA: no PCI function has this number.
@@ -88,6 +90,24 @@ impl MemorySystem {
     #[must_use]
     pub fn has_found(&self) -> bool {
         self.cache.as_ref().is_some_and(|cache| cache.model().has_findings())
+    }
+
+    /// Has every operation from now on be written to `file`; only a machine with a cache that is shown everything has that.
+    ///
+    /// # Errors
+    /// The host's reason.
+    pub fn record(&mut self, file: File) -> io::Result<()> {
+        let Self { ram, cache: Some(cache), .. } = self else { return Ok(()) };
+        cache.record(file, ram)
+    }
+
+    /// Ends what [`MemorySystem::record`] has begun.
+    ///
+    /// # Errors
+    /// What has kept the recording from being written.
+    pub fn finish_recording(&mut self) -> io::Result<()> {
+        let Self { ram, cache: Some(cache), .. } = self else { return Ok(()) };
+        cache.finish_recording(ram)
     }
 
     /// vCPUs show only what is RAM; a line at its end may not be whole.

@@ -20,6 +20,8 @@ use devices::bus::{Nanos, PowerRequest};
 use devices::serial::INPUT_LIMIT;
 use guest_images::channel;
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +51,9 @@ pub struct Watch {
     pub ledger: bool,
     /// The outcome has the live ones: see [`crate::ledger::Report::records`].
     pub ledger_records: bool,
+    /// Where every operation on its memory is written, as a trace that `staleline replay` reads: of a machine with a cache
+    /// that is shown everything.
+    pub record: Option<PathBuf>,
     /// Symbols of its kernel; `None`: those that it carries in its memory.
     pub symbols: Option<Arc<SymbolFile>>,
 }
@@ -79,6 +84,8 @@ pub enum SessionError {
     NoCommand(PathBuf),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error("the recording cannot be written: {0}")]
+    Record(io::Error),
     /// How the boot ended: as every run that is no different up to there.
     #[error("the guest did not come to its ready mark: {}", .0.cause.description())]
     NotReady(Box<Outcome>),
@@ -156,6 +163,10 @@ impl Session {
             machine.look_for_guest(config.watch.symbols.clone());
             machine.follow_dma(config.watch.ledger_records);
         }
+        if let Some(path) = &config.watch.record {
+            let file = File::create(path).map_err(SessionError::Record)?;
+            machine.memory_mut().record(file).map_err(SessionError::Record)?;
+        }
         let mut engine = config.engine.create(machine.ram(), kick)?;
         engine.create_vcpus(cpus, &state)?;
         if engine.owns_interrupt_controllers() {
@@ -192,7 +203,7 @@ impl Session {
             let ended = output.console(&start.transcript.console);
             let ended = ended.or(output.channel(&start.transcript.channel).end);
             if let Some(cause) = ended.or_else(|| self.handle(start.exit, host)) {
-                return Ok(self.outcome(Self::judge(cause, output)));
+                return self.end(Self::judge(cause, output));
             }
         }
         loop {
@@ -201,9 +212,14 @@ impl Session {
                 self.pass_ready_mark();
             }
             if let Some(cause) = ended.or_else(|| self.handle(exit, host)) {
-                return Ok(self.outcome(Self::judge(cause, output)));
+                return self.end(Self::judge(cause, output));
             }
         }
+    }
+
+    fn end(self, cause: Cause) -> Result<Outcome, SessionError> {
+        self.machine.lock().memory_mut().finish_recording().map_err(SessionError::Record)?;
+        Ok(self.outcome(cause))
     }
 
     /// Runs until something needs looking at, and passes on what the guest has sent. Returns what the engine came back

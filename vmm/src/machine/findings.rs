@@ -2,9 +2,12 @@
 
 use super::Machine;
 use super::guest::KnownGuest;
-use crate::findings::{Callers, Findings, Found, LINE, Raw, Scene};
-use crate::guest::Registers;
-use cache_model::{Agent, Config, Geometry, Policy};
+use crate::findings::{Callers, Findings, Found, Frame, LINE, Raw, Scene, Task};
+use crate::guest::{self, Registers};
+use cache_model::{Agent, Config, EventKind, Finding, Geometry, Policy, Writer};
+
+/// Most frames of a backtrace in a report.
+const DEPTH: usize = 32;
 
 impl Machine {
     /// Whether [`Machine::look_into_observations`] has something to do.
@@ -16,7 +19,7 @@ impl Machine {
     /// Makes findings of what has been seen. `registers` are those of the vCPU that has just executed an instruction.
     pub fn look_into_observations(&mut self, registers: &Registers) {
         let seen = self.memory.cache.as_mut().map(|cache| cache.model_mut().take_findings());
-        for finding in seen.unwrap_or_default() {
+        for finding in seen.unwrap_or_default().into_iter().filter(concerns_a_device) {
             self.findings.observe(Raw::Seen(Box::new(finding)));
         }
         for raw in self.findings.take_observations() {
@@ -48,8 +51,17 @@ impl Machine {
     }
 
     /// Where a vCPU with these registers is.
-    fn callers(&mut self, _registers: &Registers) -> Callers {
-        Callers::default()
+    fn callers(&mut self, registers: &Registers) -> Callers {
+        let KnownGuest::Found(guest) = &mut self.guest else { return Callers::default() };
+        let ram = &self.memory.ram;
+        let frames = guest.backtrace(ram, registers, DEPTH);
+        let named = |frame: &guest::Frame| Frame {
+            address: frame.address,
+            symbol: guest.resolve_frame(frame).map(|symbol| symbol.to_string()),
+            guess: frame.how == guest::How::Guess,
+        };
+        let task = guest.task(ram, registers).map(|task| Task { pid: task.pid, name: task.comm });
+        Callers { frames: frames.iter().map(named).collect(), task }
     }
 
     /// The cache that traces of findings are of: the machine's, or one of a line for rogue transactions.
@@ -75,4 +87,15 @@ impl Machine {
     pub fn rewind_findings(&mut self) {
         self.findings.rewind();
     }
+}
+
+/// Whether a device had a hand in it. What CPUs do to their own view of memory, through two memory types say, breaks no rule of
+/// DMA.
+fn concerns_a_device(finding: &Finding) -> bool {
+    let device = |by: Writer| matches!(by.agent, Agent::Device(_));
+    let line = &finding.line;
+    let bypassed = |by: Option<Writer>| by.is_some_and(device);
+    device(finding.observer)
+        || line.writers.iter().any(|run| device(run.writer))
+        || line.timeline.iter().any(|event| event.kind == EventKind::BypassingWrite && bypassed(event.by))
 }

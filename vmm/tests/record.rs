@@ -23,10 +23,10 @@ fn said(trace: &NamedTempFile) -> (String, String, Value) {
 /// Records a run that ends with `status` and replays it.
 fn record_and_replay(arguments: &[&str], status: i32) -> Value {
     let trace = NamedTempFile::new().unwrap();
-    let arguments = [&["run", "--record", path(&trace)], arguments].concat();
+    let arguments = [&["run", "--record", path(trace.path())], arguments].concat();
     let ran = run(&arguments);
     assert_eq!(ran.status, status, "{}", ran.stderr);
-    let replayed = run(&["replay", path(&trace)]);
+    let replayed = run(&["replay", path(trace.path())]);
     assert_eq!(replayed.status, 0, "{}", replayed.stderr);
     let report: Value = serde_json::from_str(&replayed.stdout).unwrap();
     let (cpu, ram, stats) = said(&trace);
@@ -47,7 +47,7 @@ const STORES: [u8; 30] = [
 fn a_recording_replays_to_the_same_memory_and_counters() {
     let kernel = bare_kernel(&[&STORES[..], &out(0xf4, 1)].concat());
     for cache in ["tiny", "short-lines", "l2", "size=2K,ways=4,policy=fifo,write=through,alloc=no", "worst"] {
-        let kernel = path(&kernel);
+        let kernel = path(kernel.path());
         let report = record_and_replay(&["--memory", "64M", "--cache", cache, "--kernel", kernel], 3);
         let stores = report["stats"]["store_hits"].as_u64().unwrap();
         let missed = report["stats"]["store_misses"].as_u64().unwrap();
@@ -58,7 +58,7 @@ fn a_recording_replays_to_the_same_memory_and_counters() {
 #[test]
 fn what_cannot_be_recorded_is_refused() {
     let kernel = bare_kernel(&out(0xf4, 1));
-    let kernel = path(&kernel);
+    let kernel = path(kernel.path());
     let nowhere = ["run", "--kernel", kernel, "--cache", "l1", "--record", "/nonexistent/trace"];
     for (arguments, reason) in [
         (&["run", "--kernel", kernel, "--record", "/dev/null"][..], "--cache l1"),
@@ -76,7 +76,7 @@ fn what_cannot_be_recorded_is_refused() {
 fn a_boot_of_linux_replays() {
     let console = NamedTempFile::new().unwrap();
     record_and_replay(
-        &["--memory", "256M", "--cache", "l1", "--deadline", "0.003", "--console", path(&console)],
+        &["--memory", "256M", "--cache", "l1", "--deadline", "0.003", "--console", path(console.path())],
         124,
     );
 }

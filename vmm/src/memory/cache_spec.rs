@@ -246,6 +246,7 @@ impl Keys {
 fn sets(key: &'static str, size: u64, ways: u64, line: u64) -> Result<u64, CacheSpecError> {
     match ways.checked_mul(line) {
         None | Some(0) => Ok(1),
+        Some(_) if !line.is_power_of_two() => Ok(1),
         Some(set) if size != 0 && size.is_multiple_of(set) => Ok(size / set),
         Some(set) => Err(CacheSpecError::Size { key, size, set }),
     }
@@ -292,7 +293,7 @@ mod tests {
             ("ways=0", "ways=0: a set has at least one way"),
             ("line=48", "line=48: a line is a power of two"),
             ("line=512,size=64K", "line=512: a line is a power of two"),
-            ("size=33K", "size=33792 is not a whole number of sets: a set is 512 bytes (ways × line)"),
+            ("size=1K,ways=3", "size=1024 is not a whole number of sets: a set is 192 bytes (ways × line)"),
             ("size=0K", "size=0 is not a whole number of sets"),
             ("size=1G,sets=4", "size= and sets= say the same thing"),
             ("size=4G", "at most 1048576 lines"),

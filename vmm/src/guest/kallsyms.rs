@@ -334,3 +334,81 @@ impl Addresses {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::tests::Synthetic;
+    use super::*;
+    use proptest::prelude::*;
+
+    const ENTRY: u64 = 0xffff_ffff_8100_0040;
+    const TABLES: u64 = 0xffff_ffff_8120_0000;
+    const SYMBOLS: usize = 1200;
+
+    /// Tables as Linux 7.x has them, in which each byte is its own token.
+    fn tables() -> Vec<u8> {
+        let name = |index: usize| match index {
+            0 => format!("T{SYSCALL_ENTRY}"),
+            _ => format!("tfunction_{index}"),
+        };
+        let mut bytes = (SYMBOLS as u32).to_le_bytes().to_vec();
+        let mut markers = Vec::new();
+        for index in 0..SYMBOLS {
+            if index % MARKED == 0 {
+                markers.push((bytes.len() - 4) as u32);
+            }
+            let name = name(index);
+            bytes.push(name.len() as u8);
+            bytes.extend(name.as_bytes());
+        }
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(markers.iter().flat_map(|marker| marker.to_le_bytes()));
+        // Bytes of no name have tokens that are never used.
+        let token = |byte: u8| if byte.is_ascii_graphic() { vec![byte, 0] } else { vec![b'z', b'z', 0] };
+        let mut index = Vec::new();
+        let mut text = Vec::new();
+        for byte in 0..=255 {
+            index.extend((text.len() as u16).to_le_bytes());
+            text.extend(token(byte));
+        }
+        bytes.extend(text);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes.extend(index);
+        for symbol in 0..SYMBOLS as u64 {
+            let place = TABLES + bytes.len() as u64;
+            bytes.extend(((ENTRY + 0x10 * symbol).wrapping_sub(place) as i32).to_le_bytes());
+        }
+        bytes
+    }
+
+    fn guest(tables: &[u8]) -> Synthetic {
+        let mut guest = Synthetic::new();
+        guest.put(ENTRY & !0xfff, &[0xcc; 64]);
+        guest.put(TABLES, tables);
+        guest
+    }
+
+    #[test]
+    fn tables_are_found_and_believed_only_if_they_have_the_entry() {
+        let guest = guest(&tables());
+        let table = find(&guest.memory(), ENTRY).unwrap();
+        assert_eq!(table.len(), SYMBOLS);
+        assert_eq!(table.resolve(ENTRY + 0x10 * 700 + 4).unwrap().to_string(), "function_700+0x4/0x10");
+        assert!(find(&guest.memory(), ENTRY + 0x10).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn wild_tables_are_survived(noise in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..16)) {
+            let mut tables = tables();
+            for (at, value) in noise {
+                let at = at.index(tables.len());
+                tables[at] = value;
+            }
+            if let Some(table) = find(&guest(&tables).memory(), ENTRY) {
+                prop_assert_eq!(table.address(SYSCALL_ENTRY), Some(ENTRY));
+            }
+        }
+    }
+}

@@ -10,7 +10,7 @@ use std::fmt;
 /// Longest name of a task (TASK_COMM_LEN).
 const COMM: usize = 16;
 /// vCPUs whose per-CPU areas are looked up.
-const MAX_CPUS: u64 = 64;
+const MAX_CPUS: usize = 64;
 
 /// A task.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -79,7 +79,8 @@ impl TaskLayout {
         let Some(areas) = self.areas else {
             return bases.into_iter().find(|base| base >> 63 != 0);
         };
-        let known: Vec<u64> = (0..MAX_CPUS).map_while(|cpu| memory.u64(areas + 8 * cpu).ok()).collect();
-        bases.into_iter().find(|base| known.contains(base))
+        let known = memory.mapped_bytes(areas, 8 * MAX_CPUS);
+        let known = known.as_chunks().0;
+        bases.into_iter().find(|base| known.contains(&base.to_le_bytes()))
     }
 }

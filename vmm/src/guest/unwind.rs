@@ -316,3 +316,115 @@ impl<C: Code> Unwinder<'_, C> {
         before[2] == 0xe8 || indirect(5) || indirect(4) || indirect(3) || indirect(1) || indirect(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::tests::Synthetic;
+    use super::*;
+    use proptest::prelude::*;
+
+    const TEXT: u64 = 0xffff_ffff_8100_0000;
+    const SP: u64 = 0xffff_c900_0000_3e00;
+
+    /// Code of which every address has the same entry.
+    #[derive(Debug)]
+    struct Uniform {
+        entry: Option<Entry>,
+        frame_pointers: bool,
+    }
+
+    impl Code for Uniform {
+        fn orc(&self, _: u64) -> Option<Entry> {
+            self.entry
+        }
+        fn is_code(&self, address: u64) -> bool {
+            (TEXT..TEXT + 0x1000).contains(&address)
+        }
+        fn function(&self, address: u64) -> Option<u64> {
+            self.is_code(address).then_some(TEXT)
+        }
+        fn begins_task(&self, _: u64) -> bool {
+            false
+        }
+        fn has_frame_pointers(&self) -> bool {
+            self.frame_pointers
+        }
+    }
+
+    fn registers(bp: u64) -> Registers {
+        let mut gpr = [0; 16];
+        (gpr[reg::RSP], gpr[reg::RBP]) = (SP, bp);
+        Registers {
+            gpr,
+            rip: TEXT + 0x100,
+            cpl: 0,
+            space: Synthetic::space(),
+            gs_base: 0,
+            kernel_gs_base: 0,
+            lstar: 0,
+        }
+    }
+
+    fn stack(words: &[u64]) -> Synthetic {
+        let mut guest = Synthetic::new();
+        for (at, word) in (SP..).step_by(8).zip(words) {
+            guest.put(at, &word.to_le_bytes());
+        }
+        // Calls of five bytes, end to end.
+        guest.put(TEXT, &[0xe8; 0x200]);
+        guest
+    }
+
+    fn call(sp_offset: i64) -> Option<Entry> {
+        let (sp, bp) = (Base::Sp, Base::Undefined);
+        Some(Entry { kind: Kind::Call, sp, sp_offset, bp, bp_offset: 0, signal: false })
+    }
+
+    fn addresses(frames: &[Frame], how: How) -> Vec<u64> {
+        frames.iter().filter(|frame| frame.how == how).map(|frame| frame.address).collect()
+    }
+
+    #[test]
+    fn tables_lead_to_the_callers_and_guesses_are_marked() {
+        let guest = stack(&[7, TEXT + 0x20, 7, TEXT + 0x30, 7, 7, 7, TEXT + 0x40]);
+        let code = Uniform { entry: call(16), frame_pointers: false };
+        let frames = backtrace(&code, &guest.memory(), &registers(0), 16);
+        assert_eq!(addresses(&frames, How::Current), [TEXT + 0x100]);
+        assert_eq!(addresses(&frames, How::Orc), [TEXT + 0x20, TEXT + 0x30]);
+        assert_eq!(addresses(&frames, How::Guess), [TEXT + 0x40]);
+        assert_eq!(backtrace(&code, &guest.memory(), &registers(0), 2).len(), 2);
+        let nothing = Uniform { entry: None, frame_pointers: false };
+        let frames = backtrace(&nothing, &guest.memory(), &registers(0), 16);
+        assert_eq!(addresses(&frames, How::Guess), [0x20, 0x30, 0x40].map(|offset| TEXT + offset));
+    }
+
+    #[test]
+    fn frame_pointers_lead_to_the_user() {
+        let mut words = vec![0; 40];
+        (words[4], words[5]) = (SP + 8 * 8, TEXT + 0x20);
+        // The registers of the user at the tenth word, marked by bit 0.
+        (words[8], words[9]) = ((SP + 8 * 10) | 1, TEXT + 0x30);
+        (words[10 + 16], words[10 + 17]) = (0x40_1000, 0x33);
+        let code = Uniform { entry: None, frame_pointers: true };
+        let frames = backtrace(&code, &stack(&words).memory(), &registers(SP + 8 * 4), 16);
+        assert_eq!(addresses(&frames, How::FramePointer), [TEXT + 0x20, TEXT + 0x30, 0x40_1000]);
+        assert!(frames.last().is_some_and(|last| last.user));
+    }
+
+    proptest! {
+        #[test]
+        fn wild_stacks_and_tables_end(
+            words in prop::collection::vec(prop_oneof![
+                any::<u64>(), TEXT..TEXT + 0x200, SP..SP + 0x200
+            ], 64),
+            kind in 0..3, base in 0..6, offset in -64..64_i64, frame_pointers: bool, bp in SP..SP + 0x200,
+        ) {
+            let kind = [Kind::Call, Kind::Registers, Kind::Interrupt][kind as usize];
+            let sp = [Base::Sp, Base::Bp, Base::AtSp, Base::AtBp, Base::Di, Base::R10][base as usize];
+            let entry = Entry { kind, sp, sp_offset: offset, bp: Base::PreviousSp, bp_offset: -16, signal: false };
+            let code = Uniform { entry: Some(entry), frame_pointers };
+            let frames = backtrace(&code, &stack(&words).memory(), &registers(bp), usize::MAX);
+            prop_assert!((1..=MAX_DEPTH).contains(&frames.len()));
+        }
+    }
+}

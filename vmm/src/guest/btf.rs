@@ -199,7 +199,7 @@ impl Btf {
 
     /// Where the member called `name` is, in bits, and the number of its type; also in anonymous members.
     fn member(&self, of: Type, name: &str, depth: u32, budget: &mut u32) -> Option<(u64, u32)> {
-        if !matches!(of.kind, kind::STRUCT | kind::UNION) {
+        if name.is_empty() || !matches!(of.kind, kind::STRUCT | kind::UNION) {
             return None;
         }
         for index in 0..of.elements {

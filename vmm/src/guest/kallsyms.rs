@@ -342,7 +342,7 @@ mod tests {
     use proptest::prelude::*;
 
     const ENTRY: u64 = 0xffff_ffff_8100_0040;
-    const TABLES: u64 = 0xffff_ffff_8120_0000;
+    const TABLES: u64 = 0xffff_ffff_8120_0100;
     const SYMBOLS: usize = 1200;
 
     /// Tables as Linux 7.x has them, in which each byte is its own token.

@@ -6,6 +6,7 @@ use crate::boot::{InitrdPart, cmdline};
 use crate::doctor::kvm_probe::{self, Kvm};
 use crate::engine::{EngineKind, Kick, Paravirtual};
 use crate::findings::{Context as FindingsContext, FailOn, Sink};
+use crate::guest::SymbolFile;
 use crate::guest_file::parse_file;
 use crate::host::{Host, HostOptions, LastResort};
 use crate::ledger::Report;
@@ -23,6 +24,7 @@ use guest_images::{Image, KernelTree, Store};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The image that runs when none is named.
@@ -300,7 +302,11 @@ impl RunArguments {
         if self.ledger_dump.is_some() && !self.follows_dma() {
             bail!("--ledger-dump: there is no ledger to write (--ledger on keeps one)");
         }
-        refuse("--symbols", self.symbols.is_some())?;
+        if self.symbols.is_some() && !self.follows_dma() {
+            bail!(
+                "--symbols: nothing asks for names without the ledger (--ledger on, or --cache, which turns it on)"
+            );
+        }
         if self.record.is_some() {
             match self.cache.config().map(|config| config.scope) {
                 Some(Scope::All) => {}
@@ -543,6 +549,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
         }
         command_line = Some(if has_init { line } else { cmdline::append(&line, cmdline::OUR_INIT) });
     }
+    let symbols = arguments.symbols.as_deref().map(SymbolFile::open).transpose().context("--symbols")?;
     let config = SessionConfig {
         machine: MachineConfig {
             memory: arguments.memory,
@@ -561,7 +568,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
             record: arguments.record.clone(),
             ledger: arguments.follows_dma(),
             ledger_records: arguments.ledger_dump.is_some(),
-            symbols: None,
+            symbols: symbols.map(Arc::new),
         },
     };
     Ok(Prepared {

@@ -36,8 +36,23 @@ pub struct Key {
 /// A report, and the trace that shows it alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
+    #[serde(with = "as_json")]
     pub report: Report,
     pub trace: Option<String>,
+}
+
+/// A report within saved state: as JSON, since it leaves out fields that do not apply, which formats without field names cannot.
+mod as_json {
+    use super::Report;
+    use serde::{Deserialize, Deserializer, Serializer, de, ser};
+
+    pub fn serialize<S: Serializer>(report: &Report, output: S) -> Result<S::Ok, S::Error> {
+        output.serialize_str(&serde_json::to_string(report).map_err(ser::Error::custom)?)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Report, D::Error> {
+        serde_json::from_str(&String::deserialize(input)?).map_err(de::Error::custom)
+    }
 }
 
 /// How many findings there were.
@@ -196,6 +211,18 @@ mod tests {
         assert!(findings.take_new().is_empty() && !findings.has_new());
         findings.rewind();
         assert_eq!(findings.take_new(), new);
+    }
+
+    #[test]
+    fn what_is_saved_comes_back() {
+        let mut findings = Findings::default();
+        add(&mut findings, 1, 5);
+        let mut saver = devices::state::Saver::default();
+        saver.put(&findings).unwrap();
+        let bytes = saver.into_bytes();
+        let back: Findings = devices::state::Loader::new(&bytes).take().unwrap();
+        assert_eq!(back.raised(), findings.raised());
+        assert_eq!(back.raised().reports.len(), 1);
     }
 
     #[test]

@@ -110,6 +110,11 @@ unsafe impl World for Machine {
     fn probe(&mut self, cpu: &Vcpu, now: u64) {
         if let (Some(ledger), KnownGuest::Found(guest)) = (&mut self.ledger, &mut self.guest) {
             ledger.probe(guest, &self.memory.ram, &Registers::from(cpu), now);
+            if let Some(cache) = &mut self.memory.cache {
+                for &(address, length) in ledger.entered() {
+                    cache.enter(&self.memory.ram, address, length);
+                }
+            }
             for (misuse, entry) in ledger.take_misuses() {
                 self.findings.observe(Raw::Misuse { misuse, entry });
             }

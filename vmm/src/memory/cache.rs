@@ -212,8 +212,10 @@ impl Cache {
         address: u64,
         data: &mut [u8],
     ) -> Result<(), OutOfRange> {
-        let kind = self.kind(by, address, false);
-        self.make((ram, code), writer(by), Operation::Load { address, data, kind })
+        match self.kind(by, address, data.len(), false) {
+            Some(kind) => self.make((ram, code), writer(by), Operation::Load { address, data, kind }),
+            None => View { ram, code, translated: &self.translated }.read(address, data),
+        }
     }
 
     /// A vCPU's store to RAM.
@@ -227,7 +229,8 @@ impl Cache {
         address: u64,
         data: &[u8],
     ) -> Result<(), OutOfRange> {
-        let kind = self.kind(by, address, true);
+        // What misses while nothing may be filled reaches RAM as a store that is written through would.
+        let kind = self.kind(by, address, data.len(), true).unwrap_or(MemoryType::WriteThrough);
         self.make((ram, code), writer(by), Operation::Store { address, data, kind })
     }
 
@@ -242,8 +245,10 @@ impl Cache {
         address: u64,
         length: usize,
     ) -> Result<(), OutOfRange> {
-        let kind = self.kind(by, address, false);
-        self.make((ram, code), writer(by), Operation::Fetch { address, length, kind })
+        match self.kind(by, address, length, false) {
+            Some(kind) => self.make((ram, code), writer(by), Operation::Fetch { address, length, kind }),
+            None => Ok(()),
+        }
     }
 
     /// A cache maintenance instruction or a fence.
@@ -378,20 +383,24 @@ impl Cache {
         }
     }
 
-    /// The access's type for the model. While CR0.CD forbids fills, what misses goes past the cache.
-    fn kind(&mut self, by: &RamAccess, address: u64, store: bool) -> MemoryType {
+    /// The access's type for the model. `None` if it misses while CR0.CD forbids fills: it reaches RAM, and the cache, in which
+    /// no copy can have come to be, is not to hear of it.
+    fn kind(&mut self, by: &RamAccess, address: u64, length: usize, store: bool) -> Option<MemoryType> {
         let cached = matches!(by.kind, PageType::WriteBack | PageType::NoFill);
         if cached != self.translated.contains(address) {
             self.translated.set(address, cached);
         }
-        match by.kind {
+        let last = address.saturating_add(length.saturating_sub(1) as u64);
+        Some(match by.kind {
             PageType::Uncacheable => MemoryType::Uncached,
             PageType::WriteCombining => MemoryType::WriteCombining,
             _ if by.streaming && store => MemoryType::NonTemporal,
             PageType::WriteThrough => MemoryType::WriteThrough,
             PageType::WriteProtected => MemoryType::WriteProtected,
-            PageType::NoFill if !self.model.is_resident(address) => MemoryType::Uncached,
+            PageType::NoFill if !self.model.is_resident(address) && !self.model.is_resident(last) => {
+                return None;
+            }
             PageType::NoFill | PageType::WriteBack => MemoryType::WriteBack,
-        }
+        })
     }
 }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::config::WriteBack;
-use crate::finding::{Event, Path, Writer};
+use crate::finding::{Event, EventKind, Path, Writer};
 use crate::mask::ByteMask;
 
 /// The events of a line that are remembered.
@@ -75,7 +75,8 @@ impl Record {
         self.events.iter()
     }
 
-    /// Remembers an event, and of equal ones in a row the last.
+    /// Remembers an event, and of equal ones in a row the last. Where there is no room, fills and evictions go first: a schedule
+    /// can make any number of them between what somebody has written and its being read.
     pub fn happened(&mut self, event: Event) {
         if let Some(last) = self.events.back_mut()
             && (last.kind, last.by, last.stamp) == (event.kind, event.by, event.stamp)
@@ -84,7 +85,9 @@ impl Record {
             return;
         }
         if self.events.len() == EVENTS {
-            self.events.pop_front();
+            let moves = |event: &Event| matches!(event.kind, EventKind::Fill | EventKind::Evict);
+            let oldest = self.events.iter().position(moves).unwrap_or(0);
+            self.events.remove(oldest);
         }
         self.events.push_back(event);
     }
@@ -276,7 +279,7 @@ mod tests {
     #[test]
     fn the_last_events_are_kept() {
         let mut record = Record::new(64, 1);
-        let event = |stamp| Event { kind: crate::EventKind::Fill, by: None, stamp, bytes: NONE };
+        let event = |stamp| Event { kind: EventKind::Fill, by: None, stamp, bytes: NONE };
         (0..100).for_each(|stamp| record.happened(event(stamp / 2)));
         assert_eq!(
             record.events().map(|event| event.stamp).collect::<Vec<_>>(),

@@ -72,7 +72,7 @@ static int run(struct lab *lab, const char *name, uint64_t seed)
 	for (i = 0; i < report.wrong && i < DMALAB_WRONG_LISTED; i++) {
 		struct dmalab_wrong *byte = &report.list[i];
 
-		printf("wrong: the %s finds %#04x, not %#04x, at bus address %#llx\n",
+		printf("wrong: the %s finds 0x%02x, not 0x%02x, at bus address %#llx\n",
 		       byte->side == DMALAB_DEVICE ? "device" : "CPU", byte->found, byte->expected,
 		       (unsigned long long)byte->bus);
 	}

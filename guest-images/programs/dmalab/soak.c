@@ -47,7 +47,7 @@ static void compare(struct ground *ground, const char *side, uint32_t offset, ui
 		if (ground->seen[i] == ground->expected[i])
 			continue;
 		if (soak->wrong++ < LISTED)
-			printf("wrong: the %s finds %#04x, not %#04x, in byte %u of %u of %s memory at %#llx\n", side,
+			printf("wrong: the %s finds 0x%02x, not 0x%02x, in byte %u of %u of %s memory at %#llx\n", side,
 			       ground->seen[i], ground->expected[i], i, ground->buffer.size,
 			       kinds[ground->buffer.kind], (unsigned long long)ground->buffer.physical + i);
 	}

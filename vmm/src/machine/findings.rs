@@ -4,7 +4,7 @@ use super::Machine;
 use super::guest::KnownGuest;
 use crate::findings::{Callers, Findings, Found, Frame, LINE, Raw, Scene, Task};
 use crate::guest::{self, Registers};
-use cache_model::{Agent, Config, EventKind, Finding, Geometry, Kind, Policy, Writer};
+use cache_model::{Agent, Config, EventKind, Finding, Geometry, Policy, Writer};
 
 /// Most frames of a backtrace in a report.
 const DEPTH: usize = 32;
@@ -90,13 +90,13 @@ impl Machine {
 }
 
 /// Whether it is of account to devices. What CPUs do to their own view of memory, through two memory types say, breaks no rule of
-/// DMA; bytes that are nowhere any more are lost to all.
+/// DMA; what an invalidation discards is lost to all.
 fn concerns_a_device(finding: &Finding) -> bool {
     let device = |by: Writer| matches!(by.agent, Agent::Device(_));
     let line = &finding.line;
     let bypassed = |by: Option<Writer>| by.is_some_and(device);
-    finding.kind == Kind::LostWrite
-        || device(finding.observer)
+    device(finding.observer)
+        || line.timeline.iter().any(|event| event.kind == EventKind::Invalidate)
         || line.writers.iter().any(|run| device(run.writer))
         || line.timeline.iter().any(|event| event.kind == EventKind::BypassingWrite && bypassed(event.by))
 }

@@ -383,23 +383,23 @@ impl Cache {
         }
     }
 
-    /// The access's type for the model. `None` if it misses while CR0.CD forbids fills: it reaches RAM, and the cache, in which
-    /// no copy can have come to be, is not to hear of it.
+    /// The access's type for the model. `None` if it misses while CR0.CD forbids fills: it reaches RAM, and no copy can have come
+    /// to be in the cache that would have to be older or newer.
     fn kind(&mut self, by: &RamAccess, address: u64, length: usize, store: bool) -> Option<MemoryType> {
         let cached = matches!(by.kind, PageType::WriteBack | PageType::NoFill);
         if cached != self.translated.contains(address) {
             self.translated.set(address, cached);
         }
         let last = address.saturating_add(length.saturating_sub(1) as u64);
+        if by.no_fill && !self.model.is_resident(address) && !self.model.is_resident(last) {
+            return None;
+        }
         Some(match by.kind {
             PageType::Uncacheable => MemoryType::Uncached,
             PageType::WriteCombining => MemoryType::WriteCombining,
             _ if by.streaming && store => MemoryType::NonTemporal,
             PageType::WriteThrough => MemoryType::WriteThrough,
             PageType::WriteProtected => MemoryType::WriteProtected,
-            PageType::NoFill if !self.model.is_resident(address) && !self.model.is_resident(last) => {
-                return None;
-            }
             PageType::NoFill | PageType::WriteBack => MemoryType::WriteBack,
         })
     }

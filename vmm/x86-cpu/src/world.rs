@@ -47,6 +47,8 @@ pub struct RamAccess {
     pub kind: MemoryType,
     /// The instruction gives the non-temporal hint (MOVNTI and its like, MASKMOVQ).
     pub streaming: bool,
+    /// CR0.CD is set: nothing is filled, whatever the type.
+    pub no_fill: bool,
 }
 
 /// What the machine shows to its vCPUs.

@@ -4,7 +4,7 @@ use super::paging::Access;
 use super::tlb::{Context, GLOBAL, HOST, INVALID, KIND_SHIFT, PAGE_MASK, SHOWN, SIZE_SHIFT, SLOW, VIA_WORLD};
 use super::{MemoryType, Word, host};
 use crate::fault::Fault;
-use crate::state::Vcpu;
+use crate::state::{Vcpu, cr0};
 use crate::world::{RamAccess, Shown, World};
 
 /// One page's part of an access, translated.
@@ -274,6 +274,7 @@ impl Vcpu {
             ip: self.instruction_address(),
             kind,
             streaming: self.streaming,
+            no_fill: self.cr0 & cr0::CD != 0,
         }
     }
 

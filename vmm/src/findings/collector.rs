@@ -36,23 +36,8 @@ pub struct Key {
 /// A report, and the trace that shows it alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    #[serde(with = "as_json")]
     pub report: Report,
     pub trace: Option<String>,
-}
-
-/// A report within saved state: as JSON, since it leaves out fields that do not apply, which formats without field names cannot.
-mod as_json {
-    use super::Report;
-    use serde::{Deserialize, Deserializer, Serializer, de, ser};
-
-    pub fn serialize<S: Serializer>(report: &Report, output: S) -> Result<S::Ok, S::Error> {
-        output.serialize_str(&serde_json::to_string(report).map_err(ser::Error::custom)?)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Report, D::Error> {
-        serde_json::from_str(&String::deserialize(input)?).map_err(de::Error::custom)
-    }
 }
 
 /// How many findings there were.

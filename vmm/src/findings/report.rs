@@ -27,41 +27,35 @@ pub struct Report {
     /// How many bytes, from the first to the last such byte.
     pub len: u64,
     /// What a coherent machine would have given.
-    #[serde(with = "hex", skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(with = "hex", default)]
     pub expected: Vec<u8>,
     /// What the victim got; of a transaction that no mapping allows: what it moved.
-    #[serde(with = "hex", skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(with = "hex", default)]
     pub found: Vec<u8>,
     /// What RAM has there.
-    #[serde(with = "hex", skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(with = "hex", default)]
     pub ram: Vec<u8>,
     /// The access that should not have been, or not without a sync.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub culprit: Option<Access>,
     /// The access that got wrong or doubtful bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub victim: Option<Access>,
     /// Who wrote the bytes that are expected.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub writer: Option<Access>,
     /// The DMA mapping that it is about.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mapping: Option<Mapped>,
     /// What happened to the line, oldest first.
     pub timeline: Vec<Moment>,
     /// What limits what can be said.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(default)]
     pub notes: Vec<String>,
     /// The guest's kernel: release and build-id.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
     /// How often it was found: by the same culprit and victim.
     pub count: u64,
     /// The first of the other times.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(default)]
     pub again_at: Vec<Occurrence>,
     /// The trace by which `staleline replay` shows it: a path from the file's folder.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
 }
 
@@ -73,10 +67,9 @@ pub struct Access {
     pub action: Action,
     pub time: u64,
     /// The instruction, then its callers, where they are known. None for devices.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(default)]
     pub backtrace: Vec<Frame>,
     /// What ran.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
 }
 
@@ -127,10 +120,9 @@ pub struct Frame {
     /// Virtual address.
     pub address: u64,
     /// `symbol+0xoffset`, with `[module]` where it is one's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub symbol: Option<String>,
     /// The unwinder has guessed it.
-    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    #[serde(default)]
     pub guess: bool,
 }
 
@@ -168,18 +160,16 @@ pub struct Mapped {
     /// Linux's name: TO_DEVICE and so on, COHERENT for memory allocated for DMA.
     pub direction: String,
     /// Linux's names, without `DMA_ATTR_`; USER_PINNED for an application's memory.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(default)]
     pub attributes: Vec<String>,
     pub mapped_at: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub unmapped_at: Option<u64>,
     /// Of the mapping.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(default)]
     pub backtrace: Vec<Frame>,
     /// Of its end.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    #[serde(default)]
     pub unmap_backtrace: Vec<Frame>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
 }
 
@@ -189,10 +179,8 @@ pub struct Moment {
     pub time: u64,
     pub what: What,
     /// As in [`Access::who`]; none if the cache did it by itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     /// The instruction.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<Frame>,
 }
 

@@ -5,6 +5,7 @@ use super::collector::Found;
 use super::report::Report;
 use super::text::Text;
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,6 +25,34 @@ struct Line<'a> {
     report: &'a Report,
     #[serde(flatten)]
     context: &'a Context,
+}
+
+impl Line<'_> {
+    /// One line, without what does not apply.
+    fn to_json(&self) -> io::Result<Vec<u8>> {
+        let mut value = serde_json::to_value(self)?;
+        leave_out_empty(&mut value);
+        let mut text = serde_json::to_vec(&value)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+}
+
+/// Leaves out fields that are null, false or empty.
+fn leave_out_empty(value: &mut Value) {
+    match value {
+        Value::Object(fields) => fields.retain(|_, field| {
+            leave_out_empty(field);
+            match field {
+                Value::Null | Value::Bool(false) => false,
+                Value::String(text) => !text.is_empty(),
+                Value::Array(items) => !items.is_empty(),
+                _ => true,
+            }
+        }),
+        Value::Array(items) => items.iter_mut().for_each(leave_out_empty),
+        _ => {}
+    }
 }
 
 /// The file of `--findings`.
@@ -94,8 +123,7 @@ impl Sink {
         for report in all {
             let trace = lines.traces.get(&report.id).cloned();
             let report = &Report { trace, ..report.clone() };
-            serde_json::to_writer(&mut text, &Line { report, context: &self.context })?;
-            text.push(b'\n');
+            text.append(&mut Line { report, context: &self.context }.to_json()?);
         }
         fs::write(&lines.path, text)
     }
@@ -109,9 +137,7 @@ impl JsonLines {
     }
 
     fn append(&mut self, line: &Line<'_>) -> io::Result<()> {
-        let mut text = serde_json::to_vec(line)?;
-        text.push(b'\n');
-        self.file.write_all(&text)
+        self.file.write_all(&line.to_json()?)
     }
 
     fn beside(&self, name: &str) -> PathBuf {
@@ -149,7 +175,7 @@ mod tests {
         Found { report, trace: Some(format!("# {id}\n")) }
     }
 
-    fn lines(path: &Path) -> Vec<serde_json::Value> {
+    fn lines(path: &Path) -> Vec<Value> {
         let text = fs::read_to_string(path).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

@@ -172,7 +172,10 @@ impl Keys {
         let (key, value) = pair.split_once('=').ok_or_else(|| CacheSpecError::NotAKey(pair.to_owned()))?;
         let bad = |reason: String| CacheSpecError::BadValue { key: key.into(), value: value.into(), reason };
         let number = || value.parse::<u64>().map_err(|error| bad(error.to_string()));
-        let size = || parse_size(value).or_else(|error| value.parse().map_err(|_| bad(error)));
+        let size = || match value.parse() {
+            Ok(bytes) => Ok(bytes),
+            Err(_) => parse_size(value).map_err(bad),
+        };
         let policies = [
             ("lru", Policy::Lru),
             ("fifo", Policy::Fifo),
@@ -298,13 +301,13 @@ mod tests {
             ("size=1G,sets=4", "size= and sets= say the same thing"),
             ("size=4G", "at most 1048576 lines"),
             ("sets=0", "sets=0: a cache has at least one set"),
-            ("size=big", "size=big: a size needs a unit"),
+            ("size=big", "size=big: 'bi' is not a whole number"),
             ("ways=3,size=12K,line=64,policy=plru", "policy=plru needs a power of two"),
             ("policy=mru", "policy=mru: valid values: lru, fifo, plru, random"),
             ("scope=some", "scope=some: valid values: all, dma"),
             ("seed=-1", "seed=-1: invalid digit"),
             ("l2-ways=4", "l2-ways and l2-policy need l2=SIZE"),
-            ("l2=100K,l2-ways=16", "l2=102400 is not a whole number of sets: a set is 1024 bytes"),
+            ("l2=100K,l2-ways=3", "l2=102400 is not a whole number of sets: a set is 192 bytes"),
         ] {
             let error = text.parse::<CacheSpec>().unwrap_err().to_string();
             assert!(error.contains(reason), "{text}: {error}");

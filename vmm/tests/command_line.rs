@@ -51,15 +51,9 @@ fn help_and_version_are_not_errors() {
 fn options_of_later_versions_say_not_yet() {
     for option in [
         &["--arch", "riscv64"][..],
-        &["--cache", "sets=64"],
         &["--iommu", "bounce"],
         &["--confidential", "sev"],
         &["--dma", "noncoherent"],
-        &["--ledger", "on"],
-        &["--symbols", "x"],
-        &["--findings", "x"],
-        &["--fail-on", "manifest"],
-        &["--record", "x"],
     ] {
         let mut arguments = vec!["run"];
         arguments.extend_from_slice(option);
@@ -76,6 +70,20 @@ fn devices_are_checked() {
     refused(&["run", "--device", "mlx5", "--device", "mlx5"], &["slot 8", "twice"]);
     refused(&["run", "--cpus", "0"], &["--cpus 0", "1 to 8"]);
     refused(&["run", "--cpus", "9"], &["--cpus 9", "1 to 8"]);
+}
+
+#[test]
+fn caches_and_what_needs_them_are_checked() {
+    refused(&["run", "--cache", "size=1K,ways=3"], &["size=1024", "whole number of sets"]);
+    refused(&["run", "--cache", "l3"], &["'l3'", "l1, "]);
+    refused(&["run", "--cache", "l1", "--engine", "kvm"], &["--cache", "--engine soft"]);
+    refused(&["run", "--ledger", "on", "--engine", "kvm"], &["--ledger", "--engine soft"]);
+    refused(&["run", "--symbols", "x"], &["--symbols", "--ledger on"]);
+    refused(
+        &["run", "--ledger", "on", "--symbols", "/nowhere/System.map"],
+        &["--symbols", "/nowhere/System.map"],
+    );
+    refused(&["run", "--record", "x"], &["--record", "--cache"]);
 }
 
 #[test]

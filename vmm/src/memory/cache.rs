@@ -272,7 +272,7 @@ impl Cache {
         self.make((ram, code), writer(by), operation)
     }
 
-    /// A device's read of RAM.
+    /// A device's read of RAM that has been [entered](Cache::enter).
     ///
     /// # Errors
     /// As [`Cache::load`].
@@ -284,11 +284,10 @@ impl Cache {
         data: &mut [u8],
         snoop: Snoop,
     ) -> Result<(), OutOfRange> {
-        self.enter(ram, address, data.len() as u64);
         self.make((ram, code), by, Operation::DmaRead { address, data, snoop })
     }
 
-    /// A device's write of RAM.
+    /// A device's write of RAM that has been [entered](Cache::enter).
     ///
     /// # Errors
     /// As [`Cache::load`].
@@ -300,11 +299,10 @@ impl Cache {
         data: &[u8],
         snoop: Snoop,
     ) -> Result<(), OutOfRange> {
-        self.enter(ram, address, data.len() as u64);
         self.make((ram, code), by, Operation::DmaWrite { address, data, snoop })
     }
 
-    /// A device's atomic operation on 8 aligned bytes of RAM; returns the old value.
+    /// A device's atomic operation on 8 aligned bytes of RAM that have been entered; returns the old value.
     ///
     /// # Errors
     /// As [`Cache::load`].
@@ -316,7 +314,6 @@ impl Cache {
         op: AtomicOp,
         snoop: Snoop,
     ) -> Result<u64, OutOfRange> {
-        self.enter(ram, address, 8);
         let (model, memory) = over!(self, ram, code);
         let (mut old, mut new) = ([0; 8], [0; 8]);
         model.dma_atomic(memory, by, address, 8, snoop, |bytes| {

@@ -6,7 +6,7 @@ use cache_model::{Config, ConfigError, Geometry, GeometryError, Policy, Schedule
 use std::fmt;
 use std::str::FromStr;
 
-/// Names for whole specifications, each with what it is good for.
+/// Names for whole specifications.
 pub const PRESETS: &[(&str, &str)] = &[
     ("l1", "size=32K,ways=8,line=64,policy=lru"),
     ("l2", "size=32K,ways=8,line=64,policy=plru,l2=1M,l2-ways=16"),
@@ -73,12 +73,6 @@ impl CacheSpec {
     #[must_use]
     pub fn is_off(&self) -> bool {
         self.config.is_none()
-    }
-}
-
-impl Default for CacheSpec {
-    fn default() -> Self {
-        Self::off()
     }
 }
 

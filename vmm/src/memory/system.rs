@@ -125,6 +125,7 @@ impl MemorySystem {
         let Self { ram, code, cache: Some(cache) } = self else {
             return dma::read(&self.ram, address, data);
         };
+        cache.enter(ram, address, data.len() as u64);
         for (at, range) in dma::lines(address, data.len()) {
             let Some(part) = data.get_mut(range) else { break };
             if cache.dma_read((ram, code), by.writer(), at, part, by.snoop).is_err() {
@@ -143,6 +144,7 @@ impl MemorySystem {
         let Self { ram, code, cache: Some(cache) } = self else {
             return dma::write(&self.ram, &mut self.code, address, data);
         };
+        cache.enter(ram, address, data.len() as u64);
         for (at, range) in dma::lines(address, data.len()) {
             let Some(part) = data.get(range) else { break };
             let written = cache.dma_write((ram, code), by.writer(), at, part, by.snoop);
@@ -162,6 +164,7 @@ impl MemorySystem {
         if !address.is_multiple_of(8) {
             return Err(DmaError::Unmapped(address));
         }
+        cache.enter(ram, address, 8);
         let done = cache.dma_atomic((ram, code), by.writer(), address, op, by.snoop);
         done.map_err(|_| DmaError::Unmapped(address))
     }

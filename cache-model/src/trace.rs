@@ -32,7 +32,7 @@ mod parse;
 mod write;
 
 pub use parse::{ParseError, Parser};
-pub(crate) use write::hex;
+pub use write::hex;
 
 use crate::access::{MemoryType, Snoop};
 use crate::config::Config;

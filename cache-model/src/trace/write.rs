@@ -62,7 +62,8 @@ impl Display for Op<'_> {
 }
 
 /// Bytes as lower-case hex digits, in memory order.
-pub(crate) fn hex(bytes: &[u8]) -> String {
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|&byte| digits(byte)).map(char::from).collect()
 }
 

@@ -267,16 +267,11 @@ pub struct Occurrence {
 
 /// Bytes as hexadecimal digits.
 mod hex {
+    use cache_model::trace::hex;
     use serde::{Deserialize, Deserializer, Serializer, de};
-    use std::fmt::Write;
 
     pub fn serialize<S: Serializer>(bytes: &[u8], output: S) -> Result<S::Ok, S::Error> {
-        let mut text = String::with_capacity(bytes.len() * 2);
-        for byte in bytes {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-        }
-        output.serialize_str(&text)
+        output.serialize_str(&hex(bytes))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Vec<u8>, D::Error> {

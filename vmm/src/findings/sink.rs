@@ -4,11 +4,11 @@ use super::Context;
 use super::collector::Found;
 use super::report::Report;
 use super::text::Text;
+use cache_model::trace::hex;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -148,12 +148,9 @@ impl JsonLines {
     /// that share a folder do not overwrite one another's, and equal runs have equal names.
     fn save_trace(&mut self, report: &Report, trace: Option<&str>) -> io::Result<Option<String>> {
         let Some(trace) = trace.filter(|_| self.regular) else { return Ok(None) };
-        let mut name = format!("{TRACES}/{}-", report.kind.name());
-        for byte in Sha256::digest(trace).iter().take(6) {
-            // Writing to a String cannot fail.
-            let _ = write!(name, "{byte:02x}");
-        }
-        name.push_str(".trace");
+        let digest = Sha256::digest(trace);
+        let short = hex(digest.get(..6).unwrap_or(&digest));
+        let name = format!("{TRACES}/{}-{short}.trace", report.kind.name());
         fs::create_dir_all(self.beside(TRACES))?;
         fs::write(self.beside(&name), trace)?;
         self.traces.insert(report.id, name.clone());

@@ -7,7 +7,7 @@ use super::hook::{MemoryHook, Operation};
 use super::layout::PAGE;
 use super::system::PLATFORM;
 use super::{GuestRam, dma};
-use cache_model::trace::{Machine, Op};
+use cache_model::trace::{Machine, Op, hex};
 use cache_model::{Agent, CacheModel, EventKind, Memory, OutOfRange, Policy, Schedule, Snoop, Stats, Writer};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -161,12 +161,9 @@ impl Recorder {
             peek(address, &mut beyond);
             memory.update(beyond);
         });
-        let hex = |digest: Sha256| -> String {
-            digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-        };
         let mut sink = self.sink();
-        sink.comment(&format!("cpu {}", hex(cpu)));
-        sink.comment(&format!("ram {}", hex(memory)));
+        sink.comment(&format!("cpu {}", hex(&cpu.finalize())));
+        sink.comment(&format!("ram {}", hex(&memory.finalize())));
         let stats = serde_json::to_string(&stats).map_err(io::Error::other)?;
         sink.comment(&format!("stats {stats}"));
         match sink.error.take() {

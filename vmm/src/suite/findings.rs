@@ -4,6 +4,7 @@ use super::pattern::Pattern;
 use crate::findings::{Counts, Report, title};
 use cache_model::Verdict;
 use cache_model::judge::{Blame, Kind};
+use cache_model::trace::hex;
 use serde::de::{self, IntoDeserializer};
 use serde::{Deserialize, Deserializer};
 use std::fmt::{self, Write};
@@ -92,7 +93,6 @@ impl FindingPattern {
             }
             Some(text)
         };
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         self.kind.has(&report.kind)
             && self.verdict.has(&report.verdict)
             && self.blame.has(&report.blame)

@@ -16,7 +16,7 @@ const PROGRAM: &str = "bench/workload";
 /// Where the guest's PID 1 lies: no peer could tell staleline's what to run.
 const INIT: &str = "bench/init";
 /// The workload that is the boot itself.
-const BOOT: &str = "boot";
+pub(crate) const BOOT: &str = "boot";
 
 /// Floating point without fused operations: the same results with every compiler and on every machine.
 const FLAGS: [&str; 7] = ["-std=gnu11", "-O2", "-static", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off"];

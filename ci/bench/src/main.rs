@@ -6,6 +6,7 @@
 //! on its console when its work begins and ends.
 
 mod bochs;
+mod cache;
 mod fork;
 mod guest;
 mod ledger;
@@ -73,6 +74,8 @@ enum Workload {
     Suite,
     /// Operations a second of `staleline replay`, and of the cache model alone.
     Replay,
+    /// A boot with a modelled cache and without, beside QEMU's.
+    Cache,
     /// A boot with the ledger of DMA mappings on and off.
     Ledger,
 }
@@ -105,6 +108,11 @@ fn main() -> Result<()> {
             Workload::Fork => table.add_figures(fork::run(arguments.rounds)?),
             Workload::Suite => table.add_figures(suite::run(&staleline, arguments.rounds)?),
             Workload::Replay => table.add_figures(replay::run(&staleline, arguments.rounds)?),
+            Workload::Cache => {
+                let guest = Guest::prepare(guest::BOOT)?;
+                table.guest(&guest);
+                table.add_figures(cache::run(&staleline, &guest, &peers, arguments.rounds)?);
+            }
             Workload::Ledger => table.add_figures(ledger::run(&staleline, arguments.rounds)?),
             Workload::Boot | Workload::Integer | Workload::Memory | Workload::Kernel | Workload::Float => {
                 let guest = Guest::prepare(&workload.name())?;
@@ -135,7 +143,7 @@ fn measure(
     let mut row = Row::new(name.clone(), peers);
     for round in 1..=rounds {
         eprintln!("{name}: round {round} of {rounds}: staleline");
-        let run = peer::staleline(staleline, guest)?;
+        let run = peer::staleline(staleline, guest, &[])?;
         let ours = run.time(guest.ends_itself())?;
         row.add(&ours, guest.instructions());
         for (at, peer) in peers.iter().enumerate() {

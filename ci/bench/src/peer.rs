@@ -68,8 +68,8 @@ impl Peer {
     }
 }
 
-/// Staleline's software engine on the guest.
-pub(crate) fn staleline(program: &Path, guest: &Guest) -> Result<Run> {
+/// Staleline's software engine on the guest, with more arguments.
+pub(crate) fn staleline(program: &Path, guest: &Guest, arguments: &[&str]) -> Result<Run> {
     let status = guest.status();
     if status.exists() {
         std::fs::remove_file(&status)?;
@@ -77,7 +77,7 @@ pub(crate) fn staleline(program: &Path, guest: &Guest) -> Result<Run> {
     let mut command = Command::new(program);
     command.args(["run", "--engine", "soft", "--memory", &format!("{MEMORY}M"), "--kernel"]);
     command.arg(&guest.image.kernel).arg("--initrd").arg(&guest.initrd);
-    command.args(["--cmdline", &guest.cmdline]).arg("--status").arg(status);
+    command.args(["--cmdline", &guest.cmdline]).arg("--status").arg(status).args(arguments);
     Ok(Run::new(command))
 }
 

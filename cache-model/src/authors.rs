@@ -6,6 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Writer;
+use crate::mask::ByteMask;
+use crate::run::Run;
 
 /// The shortest log that is worth dropping anything from.
 const SHORTEST: usize = 1 << 14;
@@ -61,6 +63,29 @@ impl Authors {
         self.log.get(*self.ids.get(at)? as usize).copied()
     }
 
+    /// The runs of bytes by one writer each, lowest first, of the line that starts at `at`.
+    pub fn runs(&self, at: usize, bytes: ByteMask, into: &mut Vec<Run>) {
+        let ids = self.ids.get(at..).unwrap_or_default();
+        for (first, len) in bytes.runs() {
+            let (mut offset, end) = (first, first + len);
+            let mut last: Option<Writer> = None;
+            while let Some(rest @ [id, ..]) = ids.get(offset..end) {
+                let len = same(rest, *id);
+                let writer = self.log.get(*id as usize).copied();
+                match (writer, into.last_mut()) {
+                    // It has stored in between as well, elsewhere or what is hidden.
+                    (Some(writer), Some(run)) if last == Some(writer) => {
+                        *run = run.with_range(run.offset(), run.len() + len);
+                    }
+                    (Some(writer), _) => into.push(Run::new(offset, len, writer)),
+                    (None, _) => {}
+                }
+                last = writer;
+                offset += len;
+            }
+        }
+    }
+
     /// The indices of a slot's bytes, to be put back elsewhere.
     pub fn ids(&self, at: usize, len: usize) -> &[u32] {
         self.ids.get(at..at + len).unwrap_or_default()
@@ -91,6 +116,16 @@ impl Authors {
         self.limit = SHORTEST.max(kept.len() * 4);
         self.log = kept;
     }
+}
+
+/// How many of the first indices are this one.
+#[inline]
+fn same(ids: &[u32], id: u32) -> usize {
+    // Most stores are of aligned words of 8 bytes or many.
+    let words = ids.chunks_exact(8);
+    let words = words.take_while(|word| word.iter().fold(0, |other, next| other | (next ^ id)) == 0).count();
+    let rest = ids.get(words * 8..).unwrap_or_default();
+    words * 8 + rest.iter().take_while(|next| **next == id).count()
 }
 
 #[cfg(test)]

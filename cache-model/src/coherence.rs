@@ -16,6 +16,7 @@ use crate::mask::ByteMask;
 use crate::memory::{Memory, OutOfRange};
 use crate::pending::Pending;
 use crate::record::Record;
+use crate::run::Run;
 use crate::spill::Spill;
 use crate::unknown::Unknown;
 
@@ -79,7 +80,7 @@ impl Coherence {
             records: LineMap::default(),
             order: VecDeque::new(),
             made: 0,
-            spill: Spill::new(limits.spilled, config.geometry().line()),
+            spill: Spill::new(limits.spilled),
             pending: Pending::default(),
             unknown: Unknown::new(limits.unknown),
             findings: Vec::new(),
@@ -167,8 +168,9 @@ impl Coherence {
             WriteKind::Back => {
                 // Where the store has found or brought its line, the slot knows.
                 if !self.config.allocates() && lines.find(span.line).is_none() {
-                    let run = Written { offset: span.offset, len: span.len, writer };
-                    self.spill.add(span.line, bytes, writer.stamp, &[run]);
+                    let mut runs = self.spill.list();
+                    runs.push(Run::new(span.offset, span.len, writer));
+                    self.spill.add(span.line, bytes, writer.stamp, runs);
                 }
                 if self.is_doubted(span.line) {
                     let stored = self.stored(lines, span.line);
@@ -214,9 +216,9 @@ impl Coherence {
     /// A dirty line is about to be written back by the cache's own choice, at this time: D outlives that.
     pub fn spill(&mut self, lines: &Lines, slot: usize, stamp: u64) {
         let Some(line) = lines.occupant(slot).filter(|_| !lines.is_blind(slot)) else { return };
-        let bytes = lines.dirty(slot);
-        let writers = runs(bytes, |offset| lines.author(slot, offset));
-        self.spill.add(line, bytes, stamp, &writers);
+        let mut runs = self.spill.list();
+        lines.runs(slot, &mut runs);
+        self.spill.add(line, lines.dirty(slot), stamp, runs);
     }
 
     /// Maintenance has cleaned a line.

@@ -44,7 +44,8 @@ pub enum Schedule {
 pub struct Limits {
     /// Lines in doubt: written past the cache, or dropped dirty. Some hundred bytes each.
     pub records: usize,
-    /// Lines outside the cache of which it is known what CPUs have stored there since the last clean.
+    /// Lines outside the cache of which it is known what CPUs have stored there since the last clean; at most 2^22. About 200
+    /// bytes each.
     pub spilled: usize,
     /// Groups of 64 neighbouring lines that have entered as unknown.
     pub unknown: usize,

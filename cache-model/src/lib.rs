@@ -90,6 +90,7 @@ mod posted;
 mod record;
 pub mod replay;
 mod residency;
+mod run;
 mod schedule;
 mod spill;
 mod stats;

@@ -13,6 +13,7 @@ use crate::geometry::{Geometry, MAX_LINE, Span};
 use crate::mask::ByteMask;
 use crate::memory::{Memory, OutOfRange};
 use crate::policy::{Policy, Replacement};
+use crate::run::Run;
 
 /// The line number of a slot that holds none. (Lines have at least 16 bytes, so no address is in it.)
 const NONE: u64 = u64::MAX;
@@ -378,6 +379,11 @@ impl Lines {
     /// Who stored a dirty byte of a resident line.
     pub fn author(&self, slot: usize, offset: usize) -> Option<Writer> {
         self.authors.of(slot * self.size + offset)
+    }
+
+    /// The runs of dirty bytes of a slot by one writer each, lowest first.
+    pub fn runs(&self, slot: usize, into: &mut Vec<Run>) {
+        self.authors.runs(slot * self.size, self.dirty(slot), into);
     }
 
     /// From now on this resident line's two views may differ.

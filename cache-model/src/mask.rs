@@ -88,23 +88,30 @@ impl ByteMask {
 
     /// The runs of neighbouring positions as (first, length), lowest first.
     pub fn runs(self) -> impl Iterator<Item = (usize, usize)> {
-        let mut positions = self.iter().peekable();
+        let mut at = 0;
         std::iter::from_fn(move || {
-            let first = positions.next()?;
-            let mut len = 1;
-            while positions.next_if_eq(&(first + len)).is_some() {
-                len += 1;
-            }
-            Some((first, len))
+            let first = self.next(at, 0)?;
+            at = self.next(first, u64::MAX).unwrap_or(MAX_LINE);
+            Some((first, at - first))
         })
     }
 
     /// The lowest and the highest byte position.
     #[must_use]
     pub fn bounds(self) -> Option<(usize, usize)> {
-        let first = self.iter().next()?;
+        let first = self.next(0, 0)?;
         let last = self.iter().last()?;
         Some((first, last))
+    }
+
+    /// The lowest position from `at` on that is in the set, or with all ones for `flip` not in the set.
+    fn next(self, at: usize, flip: u64) -> Option<usize> {
+        let words = self.0.iter().enumerate().skip(at / WORD_BITS);
+        let mut below = low_bits(at % WORD_BITS);
+        words
+            .map(|(index, word)| (index, (word ^ flip) & !std::mem::take(&mut below)))
+            .find(|&(_, word)| word != 0)
+            .map(|(index, word)| index * WORD_BITS + word.trailing_zeros() as usize)
     }
 
     /// The set as words, position 0 in the lowest bit of the first.
@@ -168,5 +175,8 @@ mod tests {
         assert_eq!(one.iter().collect::<Vec<_>>(), [200]);
         assert_eq!(low.without(one).or(one).runs().collect::<Vec<_>>(), [(0, 70), (200, 1)]);
         assert_eq!(ByteMask::from_words(low.words()), low);
+        for (offset, len) in [(0, 256), (63, 2), (64, 64), (255, 1), (128, 128), (1, 127)] {
+            assert_eq!(ByteMask::range(offset, len).runs().collect::<Vec<_>>(), [(offset, len)]);
+        }
     }
 }

@@ -445,13 +445,13 @@ impl Outcome {
     }
 }
 
-/// What the model may remember of a memory of so many lines: all of it up to some hundred MiB, so that the report is exact,
-/// and never less than by default.
+/// What the model may remember of a memory of so many lines: all of it up to some ten MiB, so that the report is exact.
 fn limits(lines: usize) -> Limits {
     let least = Limits::default();
     Limits {
         records: least.records.max(lines.min(1 << 18)),
-        spilled: least.spilled.max(lines.min(1 << 20)),
+        // Of so many it surely keeps any half that follow one another.
+        spilled: lines.min(1 << 20) * 2,
         pending: least.pending.max(lines.min(1 << 18)),
         ..least
     }

@@ -243,6 +243,7 @@ mod tests {
         "b7b8631ee4c10aae728c5510aa334ff95c5d6f89ddeb8586f76ac107bfbaf38c",
         "602600420e150cb1742b2d2cbd3e9a54a59da3174d7906bf1f1ada10ec2c0f24",
         "c5542ef4944ee6478baf268a0a98b938e5c3dd4d265feac55a268a64f6238efc",
+        "8810e73729cb3649d9e6f3135d0aa106b1d08b2c9424ad20ffd24f0a7a9cf9b9",
     ];
 
     #[test]

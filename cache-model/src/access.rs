@@ -59,45 +59,6 @@ impl Snoop {
 }
 
 impl CacheModel {
-    /// The quick way for a load of write-back memory: true if there is nothing to do but to read the CPU's view, because
-    /// the line is resident in the first level and in no doubt. The hit is then counted. Else nothing has happened: use
-    /// [`CacheModel::load`].
-    #[inline]
-    pub fn load_hit(&mut self, cpu: u32, addr: u64, len: usize) -> bool {
-        let Some(stats) = self.counters.of_cpu(cpu) else { return false };
-        let hit = self.lines.quick_load(addr, len);
-        stats.load_hits += u64::from(hit);
-        hit
-    }
-
-    /// The quick way for a store to write-back memory: true if there is nothing to do but to write the CPU's view, because
-    /// the line is resident in the first level, has been stored to before and is in no doubt. The hit is then counted, and
-    /// the bytes are dirty and the writer's. Else nothing has happened: use [`CacheModel::store`].
-    #[inline]
-    pub fn store_hit(&mut self, writer: Writer, addr: u64, len: usize) -> bool {
-        let Agent::Cpu(cpu) = writer.agent else { return false };
-        let Some(stats) = self.counters.of_cpu(cpu) else { return false };
-        let hit = self.lines.quick_store(addr, len, writer);
-        stats.store_hits += u64::from(hit);
-        hit
-    }
-
-    /// The quick way for an instruction fetch from one line of write-back memory: true if the line is the vCPU's last fetched one, or a
-    /// load would hit it quickly. Else nothing has happened: use [`CacheModel::fetch`].
-    #[inline]
-    pub fn fetch_hit(&mut self, cpu: u32, addr: u64) -> bool {
-        let line = self.config.geometry().line_of(addr);
-        let doubts = self.coherence.doubts();
-        if self.fetched.is_sound(cpu, line, doubts) {
-            return true;
-        }
-        if self.fetched.is(cpu, line) || !self.load_hit(cpu, addr, 1) {
-            return false;
-        }
-        self.fetched.set(cpu, line, Some(doubts));
-        true
-    }
-
     /// A CPU load of `buf.len()` bytes.
     ///
     /// # Errors
@@ -111,8 +72,11 @@ impl CacheModel {
         kind: MemoryType,
     ) -> Result<(), OutOfRange> {
         self.check(memory, addr, buf.len() as u64)?;
-        self.now = who.stamp;
         let path = kind.load_path();
+        if path == Path::Cache && self.load_miss(who, addr, buf.len()) {
+            return memory.read(addr, buf);
+        }
+        self.now = who.stamp;
         for (span, part) in self.parts_mut(addr, buf) {
             self.adversary_sees_read(memory, who, path, span)?;
             if path == Path::Cache {
@@ -180,6 +144,9 @@ impl CacheModel {
         };
         let waits = matches!(kind, MemoryType::WriteCombining | MemoryType::NonTemporal);
         self.check(memory, addr, data.len() as u64)?;
+        if write == WriteKind::Back && self.store_quietly(memory, who, addr, data)? {
+            return Ok(());
+        }
         self.now = who.stamp;
         for (span, part) in self.parts(addr, data) {
             self.adversary_sees_write(memory, who, write, span)?;

@@ -99,11 +99,13 @@ impl Coherence {
         self.made
     }
 
+    #[inline]
     pub fn is_doubted(&self, line: u64) -> bool {
         self.records.contains(line)
     }
 
     /// True if every access to a line is to be seen.
+    #[inline]
     pub fn is_watched(&self, line: u64) -> bool {
         self.is_doubted(line) || self.pending.contains(line)
     }
@@ -215,10 +217,16 @@ impl Coherence {
 
     /// A dirty line is about to be written back by the cache's own choice, at this time: D outlives that.
     pub fn spill(&mut self, lines: &Lines, slot: usize, stamp: u64) {
-        let Some(line) = lines.occupant(slot).filter(|_| !lines.is_blind(slot)) else { return };
+        if let Some(line) = lines.occupant(slot).filter(|_| !lines.is_blind(slot)) {
+            self.spill_line(lines, slot, line, lines.dirty(slot), stamp);
+        }
+    }
+
+    /// As [`Coherence::spill`], for a slot of which all is known.
+    pub fn spill_line(&mut self, lines: &Lines, slot: usize, line: u64, dirty: ByteMask, stamp: u64) {
         let mut runs = self.spill.list();
         lines.runs(slot, &mut runs);
-        self.spill.add(line, lines.dirty(slot), stamp, runs);
+        self.spill.add(line, dirty, stamp, runs);
     }
 
     /// Maintenance has cleaned a line.

@@ -81,6 +81,7 @@ impl Geometry {
 
     /// Line size in bytes.
     #[must_use]
+    #[inline]
     pub fn line(&self) -> usize {
         1 << self.line_shift
     }
@@ -93,24 +94,28 @@ impl Geometry {
 
     /// Lines in a set.
     #[must_use]
+    #[inline]
     pub fn ways(&self) -> usize {
         self.ways as usize
     }
 
     /// Lines in the cache.
     #[must_use]
+    #[inline]
     pub fn lines(&self) -> usize {
         self.sets() * self.ways()
     }
 
     /// The number of the line that holds `addr`.
     #[must_use]
+    #[inline]
     pub fn line_of(&self, addr: u64) -> u64 {
         addr >> self.line_shift
     }
 
     /// The address of a line's first byte.
     #[must_use]
+    #[inline]
     pub fn base(&self, line: u64) -> u64 {
         line << self.line_shift
     }

@@ -87,6 +87,7 @@ mod observe;
 mod pending;
 mod policy;
 mod posted;
+mod quick;
 mod record;
 pub mod replay;
 mod residency;

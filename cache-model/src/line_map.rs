@@ -41,14 +41,17 @@ impl<T> LineMap<T> {
         self.0.len()
     }
 
+    #[inline]
     pub fn contains(&self, line: u64) -> bool {
         !self.0.is_empty() && self.0.contains_key(&line)
     }
 
+    #[inline]
     pub fn get(&self, line: u64) -> Option<&T> {
         if self.0.is_empty() { None } else { self.0.get(&line) }
     }
 
+    #[inline]
     pub fn get_mut(&mut self, line: u64) -> Option<&mut T> {
         if self.0.is_empty() { None } else { self.0.get_mut(&line) }
     }
@@ -57,6 +60,7 @@ impl<T> LineMap<T> {
         self.0.insert(line, value)
     }
 
+    #[inline]
     pub fn remove(&mut self, line: u64) -> Option<T> {
         if self.0.is_empty() { None } else { self.0.remove(&line) }
     }

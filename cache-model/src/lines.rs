@@ -49,12 +49,25 @@ impl Level {
     }
 
     /// The slots in which a line may be.
+    #[inline]
     fn set(&self, line: u64) -> std::ops::Range<usize> {
         let ways = self.geometry.ways();
         let first = self.start + self.geometry.set_of(line) * ways;
         first..first + ways
     }
 
+    /// The way for a line that is absent: the lowest free one of its set, or the policy's victim if that is no matter of
+    /// chance.
+    #[inline]
+    fn next_way(&self, tags: &[u64], line: u64) -> Option<usize> {
+        // The others' victim is a free way, if there is one.
+        let looks = matches!(self.replacement.policy(), Policy::TreePlru | Policy::Random { .. });
+        let free = |tags: &[u64]| tags.iter().position(|tag| *tag == NONE);
+        let free = if looks { tags.get(self.set(line)).and_then(free) } else { None };
+        free.or_else(|| self.replacement.next_victim(self.geometry.set_of(line)))
+    }
+
+    #[inline]
     fn place(&self, slot: usize) -> (usize, usize) {
         let (index, ways) = (slot - self.start, self.geometry.ways());
         (index / ways, index % ways)
@@ -143,7 +156,7 @@ impl Lines {
     /// The quick way for a load: true if it lies in one line, which is in the first level and not watched.
     #[inline]
     pub fn quick_load(&mut self, addr: u64, len: usize) -> bool {
-        if self.offset(addr) + len > self.size {
+        if !self.is_whole(addr, len) {
             return false;
         }
         let line = self.first.geometry.line_of(addr);
@@ -159,7 +172,7 @@ impl Lines {
     #[inline]
     pub fn quick_store(&mut self, addr: u64, len: usize, writer: Writer) -> bool {
         let offset = self.offset(addr);
-        if offset + len > self.size || self.authors.is_full() {
+        if !self.is_whole(addr, len) || self.authors.is_full() {
             return false;
         }
         let line = self.first.geometry.line_of(addr);
@@ -183,6 +196,12 @@ impl Lines {
         true
     }
 
+    /// True if the access lies in one line.
+    #[inline]
+    pub fn is_whole(&self, addr: u64, len: usize) -> bool {
+        len.wrapping_sub(1) < self.size - self.offset(addr)
+    }
+
     #[inline]
     fn offset(&self, addr: u64) -> usize {
         addr as usize & (self.size - 1)
@@ -201,6 +220,7 @@ impl Lines {
     }
 
     /// A CPU access to a line of the first level.
+    #[inline]
     pub fn touch(&mut self, slot: usize) {
         if slot < self.first.geometry.lines() {
             let (set, way) = self.first.place(slot);
@@ -209,6 +229,7 @@ impl Lines {
         }
     }
 
+    #[inline]
     fn warm(&mut self, set: usize, slot: usize) {
         let (line, flags) = (self.line(slot), self.flags(slot));
         let load = if flags & WATCHED == 0 { line } else { NONE };
@@ -229,18 +250,22 @@ impl Lines {
     }
 
     /// The slot of a line in any level.
+    #[inline]
     pub fn find(&self, line: u64) -> Option<usize> {
         self.find_first(line).or_else(|| self.find_second(line))
     }
 
+    #[inline]
     pub fn find_first(&self, line: u64) -> Option<usize> {
         self.find_in(self.first.set(line), line)
     }
 
+    #[inline]
     pub fn find_second(&self, line: u64) -> Option<usize> {
         self.find_in(self.second.as_ref()?.set(line), line)
     }
 
+    #[inline]
     fn find_in(&self, slots: std::ops::Range<usize>, line: u64) -> Option<usize> {
         // Without a branch for each way: which one it is cannot be predicted.
         let mut found = usize::MAX;
@@ -251,6 +276,7 @@ impl Lines {
     }
 
     /// The line in a slot.
+    #[inline]
     pub fn occupant(&self, slot: usize) -> Option<u64> {
         Some(self.line(slot)).filter(|line| *line != NONE)
     }
@@ -263,10 +289,7 @@ impl Lines {
     /// True if a fill of this line would surely make no dirty line leave its level.
     pub fn has_harmless_room(&self, line: u64) -> bool {
         let mut slots = self.first.set(line);
-        if slots.clone().any(|slot| self.line(slot) == NONE) {
-            return true;
-        }
-        match self.first.replacement.next_victim(self.first.geometry.set_of(line)) {
+        match self.first.next_way(&self.tags, line) {
             Some(way) => self.dirty(slots.start + way).is_empty(),
             None => slots.all(|slot| self.dirty(slot).is_empty()),
         }
@@ -282,14 +305,27 @@ impl Lines {
         self.second.as_mut().map(|level| Self::room_in(level, &self.tags, line))
     }
 
+    /// As [`Lines::room`], if nothing but who stored its bytes needs to be kept of a line that leaves for it.
+    #[inline]
+    pub fn quiet_room(&self, line: u64) -> Option<usize> {
+        if self.second.is_some() {
+            return None;
+        }
+        let slot = self.first.set(line).start + self.first.next_way(&self.tags, line)?;
+        // What is shadowed is dirty, and RAM gets all of it, or its views differ.
+        let dirty = !self.dirty(slot).is_empty() && self.write_back == WriteBack::Line;
+        let quiet = if dirty { SHADOWED } else { 0 };
+        (self.flags(slot) & !quiet == 0).then_some(slot)
+    }
+
     fn room_in(level: &mut Level, tags: &[u64], line: u64) -> usize {
-        let slots = level.set(line);
-        let free = tags.get(slots.clone()).and_then(|set| set.iter().position(|tag| *tag == NONE));
-        let way = free.unwrap_or_else(|| level.replacement.victim(level.geometry.set_of(line)));
-        slots.start + way
+        let way = level.next_way(tags, line);
+        let way = way.unwrap_or_else(|| level.replacement.victim(level.geometry.set_of(line)));
+        level.set(line).start + way
     }
 
     /// Brings a line into an empty slot; C already holds RAM's bytes.
+    #[inline]
     pub fn occupy(&mut self, slot: usize, line: u64, watched: bool, by: Option<Writer>) {
         self.set_slot(slot, line, if watched { WATCHED } else { 0 }, ByteMask::EMPTY, by);
         self.arrived(slot);
@@ -329,11 +365,9 @@ impl Lines {
         self.arrived(slot);
     }
 
+    #[inline]
     fn arrived(&mut self, slot: usize) {
-        let level = match &mut self.second {
-            Some(second) if slot >= second.start => second,
-            _ => &mut self.first,
-        };
+        let level = self.level_of(slot);
         let (set, way) = level.place(slot);
         level.replacement.filled(set, way);
         if level.start == 0 {
@@ -343,9 +377,21 @@ impl Lines {
 
     fn empty(&mut self, slot: usize) {
         self.set_slot(slot, NONE, 0, ByteMask::EMPTY, None);
+        let level = self.level_of(slot);
+        let (set, way) = level.place(slot);
+        level.replacement.emptied(set, way);
         self.changed(slot);
     }
 
+    #[inline]
+    fn level_of(&mut self, slot: usize) -> &mut Level {
+        match &mut self.second {
+            Some(second) if slot >= second.start => second,
+            _ => &mut self.first,
+        }
+    }
+
+    #[inline]
     fn set_slot(&mut self, slot: usize, line: u64, flags: u8, dirty: ByteMask, filled: Option<Writer>) {
         let parts = (
             self.tags.get_mut(slot),
@@ -359,6 +405,7 @@ impl Lines {
     }
 
     /// A CPU stores to bytes of a resident line: they are dirty, and the writer's. The line has diverged.
+    #[inline]
     pub fn dirtied(&mut self, slot: usize, span: Span, writer: Writer) {
         if self.authors.is_full() {
             self.compact_authors();
@@ -387,6 +434,7 @@ impl Lines {
     }
 
     /// From now on this resident line's two views may differ.
+    #[inline]
     pub fn diverge<M: Memory + ?Sized>(&mut self, memory: &M, slot: usize) -> Result<(), OutOfRange> {
         if self.flags(slot) & SHADOWED == 0 {
             let base = self.first.geometry.base(self.line(slot));
@@ -495,15 +543,18 @@ impl Lines {
         }
     }
 
+    #[inline]
     fn line(&self, slot: usize) -> u64 {
         self.tags.get(slot).copied().unwrap_or(NONE)
     }
 
+    #[inline]
     fn flags(&self, slot: usize) -> u8 {
         self.flags.get(slot).copied().unwrap_or_default()
     }
 
     /// The bytes that a write-back would make RAM's.
+    #[inline]
     pub fn dirty(&self, slot: usize) -> ByteMask {
         self.dirty.get(slot).copied().unwrap_or_default()
     }
@@ -517,6 +568,7 @@ impl Lines {
         self.shadows.get(slot * self.size..(slot + 1) * self.size).unwrap_or_default()
     }
 
+    #[inline]
     fn shadow_mut(&mut self, slot: usize) -> &mut [u8] {
         self.shadows.get_mut(slot * self.size..(slot + 1) * self.size).unwrap_or_default()
     }

@@ -35,6 +35,7 @@ impl Pending {
     }
 
     /// True if some CPU has not fenced what it wrote to a line.
+    #[inline]
     pub fn contains(&self, line: u64) -> bool {
         self.lines != 0 && self.cpus.values().any(|lines| lines.contains_key(&line))
     }

@@ -57,7 +57,12 @@ impl Replacement {
         }
     }
 
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
     /// A line was just placed in this way.
+    #[inline]
     pub fn filled(&mut self, set: usize, way: usize) {
         if self.policy == Policy::Fifo {
             self.stamp(set, way);
@@ -66,7 +71,15 @@ impl Replacement {
         }
     }
 
+    /// This way holds no line any more: LRU and FIFO take it next.
+    pub fn emptied(&mut self, set: usize, way: usize) {
+        if let Some(stamp) = self.stamps.get_mut(set * self.ways + way) {
+            *stamp = 0;
+        }
+    }
+
     /// A CPU access hit this way.
+    #[inline]
     pub fn touched(&mut self, set: usize, way: usize) {
         match self.policy {
             Policy::Lru => self.stamp(set, way),
@@ -88,20 +101,26 @@ impl Replacement {
         }
     }
 
-    /// The way of a full set that makes room. Random advances its sequence.
+    /// The way of a full set that makes room, or in one that is not full with LRU and FIFO the lowest free one. Random advances
+    /// its sequence.
     pub fn victim(&mut self, set: usize) -> usize {
         self.next_victim(set)
             .unwrap_or_else(|| (split_mix(&mut self.random) % self.ways.max(1) as u64) as usize)
     }
 
     /// The way that [`Replacement::victim`] would give, unless that is random.
+    #[inline]
     pub fn next_victim(&self, set: usize) -> Option<usize> {
         match self.policy {
             Policy::Lru | Policy::Fifo => {
                 let first = set * self.ways;
                 let ways = self.stamps.get(first..first + self.ways).unwrap_or_default();
-                let oldest = ways.iter().enumerate().min_by_key(|&(_, stamp)| stamp);
-                Some(oldest.map_or(0, |(way, _)| way))
+                // Which it is cannot be predicted, so nothing jumps.
+                let mut oldest = (u64::MAX, 0);
+                for (way, stamp) in ways.iter().enumerate() {
+                    oldest = if *stamp < oldest.0 { (*stamp, way) } else { oldest };
+                }
+                Some(oldest.1)
             }
             Policy::TreePlru => {
                 let tree = self.trees.get(set).copied().unwrap_or(0);
@@ -115,6 +134,7 @@ impl Replacement {
         }
     }
 
+    #[inline]
     fn stamp(&mut self, set: usize, way: usize) {
         self.clock += 1;
         if let Some(stamp) = self.stamps.get_mut(set * self.ways + way) {

@@ -176,6 +176,11 @@ impl CacheModel {
         by: Option<Writer>,
         line: u64,
     ) -> Result<usize, OutOfRange> {
+        if let Some(by) = by.filter(|_| !self.coherence.is_watched(line))
+            && let Some(slot) = self.place_quietly(by, line)
+        {
+            return Ok(slot);
+        }
         let slot = self.lines.room(line);
         if let Some(from) = self.lines.find_second(line) {
             self.second_level_hits += 1;

@@ -62,19 +62,22 @@ impl Counters {
     }
 
     /// An agent's counters; with `None`, those of the schedule.
+    #[inline]
     pub fn of(&mut self, agent: Option<Agent>) -> &mut Stats {
         match agent {
-            Some(Agent::Cpu(cpu)) => {
-                let index = cpu as usize;
-                if index < MAX_AGENTS {
-                    if index >= self.cpus.len() {
-                        self.cpus.resize(index + 1, Stats::default());
-                    }
-                    if let Some(stats) = self.cpus.get_mut(index) {
-                        return stats;
-                    }
-                }
-                &mut self.rest
+            Some(Agent::Cpu(cpu)) if (cpu as usize) < self.cpus.len() => {
+                self.cpus.get_mut(cpu as usize).unwrap_or(&mut self.rest)
+            }
+            _ => self.of_another(agent),
+        }
+    }
+
+    /// As [`Counters::of`], where it is no CPU that has counters already.
+    fn of_another(&mut self, agent: Option<Agent>) -> &mut Stats {
+        match agent {
+            Some(Agent::Cpu(cpu)) if (cpu as usize) < MAX_AGENTS => {
+                self.cpus.resize(cpu as usize + 1, Stats::default());
+                self.cpus.last_mut().unwrap_or(&mut self.rest)
             }
             Some(Agent::Device(device)) => {
                 if self.devices.len() < MAX_AGENTS || self.devices.contains_key(&device) {
@@ -82,7 +85,7 @@ impl Counters {
                 }
                 &mut self.other_devices
             }
-            None => &mut self.rest,
+            _ => &mut self.rest,
         }
     }
 

@@ -66,21 +66,18 @@ impl Authors {
     /// The runs of bytes by one writer each, lowest first, of the line that starts at `at`.
     pub fn runs(&self, at: usize, bytes: ByteMask, into: &mut Vec<Run>) {
         let ids = self.ids.get(at..).unwrap_or_default();
-        for (first, len) in bytes.runs() {
+        for (first, len) in bytes.parts() {
             let (mut offset, end) = (first, first + len);
-            let mut last: Option<Writer> = None;
             while let Some(rest @ [id, ..]) = ids.get(offset..end) {
                 let len = same(rest, *id);
-                let writer = self.log.get(*id as usize).copied();
-                match (writer, into.last_mut()) {
-                    // It has stored in between as well, elsewhere or what is hidden.
-                    (Some(writer), Some(run)) if last == Some(writer) => {
-                        *run = run.with_range(run.offset(), run.len() + len);
+                if let Some(&writer) = self.log.get(*id as usize) {
+                    let run = Run::new(offset, len, writer);
+                    // A part may go on in the next, and what a writer has stored twice has two indices.
+                    match into.last_mut().and_then(|last| Some((last.and(run)?, last))) {
+                        Some((both, last)) => *last = both,
+                        None => into.push(run),
                     }
-                    (Some(writer), _) => into.push(Run::new(offset, len, writer)),
-                    (None, _) => {}
                 }
-                last = writer;
                 offset += len;
             }
         }

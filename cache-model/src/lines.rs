@@ -267,12 +267,24 @@ impl Lines {
 
     #[inline]
     fn find_in(&self, slots: std::ops::Range<usize>, line: u64) -> Option<usize> {
+        let start = slots.start;
+        let (eights, rest) = self.tags.get(slots)?.as_chunks::<8>();
         // Without a branch for each way: which one it is cannot be predicted.
-        let mut found = usize::MAX;
-        for (slot, tag) in (slots.start..).zip(self.tags.get(slots)?) {
-            found = if *tag == line { slot } else { found };
+        let way_in = |tags: &[u64]| {
+            let mut found = usize::MAX;
+            for (way, tag) in tags.iter().enumerate() {
+                found = if *tag == line { way } else { found };
+            }
+            found
+        };
+        for (index, eight) in eights.iter().enumerate() {
+            let way = way_in(eight);
+            if way != usize::MAX {
+                return Some(start + index * 8 + way);
+            }
         }
-        (found != usize::MAX).then_some(found)
+        let way = way_in(rest);
+        (way != usize::MAX).then(|| start + eights.len() * 8 + way)
     }
 
     /// The line in a slot.

@@ -29,6 +29,7 @@ impl ByteMask {
 
     /// True if no byte is in the set.
     #[must_use]
+    #[inline]
     pub fn is_empty(self) -> bool {
         self == Self::EMPTY
     }
@@ -58,18 +59,21 @@ impl ByteMask {
 
     /// The bytes in either set.
     #[must_use]
+    #[inline]
     pub fn or(self, other: Self) -> Self {
         self.zip(other, |a, b| a | b)
     }
 
     /// The bytes in both sets.
     #[must_use]
+    #[inline]
     pub fn and(self, other: Self) -> Self {
         self.zip(other, |a, b| a & b)
     }
 
     /// The bytes of this set that are not in `other`.
     #[must_use]
+    #[inline]
     pub fn without(self, other: Self) -> Self {
         self.zip(other, |a, b| a & !b)
     }
@@ -93,6 +97,20 @@ impl ByteMask {
             let first = self.next(at, 0)?;
             at = self.next(first, u64::MAX).unwrap_or(MAX_LINE);
             Some((first, at - first))
+        })
+    }
+
+    /// As [`ByteMask::runs`], but every 64 bytes a new one begins.
+    #[inline]
+    pub(crate) fn parts(self) -> impl Iterator<Item = (usize, usize)> {
+        self.0.into_iter().enumerate().flat_map(|(index, word)| {
+            let mut rest = word;
+            std::iter::from_fn(move || {
+                let first = rest.trailing_zeros() as usize;
+                let len = rest.checked_shr(first as u32)?.trailing_ones() as usize;
+                rest &= !(low_bits(len) << first);
+                Some((index * WORD_BITS + first, len))
+            })
         })
     }
 
@@ -126,6 +144,7 @@ impl ByteMask {
         Self(words)
     }
 
+    #[inline]
     fn zip(self, other: Self, op: impl Fn(u64, u64) -> u64) -> Self {
         let mut mask = self;
         for (a, b) in mask.0.iter_mut().zip(other.0) {
@@ -173,10 +192,14 @@ mod tests {
         one.insert(200);
         one.insert(MAX_LINE);
         assert_eq!(one.iter().collect::<Vec<_>>(), [200]);
+        assert_eq!(low.or(one).parts().collect::<Vec<_>>(), [(0, 64), (64, 6), (200, 1)]);
         assert_eq!(low.without(one).or(one).runs().collect::<Vec<_>>(), [(0, 70), (200, 1)]);
         assert_eq!(ByteMask::from_words(low.words()), low);
         for (offset, len) in [(0, 256), (63, 2), (64, 64), (255, 1), (128, 128), (1, 127)] {
-            assert_eq!(ByteMask::range(offset, len).runs().collect::<Vec<_>>(), [(offset, len)]);
+            let range = ByteMask::range(offset, len);
+            assert_eq!(range.runs().collect::<Vec<_>>(), [(offset, len)]);
+            let parts = range.parts().map(|(offset, len)| ByteMask::range(offset, len));
+            assert_eq!(parts.fold(ByteMask::EMPTY, ByteMask::or), range);
         }
     }
 }

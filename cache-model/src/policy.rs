@@ -115,12 +115,7 @@ impl Replacement {
             Policy::Lru | Policy::Fifo => {
                 let first = set * self.ways;
                 let ways = self.stamps.get(first..first + self.ways).unwrap_or_default();
-                // Which it is cannot be predicted, so nothing jumps.
-                let mut oldest = (u64::MAX, 0);
-                for (way, stamp) in ways.iter().enumerate() {
-                    oldest = if *stamp < oldest.0 { (*stamp, way) } else { oldest };
-                }
-                Some(oldest.1)
+                Some(oldest(ways))
             }
             Policy::TreePlru => {
                 let tree = self.trees.get(set).copied().unwrap_or(0);
@@ -141,6 +136,25 @@ impl Replacement {
             *stamp = self.clock;
         }
     }
+}
+
+/// The place of the lowest stamp, the first of equal ones.
+#[inline]
+fn oldest(stamps: &[u64]) -> usize {
+    // Which it is cannot be predicted, so nothing jumps; and of pairs of eight, then of their winners, none waits for another.
+    let older = |a: (u64, usize), b: (u64, usize)| if b.0 < a.0 { b } else { a };
+    let (eights, rest) = stamps.as_chunks::<8>();
+    let mut oldest = (u64::MAX, 0);
+    for (index, &[a, b, c, d, e, f, g, h]) in eights.iter().enumerate() {
+        let low = older(older((a, 0), (b, 1)), older((c, 2), (d, 3)));
+        let high = older(older((e, 4), (f, 5)), older((g, 6), (h, 7)));
+        let (stamp, way) = older(low, high);
+        oldest = older(oldest, (stamp, index * 8 + way));
+    }
+    for (way, &stamp) in (eights.len() * 8..).zip(rest) {
+        oldest = older(oldest, (stamp, way));
+    }
+    oldest.1
 }
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -174,6 +188,19 @@ mod tests {
         assert_eq!(fifo.victim(1), 0);
         fifo.filled(1, 0);
         assert_eq!(fifo.victim(1), 1);
+    }
+
+    #[test]
+    fn the_oldest_of_any_number_is_found() {
+        for ways in 1..40_usize {
+            for at in 0..ways {
+                let mut stamps: Vec<u64> = (0..ways as u64).map(|way| 100 + way * 7 % 40).collect();
+                stamps[at] = 3;
+                assert_eq!(oldest(&stamps), at);
+                stamps[ways - 1] = 3;
+                assert_eq!(oldest(&stamps), at);
+            }
+        }
     }
 
     #[test]

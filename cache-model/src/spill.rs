@@ -115,11 +115,7 @@ impl Spill {
     pub fn add(&mut self, line: u64, bytes: ByteMask, stamp: u64, mut runs: Vec<Run>) {
         if let Some(spot) = self.find(line) {
             if !self.mask(spot).without(bytes).is_empty() {
-                for old in self.runs(spot) {
-                    let rest = old.bytes().without(bytes);
-                    runs.extend(rest.runs().map(|(offset, len)| old.with_range(offset, len)));
-                }
-                runs.sort_unstable_by_key(|run| run.offset());
+                self.add_older(spot, bytes, &mut runs);
             }
             if let Some(turn) = self.turns.get_mut(spot.set) {
                 *turn |= 1 << spot.way;
@@ -131,6 +127,17 @@ impl Spill {
         }
         runs.clear();
         self.list = runs;
+    }
+
+    /// Adds a spot's runs of other bytes.
+    fn add_older(&self, spot: Spot, bytes: ByteMask, runs: &mut Vec<Run>) {
+        for old in self.runs(spot) {
+            for (offset, len) in old.bytes().without(bytes).parts() {
+                runs.push(old.with_range(offset, len));
+            }
+        }
+        runs.sort_unstable_by_key(|run| run.offset());
+        runs.dedup_by(|next, run| run.and(*next).map(|both| *run = both).is_some());
     }
 
     /// The line's bytes are in RAM under any schedule.
@@ -329,7 +336,9 @@ impl Spill {
     #[inline]
     fn mask(&self, spot: Spot) -> ByteMask {
         let mut mask = ByteMask::EMPTY;
-        self.runs(spot).for_each(|run| mask.insert_range(run.offset(), run.len()));
+        for run in self.runs(spot) {
+            mask.insert_range(run.offset(), run.len());
+        }
         mask
     }
 }
@@ -430,6 +439,10 @@ mod tests {
         assert_eq!(spill.bytes(7), ByteMask::range(0, 8).or(ByteMask::range(200, 56)));
         let runs = [run(0, 4, 1), run(4, 2, 2), run(6, 2, 1), run(200, 56, 2)];
         assert_eq!(found, Spilled { stamp: 2, writers: written(&runs) });
+        // What one writer has stored at several times is one run.
+        add(&mut spill, 7, 3, &[run(2, 2, 2)]);
+        let runs = [run(0, 2, 1), run(2, 4, 2), run(6, 2, 1), run(200, 56, 2)];
+        assert_eq!(spill.get(7), Some(Spilled { stamp: 3, writers: written(&runs) }));
         spill.remove(7);
         assert_eq!((spill.get(7), spill.bytes(7)), (None, ByteMask::EMPTY));
     }
@@ -463,7 +476,7 @@ mod tests {
     #[test]
     fn blocks_are_used_again_and_bounded() {
         let mut spill = Spill::new(1000);
-        let bytes = |line, len| (0..len).map(|at| run(at, 1, line)).collect::<Vec<_>>();
+        let bytes = |line, len| (0..len).map(|at| run(at, 1, line * 1000 + at as u64)).collect::<Vec<_>>();
         add(&mut spill, 9999, 0, &bytes(9999, 256));
         for stamp in 0..10_000 {
             add(&mut spill, stamp % 20, stamp, &bytes(stamp, 1 + stamp as usize % 64));

@@ -33,9 +33,12 @@ const CONFIGS: &[(&str, &str)] = &[
 ];
 const PROGRAMS: &[(&str, &str)] = &[
     ("dmalab/abi.h", include_str!("../drivers/dmalab/abi.h")),
+    ("dmalab/hold.c", include_str!("../programs/dmalab/hold.c")),
+    ("dmalab/hold.h", include_str!("../programs/dmalab/hold.h")),
     ("dmalab/libdmalab.c", include_str!("../programs/dmalab/libdmalab.c")),
     ("dmalab/libdmalab.h", include_str!("../programs/dmalab/libdmalab.h")),
     ("dmalab/main.c", include_str!("../programs/dmalab/main.c")),
+    ("dmalab/shared.c", include_str!("../programs/dmalab/shared.c")),
     ("dmalab/soak.c", include_str!("../programs/dmalab/soak.c")),
     ("dmalab/soak.h", include_str!("../programs/dmalab/soak.h")),
     ("patterns.c", include_str!("../programs/patterns.c")),

@@ -487,14 +487,14 @@ static noinline __noclone int dmalab_mixes_attributes_in_a_line(struct dmalab_tr
 	if (!data)
 		return -ENOMEM;
 	if (REQUIRE_COHERENT) {
-		with = dma_map_single_attrs(dev, data, LINE / 2, DMA_TO_DEVICE, REQUIRE_COHERENT);
+		with = dma_map_single_attrs(dev, data, LINE / 2, DMA_FROM_DEVICE, REQUIRE_COHERENT);
 		error = failed(trial, with) ? -EIO : 0;
 		if (!error) {
-			without = dma_map_single(dev, data + LINE / 2, LINE / 2, DMA_TO_DEVICE);
+			without = dma_map_single(dev, data + LINE / 2, LINE / 2, DMA_FROM_DEVICE);
 			error = failed(trial, without) ? -EIO : 0;
 			if (!error)
-				dma_unmap_single(dev, without, LINE / 2, DMA_TO_DEVICE);
-			dma_unmap_single_attrs(dev, with, LINE / 2, DMA_TO_DEVICE, REQUIRE_COHERENT);
+				dma_unmap_single(dev, without, LINE / 2, DMA_FROM_DEVICE);
+			dma_unmap_single_attrs(dev, with, LINE / 2, DMA_FROM_DEVICE, REQUIRE_COHERENT);
 		}
 	}
 	kfree(data);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "hold.h"
 #include "soak.h"
 
 #define ITERATIONS 40
@@ -22,13 +23,16 @@ static int usage(void)
 		"  clflush                  a driver that flushes the CPU's caches by hand\n"
 		"  clflush-missing WHERE    the same without one flush: before-transmit, before-receive or after-receive\n"
 		"  soak [ITERATIONS]        transfers as the DMA API wants them, on every kind of memory (%d by default)\n"
+		"  shared [ITERATIONS]      the program's own memory, mapped once and never handed over\n"
+		"  hold                     mappings of every kind, until it is killed\n"
 		"  info                     what the device is configured to be\n"
 		"options:\n"
 		"  --device PATH            /dev/dmalab0 by default\n"
 		"  --seed N                 of what is random, 1 by default\n"
 		"  --memory KIND            soak: only kmalloc, pages, coherent or user memory\n"
-		"  --no-snoop, --relaxed    soak: what payload asks for\n"
-		"  --clflush                soak: flush the CPU's caches at each transfer of ownership\n",
+		"  --no-snoop, --relaxed    soak, shared: what payload asks for\n"
+		"  --attrs N                soak, shared: DMA_ATTR_* of the mappings\n"
+		"  --clflush                soak, shared: flush the CPU's caches at each transfer of ownership\n",
 		ITERATIONS);
 	return 2;
 }
@@ -82,20 +86,20 @@ static int run(struct lab *lab, const char *name, uint64_t seed)
 	return report.wrong != 0;
 }
 
-static int run_soak(struct soak *soak_, const char *iterations)
+static int run_soak(struct soak *soak, const char *name, int (*what)(struct soak *soak), const char *iterations)
 {
 	char *end;
 
-	soak_->iterations = ITERATIONS;
+	soak->iterations = ITERATIONS;
 	if (iterations) {
-		soak_->iterations = strtoul(iterations, &end, 0);
+		soak->iterations = strtoul(iterations, &end, 0);
 		if (*end || !*iterations)
 			return usage();
 	}
-	if (soak(soak_))
+	if (what(soak))
 		return 2;
-	printf("soak: %lu of %lu bytes wrong\n", soak_->wrong, soak_->checked);
-	return soak_->wrong != 0;
+	printf("%s: %lu of %lu bytes wrong\n", name, soak->wrong, soak->checked);
+	return soak->wrong != 0;
 }
 
 static int kind_of(const char *name)
@@ -113,7 +117,7 @@ int main(int argc, char **argv)
 {
 	const char *device = NULL, *command;
 	uint8_t flags = 0;
-	struct soak soak = { .seed = 1, .only = -1 };
+	struct soak work = { .seed = 1, .only = -1 };
 	struct lab lab;
 	char name[64];
 	int status = 0;
@@ -126,7 +130,7 @@ int main(int argc, char **argv)
 		} else if (!strcmp(option, "--relaxed")) {
 			flags |= DMALAB_RELAXED;
 		} else if (!strcmp(option, "--clflush")) {
-			soak.flushes = 1;
+			work.flushes = 1;
 		} else if (argc < 2) {
 			return usage();
 		} else {
@@ -134,8 +138,10 @@ int main(int argc, char **argv)
 			if (!strcmp(option, "--device"))
 				device = *argv;
 			else if (!strcmp(option, "--seed"))
-				soak.seed = strtoull(*argv, NULL, 0);
-			else if (strcmp(option, "--memory") || (soak.only = kind_of(*argv)) < 0)
+				work.seed = strtoull(*argv, NULL, 0);
+			else if (!strcmp(option, "--attrs"))
+				work.attrs = strtoull(*argv, NULL, 0);
+			else if (strcmp(option, "--memory") || (work.only = kind_of(*argv)) < 0)
 				return usage();
 		}
 	}
@@ -145,24 +151,28 @@ int main(int argc, char **argv)
 	if (lab_open(&lab, device))
 		return failed(device ? device : "/dev/dmalab0");
 	lab.flags = flags;
-	soak.lab = &lab;
+	work.lab = &lab;
 	if (!strcmp(command, "list") && argc == 1) {
 		status = list(&lab);
 	} else if (!strcmp(command, "info") && argc == 1) {
 		status = info(&lab);
 	} else if (!strcmp(command, "run") && argc > 1) {
 		for (argv++; *argv; argv++) {
-			int one = run(&lab, *argv, soak.seed);
+			int one = run(&lab, *argv, work.seed);
 
 			status = one > status ? one : status;
 		}
 	} else if (!strcmp(command, "clflush") && argc == 1) {
-		status = run(&lab, "clflush", soak.seed);
+		status = run(&lab, "clflush", work.seed);
 	} else if ((!strcmp(command, "bug") || !strcmp(command, "clflush-missing")) && argc == 2) {
 		snprintf(name, sizeof(name), "%s%s%s", command, strcmp(command, "bug") ? "-" : "", argv[1]);
-		status = run(&lab, name, soak.seed);
+		status = run(&lab, name, work.seed);
+	} else if (!strcmp(command, "hold") && argc == 1) {
+		status = hold(&lab);
 	} else if (!strcmp(command, "soak") && argc <= 2) {
-		status = run_soak(&soak, argv[1]);
+		status = run_soak(&work, command, soak, argv[1]);
+	} else if (!strcmp(command, "shared") && argc <= 2) {
+		status = run_soak(&work, command, shared, argv[1]);
 	} else {
 		status = usage();
 	}

@@ -189,7 +189,8 @@ static int iteration(struct ground *ground)
 		return -1;
 	error = cpu_writes(ground, 0, size);
 	if (!error)
-		error = lab_map(soak->lab, &ground->buffer, offset, length, DMALAB_BIDIRECTIONAL, 0, &ground->mapping);
+		error = lab_map(soak->lab, &ground->buffer, offset, length, DMALAB_BIDIRECTIONAL, soak->attrs,
+				&ground->mapping);
 	if (!error) {
 		error = rounds(ground);
 		error |= lab_unmap(soak->lab, &ground->mapping);

@@ -18,8 +18,9 @@
 //! | | elsewhere, discarded by hand | lost CPU write, latent clobber | driver |
 //! | | in a mapping that was the CPU's | lost CPU write, latent clobber | platform |
 //!
-//! Memory that both sides use at once has nobody to hand it over: coherent allocations are the platform's to keep
-//! coherent, and where an application's pinned memory went wrong the interface has no call that would have helped.
+//! Memory that both sides use at once has nobody to hand it over: it is the platform's to keep coherent. Where that is an
+//! application's, pinned, and neither a mapping nor its end came between the write and the read, the judgement says that
+//! the user-space API has no call that would have helped.
 
 use serde::{Deserialize, Serialize};
 
@@ -118,15 +119,13 @@ impl From<RogueKind> for Kind {
 pub enum Blame {
     /// The driver's, or whoever else of the guest broke the contract.
     Driver,
-    /// The machine's: software did what the DMA API asks for.
+    /// The machine's: software did what the DMA API asks for, or could do nothing.
     Platform,
-    /// The user-space interface's: it has no call by which the memory could have been handed over.
-    UapiCannotSync,
 }
 
 impl Blame {
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::Driver, Self::Platform, Self::UapiCannotSync];
+    pub const ALL: [Self; 2] = [Self::Driver, Self::Platform];
 
     /// Its name in reports.
     #[must_use]
@@ -134,7 +133,6 @@ impl Blame {
         match self {
             Self::Driver => "driver",
             Self::Platform => "platform",
-            Self::UapiCannotSync => "uapi-cannot-sync",
         }
     }
 }
@@ -161,6 +159,8 @@ pub struct Judgement<'a, N = ()> {
     pub verdict: Verdict,
     /// Whose fault it is.
     pub blame: Blame,
+    /// The platform's, for an application's memory: the user-space API has no call by which it could have been handed over.
+    pub uapi_cannot_sync: bool,
     /// The access that should not have been, or not have been without a sync.
     pub culprit: Option<Writer>,
     /// The mapping that this is about.
@@ -185,7 +185,8 @@ pub fn judge<'a, N>(finding: &Finding, ledger: &'a Ledger<N>, rules: Rules) -> J
 #[must_use]
 pub fn judge_rogue<'a, N>(rogue: &Rogue<'a, N>, culprit: Writer) -> Judgement<'a, N> {
     let (verdict, blame) = (Verdict::Manifest, Blame::Driver);
-    Judgement { kind: rogue.kind.into(), verdict, blame, culprit: Some(culprit), mapping: rogue.mapping }
+    let (kind, culprit, mapping) = (rogue.kind.into(), Some(culprit), rogue.mapping);
+    Judgement { kind, verdict, blame, uapi_cannot_sync: false, culprit, mapping }
 }
 
 /// Judges a mapping that is wrong in itself; `culprit` made it.
@@ -196,7 +197,7 @@ pub fn judge_misuse<N>(misuse: Misuse, mapping: &Entry<N>, culprit: Option<Write
         Misuse::MixedAttributes(_) => Kind::MixedAttributes,
     };
     let (verdict, blame) = (Verdict::Latent, Blame::Driver);
-    Judgement { kind, verdict, blame, culprit, mapping: Some(mapping) }
+    Judgement { kind, verdict, blame, uapi_cannot_sync: false, culprit, mapping: Some(mapping) }
 }
 
 struct Case<'f, 'l, N> {
@@ -220,7 +221,7 @@ impl<'l, N> Case<'_, 'l, N> {
         let (kind, blame) = if self.rules.syncs && kept && late {
             (Kind::MissingSyncForDevice, Blame::Driver)
         } else {
-            (Kind::StaleDeviceRead, incoherent(mapping))
+            (Kind::StaleDeviceRead, Blame::Platform)
         };
         self.judgement(kind, blame, writer, mapping)
     }
@@ -239,7 +240,7 @@ impl<'l, N> Case<'_, 'l, N> {
         let (kind, blame) = if self.rules.syncs && kept {
             (Kind::MissingSyncForCpu, Blame::Driver)
         } else {
-            (Kind::StaleCpuRead, incoherent(mapping))
+            (Kind::StaleCpuRead, Blame::Platform)
         };
         self.judgement(kind, blame, writer, mapping)
     }
@@ -251,7 +252,7 @@ impl<'l, N> Case<'_, 'l, N> {
             |stores: &mut dyn Iterator<Item = &Stored>| stores.max_by_key(|one| one.writer.stamp).copied();
         let last = latest(&mut stores.iter());
         let Some(entry) = mapping.filter(|entry| !entry.mapping.is_shared()) else {
-            return self.lost(Kind::LostDmaWrite, incoherent(mapping), last.map(|one| one.writer), mapping);
+            return self.lost(Kind::LostDmaWrite, Blame::Platform, last.map(|one| one.writer), mapping);
         };
         let devices = |addr, store: &Stored| entry.owner(addr, store.writer.stamp) == Owner::Device;
         match latest(&mut stores.iter().filter(|store| devices(self.finding.addr, store))) {
@@ -277,10 +278,7 @@ impl<'l, N> Case<'_, 'l, N> {
         let discarded = self.events().rfind(|event| event.kind == EventKind::Invalidate);
         let discarded = discarded.and_then(|event| event.by);
         if let Some(entry) = self.mapping(None, stored) {
-            if entry.mapping.is_shared() {
-                return self.lost(Kind::LostCpuWrite, incoherent(Some(entry)), discarded, Some(entry));
-            }
-            if entry.owner(self.finding.addr, stored) == Owner::Device {
+            if !entry.mapping.is_shared() && entry.owner(self.finding.addr, stored) == Owner::Device {
                 return self.judgement(Kind::OwnershipViolation, Blame::Driver, writer, Some(entry));
             }
             return self.lost(Kind::LostCpuWrite, Blame::Platform, discarded, Some(entry));
@@ -312,7 +310,24 @@ impl<'l, N> Case<'_, 'l, N> {
         culprit: Option<Writer>,
         mapping: Option<&'l Entry<N>>,
     ) -> Judgement<'l, N> {
-        Judgement { kind, verdict: self.finding.verdict, blame, culprit, mapping }
+        let uapi_cannot_sync =
+            blame == Blame::Platform && mapping.is_some_and(|entry| self.could_not_be_handed_over(entry));
+        Judgement { kind, verdict: self.finding.verdict, blame, uapi_cannot_sync, culprit, mapping }
+    }
+
+    /// Whether it is an application's memory that nothing has handed over between the write and the read.
+    fn could_not_be_handed_over(&self, entry: &Entry<N>) -> bool {
+        let handed_over = |to| {
+            let last = entry.last_transfer(to, self.finding.addr, self.finding.observer.stamp);
+            last.zip(self.writer()).is_some_and(|(at, writer)| writer.stamp <= at)
+        };
+        let pinned = entry.mapping.user_pinned || entry.mapping.attributes.require_coherent;
+        pinned
+            && !match self.finding.kind {
+                RawKind::StaleDeviceRead => handed_over(Owner::Device),
+                RawKind::StaleCpuRead => handed_over(Owner::Cpu),
+                RawKind::LostWrite => false,
+            }
     }
 
     fn events(&self) -> impl DoubleEndedIterator<Item = &Event> {
@@ -369,12 +384,6 @@ impl<'l, N> Case<'_, 'l, N> {
 struct Stored {
     writer: Writer,
     bytes: ByteMask,
-}
-
-/// Whose fault it is that CPU and device do not see the same where both did what the DMA API asks for.
-fn incoherent<N>(mapping: Option<&Entry<N>>) -> Blame {
-    let pinned = |entry: &Entry<N>| entry.mapping.user_pinned || entry.mapping.attributes.require_coherent;
-    if mapping.is_some_and(pinned) { Blame::UapiCannotSync } else { Blame::Platform }
 }
 
 #[cfg(test)]
@@ -466,13 +475,27 @@ mod tests {
             self.ledger.unmap(id, now).unwrap();
         }
 
-        /// What the only finding since the last call means: with the time of the culprit's access and the mapping.
-        fn found(&mut self) -> (Kind, Verdict, Blame, Option<u64>, Option<u64>) {
+        /// What the only finding since the last call means.
+        fn judged(&mut self) -> Judgement<'_> {
             let findings = self.model.take_findings();
             assert_eq!(findings.len(), 1, "{findings:?}");
-            let judged = judge(&findings[0], &self.ledger, self.rules);
+            judge(&findings[0], &self.ledger, self.rules)
+        }
+
+        /// The same with the time of the culprit's access and the mapping.
+        fn found(&mut self) -> (Kind, Verdict, Blame, Option<u64>, Option<u64>) {
+            let judged = self.judged();
             let culprit = judged.culprit.map(|culprit| culprit.stamp);
+            assert!(!judged.uapi_cannot_sync);
             (judged.kind, judged.verdict, judged.blame, culprit, judged.mapping.map(|entry| entry.id))
+        }
+
+        /// The same of what the platform is to blame for: whether the user-space API had no call to help.
+        fn found_shared(&mut self) -> (Kind, bool, Option<u64>) {
+            let judged = self.judged();
+            let mapping = judged.mapping.map(|entry| entry.id);
+            assert_eq!((judged.verdict, judged.blame, mapping), (Manifest, Platform, Some(0x100)));
+            (judged.kind, judged.uapi_cannot_sync, judged.culprit.map(|culprit| culprit.stamp))
         }
 
         fn nothing(&mut self) {
@@ -480,7 +503,7 @@ mod tests {
         }
     }
 
-    use Blame::{Driver, Platform, UapiCannotSync};
+    use Blame::{Driver, Platform};
     use Direction::{Bidirectional, Coherent, FromDevice, ToDevice};
     use Snoop::NoSnoop;
     use Verdict::{Latent, Manifest};
@@ -548,21 +571,36 @@ mod tests {
         let required = Attributes { require_coherent: true, ..Attributes::default() };
         let required = Mapping { attributes: required, ..Mapping::new(DEVICE, 0x100, 64, Bidirectional) };
         let allocated = Mapping::new(DEVICE, 0x100, 64, Coherent);
-        for (mapping, blame) in [(pinned, UapiCannotSync), (required, UapiCannotSync), (allocated, Platform)]
-        {
+        for (mapping, cannot_sync) in [(pinned, true), (required, true), (allocated, false)] {
             let mut machine = Machine::new();
             machine.load(0x100, 8);
             machine.map_with(mapping);
             machine.dma_write(0x100, &[1], NoSnoop);
             machine.load(0x100, 8);
-            assert_eq!(machine.found(), (Kind::StaleCpuRead, Manifest, blame, Some(3), Some(0x100)));
+            assert_eq!(machine.found_shared(), (Kind::StaleCpuRead, cannot_sync, Some(3)));
             machine.store(0x110, &[9]);
             machine.dma_read(0x110, 1, NoSnoop);
-            assert_eq!(machine.found(), (Kind::StaleDeviceRead, Manifest, blame, Some(5), Some(0x100)));
+            assert_eq!(machine.found_shared(), (Kind::StaleDeviceRead, cannot_sync, Some(5)));
             machine.evict(0x100);
             machine.load(0x100, 1);
-            assert_eq!(machine.found(), (Kind::LostDmaWrite, Manifest, blame, Some(5), Some(0x100)));
+            assert_eq!(machine.found_shared(), (Kind::LostDmaWrite, cannot_sync, Some(5)));
         }
+    }
+
+    #[test]
+    fn an_application_s_memory_is_handed_over_by_its_mapping_and_the_end_of_it() {
+        let pinned = Mapping { user_pinned: true, ..Mapping::new(DEVICE, 0x100, 64, Bidirectional) };
+        let mut machine = Machine::new();
+        machine.store(0x100, &[9]);
+        machine.map_with(pinned);
+        machine.dma_read(0x100, 1, NoSnoop);
+        assert_eq!(machine.found_shared(), (Kind::StaleDeviceRead, false, Some(1)));
+        machine.load(0x110, 1);
+        machine.dma_write(0x110, &[1], NoSnoop);
+        let culprit = Some(machine.now);
+        machine.unmap(0x100);
+        machine.load(0x110, 1);
+        assert_eq!(machine.found_shared(), (Kind::StaleCpuRead, false, culprit));
     }
 
     #[test]

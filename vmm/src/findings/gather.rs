@@ -220,6 +220,7 @@ impl Scene<'_> {
             kind: judged.kind,
             verdict: judged.verdict,
             blame: judged.blame,
+            uapi_cannot_sync: judged.uapi_cannot_sync,
             time,
             line: 0,
             line_size: 0,

@@ -17,6 +17,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// Whose fault it is.
     pub blame: Blame,
+    /// Of the platform's: the user-space API has no call by which the application's memory could have been handed over.
+    #[serde(default)]
+    pub uapi_cannot_sync: bool,
     pub time: u64,
     /// Address of the cache line.
     pub line: u64,

@@ -187,7 +187,8 @@ mod tests {
         sink.take(vec![found(1, 1), found(2, 1)]).unwrap();
         let first = lines(&path).remove(0);
         assert_eq!((&first["kind"], &first["verdict"]), (&"stale-cpu-read".into(), &"manifest".into()));
-        assert_eq!((&first["blame"], &first["found"]), (&"uapi-cannot-sync".into(), &"00".into()));
+        assert_eq!((&first["blame"], &first["uapi_cannot_sync"]), (&"platform".into(), &true.into()));
+        assert_eq!(first["found"], "00");
         assert_eq!((&first["seed"], &first["count"]), (&7.into(), &1.into()));
         assert_eq!(first["victim"]["task"]["pid"], 71);
         let trace = first["trace"].as_str().unwrap();

@@ -44,12 +44,12 @@ pub fn title(kind: Kind) -> &'static str {
 }
 
 /// Why it is theirs.
-fn reason(kind: Kind, blame: Blame) -> &'static str {
-    match (blame, kind) {
-        (Blame::UapiCannotSync, _) => {
-            "the device is not snooped, and this interface has no call by which user memory could be synced; \
-             x86 reports DMA as coherent, so dma_map could not refuse"
-        }
+fn reason(report: &Report) -> &'static str {
+    if report.uapi_cannot_sync {
+        return "the device is not snooped, and this interface has no call by which user memory could be synced; \
+                x86 reports DMA as coherent, so dma_map could not refuse";
+    }
+    match (report.blame, report.kind) {
         (Blame::Platform, Kind::StaleDeviceRead) => {
             "the bytes were handed to the device, but are not in RAM: the device is not snooped, and mapping and \
              syncing clean nothing on x86"
@@ -134,7 +134,8 @@ impl Display for Text<'_> {
                 report.timeline.iter().map(|moment| moment_text(moment, report.time)),
             )?;
         }
-        let reason = format!("{}: {}", report.blame.name(), reason(report.kind, report.blame));
+        let api = if report.uapi_cannot_sync { " (the user-space API cannot sync)" } else { "" };
+        let reason = format!("{}{api}: {}", report.blame.name(), reason(report));
         list(f, "blame", " ", reason.split(' ').map(str::to_owned))?;
         for note in &report.notes {
             list(f, "note", " ", note.split(' ').map(str::to_owned))?;

@@ -21,7 +21,7 @@ pub struct FindingPattern {
     #[serde(default)]
     verdict: Choice<Verdict>,
     #[serde(default)]
-    blame: Choice<Blame>,
+    blame: Choice<Blamed>,
     /// In the place of the culprit's access: symbol or address, task; or device.
     culprit: Option<Pattern>,
     victim: Option<Pattern>,
@@ -39,6 +39,35 @@ pub struct FindingPattern {
     optional: bool,
 }
 
+/// Whose fault a finding is.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Blamed {
+    Driver,
+    /// Whatever the reason.
+    Platform,
+    /// The platform's, where the user-space API has no call that would have helped.
+    UapiCannotSync,
+}
+
+impl Blamed {
+    fn is(self, report: &Report) -> bool {
+        match self {
+            Self::Driver => report.blame == Blame::Driver,
+            Self::Platform => report.blame == Blame::Platform,
+            Self::UapiCannotSync => report.uapi_cannot_sync,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Driver => Blame::Driver.name(),
+            Self::Platform => Blame::Platform.name(),
+            Self::UapiCannotSync => "uapi-cannot-sync",
+        }
+    }
+}
+
 /// One value, or any of several.
 #[derive(Debug, Clone)]
 struct Choice<T>(Vec<T>);
@@ -49,9 +78,10 @@ impl<T> Default for Choice<T> {
     }
 }
 
-impl<T: PartialEq> Choice<T> {
-    fn has(&self, value: &T) -> bool {
-        self.0.is_empty() || self.0.contains(value)
+impl<T> Choice<T> {
+    /// Whether one of them is what is wanted.
+    fn is_met(&self, is: impl Fn(&T) -> bool) -> bool {
+        self.0.is_empty() || self.0.iter().any(is)
     }
 }
 
@@ -93,9 +123,9 @@ impl FindingPattern {
             }
             Some(text)
         };
-        self.kind.has(&report.kind)
-            && self.verdict.has(&report.verdict)
-            && self.blame.has(&report.blame)
+        self.kind.is_met(|&kind| kind == report.kind)
+            && self.verdict.is_met(|&verdict| verdict == report.verdict)
+            && self.blame.is_met(|blame| blame.is(report))
             && is_in(&self.culprit, report.culprit.as_ref().map(|culprit| culprit.site()))
             && is_in(&self.victim, report.victim.as_ref().map(|victim| victim.site()))
             && is_in(&self.mapped_by, mapped_by())
@@ -205,6 +235,7 @@ mod tests {
         assert_eq!(of("[]", std::slice::from_ref(&report)), [unexpected]);
         for met in [
             "[{}]",
+            "[{ blame = 'platform' }]",
             "[{ kind = 'stale-cpu-read', verdict = 'manifest', blame = 'uapi-cannot-sync' }]",
             "[{ kind = ['stale-device-read', 'stale-cpu-read'], verdict = ['manifest', 'latent'], count = 1 }]",
             "[{ culprit = 'mlx5', victim = { regex = 'onesided pid [0-9]+' }, device = '0000:08:00.0' }]",
@@ -213,6 +244,13 @@ mod tests {
         ] {
             assert_eq!(of(met, std::slice::from_ref(&report)), Vec::<String>::new(), "{met}");
         }
+        assert_eq!(
+            of("[{ blame = 'driver' }]", std::slice::from_ref(&report)),
+            ["no finding is as expected: blame driver", unexpected]
+        );
+        let plain = Report { uapi_cannot_sync: false, ..stale_cpu_read() };
+        assert!(of("[{ blame = 'platform' }]", std::slice::from_ref(&plain)).is_empty());
+        assert_eq!(of("[{ blame = 'uapi-cannot-sync' }]", &[plain]).len(), 2);
         assert_eq!(
             of("[{ verdict = 'latent', culprit = 'x' }]", std::slice::from_ref(&report)),
             ["no finding is as expected: verdict latent, culprit \"x\"", unexpected]

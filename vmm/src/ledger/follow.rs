@@ -119,7 +119,14 @@ impl Ledger {
             if in_pool {
                 self.add_pool_page(&common, &piece, note, now);
             } else {
-                self.add(&common, &piece, note, from_user, now);
+                // The others are the kernel's, by the way they were got.
+                let mapped = matches!(common.kind, Kind::Single | Kind::ScatterGather | Kind::Iova);
+                let pinned = match piece.physical.filter(|_| mapped) {
+                    _ if from_user => Some(true),
+                    Some(physical) => kernel.is_pinned(physical),
+                    None => Some(false),
+                };
+                self.add(&common, &piece, note, pinned, now);
             }
         }
     }
@@ -133,7 +140,7 @@ impl Ledger {
         self.enter_memory(piece);
     }
 
-    fn add(&mut self, common: &Common, piece: &Piece, note: Note, from_user: bool, now: u64) {
+    fn add(&mut self, common: &Common, piece: &Piece, note: Note, pinned: Option<bool>, now: u64) {
         let requester = common.device.requester;
         if !self.coverage.unmaps {
             // The old mapping has ended, although nobody said so.
@@ -157,7 +164,8 @@ impl Ledger {
                 shares_lines: has(attribute::DEBUGGING_IGNORE_CACHELINES),
                 skip_cpu_sync: has(attribute::SKIP_CPU_SYNC),
             },
-            user_pinned: from_user || has(attribute::REQUIRE_COHERENT),
+            // Where nothing is known of the memory it is what the attribute is for.
+            user_pinned: pinned.unwrap_or(has(attribute::REQUIRE_COHERENT)),
             note,
         };
         let id = self.next;

@@ -1,6 +1,7 @@
 //! The kernel's structures that DMA is described by, read from the guest's memory. Nothing in it is believed: pointers may lead
 //! nowhere, and lists have no end.
 
+use super::pinned::Marks;
 use crate::guest::{Guest, GuestMemory};
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +9,8 @@ use serde::{Deserialize, Serialize};
 /// (Documentation/arch/x86/x86_64/mm.rst).
 const VMEMMAP: u64 = 0xffff_ea00_0000_0000;
 /// Bytes of a `struct page`, and bytes of the page that it stands for.
-const PAGE_STRUCT: u64 = 64;
-const PAGE: u64 = 4096;
+pub(super) const PAGE_STRUCT: u64 = 64;
+pub(super) const PAGE: u64 = 4096;
 /// Flags in `scatterlist.page_link`: it is a pointer to more of the list; it is the last element.
 const SG_CHAIN: u64 = 1;
 const SG_END: u64 = 2;
@@ -70,7 +71,9 @@ fn requester(name: &str) -> Option<u32> {
 #[derive(Debug, Clone, Copy)]
 pub struct Structures {
     /// Address of the first `struct page`.
-    vmemmap: u64,
+    pub(super) vmemmap: u64,
+    /// What pages are pinned is not known without.
+    pub(super) marks: Option<Marks>,
     device_parent: u64,
     table_list: u64,
     table_mapped: u64,
@@ -93,6 +96,7 @@ impl Structures {
         let vmemmap = guest.address("vmemmap_base").map_or(Ok(VMEMMAP), |base| memory.u64(base));
         Ok(Self {
             vmemmap: vmemmap.map_err(|error| error.to_string())?,
+            marks: Marks::of(guest, memory).ok(),
             device_parent: offset("device.parent")?,
             table_list: offset("sg_table.sgl")?,
             table_mapped: offset("sg_table.nents")?,
@@ -210,13 +214,14 @@ impl Kernel<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::guest::memory::tests::Synthetic;
 
     const AT: u64 = 0xffff_8880_0010_0000;
-    const STRUCTURES: Structures = Structures {
+    pub const STRUCTURES: Structures = Structures {
         vmemmap: VMEMMAP,
+        marks: None,
         device_parent: 64,
         table_list: 0,
         table_mapped: 8,

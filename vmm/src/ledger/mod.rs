@@ -14,6 +14,7 @@ mod follow;
 mod functions;
 mod intern;
 mod kernel;
+mod pinned;
 mod record;
 
 pub use coverage::Coverage;

@@ -273,9 +273,10 @@ impl Scene<'_> {
                 .collect(),
             mapped_at: entry.mapped_at,
             unmapped_at: entry.unmapped_at,
-            backtrace: self.mapped_by(&mapping.note),
-            unmap_backtrace: Vec::new(),
-            task: self.mapped_for(&mapping.note),
+            backtrace: self.frames_of(mapping.note.trace),
+            task: self.task_of(mapping.note.task),
+            unmap_backtrace: self.frames_of(mapping.note.unmap_trace),
+            unmap_task: self.task_of(mapping.note.unmap_task),
         }
     }
 
@@ -332,9 +333,9 @@ impl Scene<'_> {
         trace.unwrap_or_default().iter().map(|frame| frame.address).collect()
     }
 
-    /// The frames where a mapping was made.
-    fn mapped_by(&self, note: &Note) -> Vec<Frame> {
-        let trace = self.ledger.zip(note.trace).map(|(ledger, number)| ledger.trace(number));
+    /// The frames where a mapping was made, or ended.
+    fn frames_of(&self, trace: Option<u32>) -> Vec<Frame> {
+        let trace = self.ledger.zip(trace).map(|(ledger, number)| ledger.trace(number));
         let name = |frame| self.guest.and_then(|guest| guest.resolve_frame(frame));
         let frames = trace.unwrap_or_default().iter().map(|frame| Frame {
             address: frame.address,
@@ -344,9 +345,9 @@ impl Scene<'_> {
         frames.collect()
     }
 
-    /// The task that made a mapping.
-    fn mapped_for(&self, note: &Note) -> Option<Task> {
-        let task = self.ledger.zip(note.task).and_then(|(ledger, number)| ledger.task(number))?;
+    /// The task that made a mapping, or ended it.
+    fn task_of(&self, task: Option<u32>) -> Option<Task> {
+        let task = self.ledger.zip(task).and_then(|(ledger, number)| ledger.task(number))?;
         Some(Task { pid: task.pid, name: task.comm.clone() })
     }
 }

@@ -170,10 +170,11 @@ pub struct Mapped {
     /// Of the mapping.
     #[serde(default)]
     pub backtrace: Vec<Frame>,
-    /// Of its end.
+    pub task: Option<Task>,
+    /// Of its end: the caller of the function that ended it first.
     #[serde(default)]
     pub unmap_backtrace: Vec<Frame>,
-    pub task: Option<Task>,
+    pub unmap_task: Option<Task>,
 }
 
 /// Something that happened to a line or its mapping.

@@ -57,8 +57,9 @@ pub fn stale_cpu_read() -> Report {
                 frame(0xffff_ffff_8110_0000, "dma_map_sgtable+0x10"),
                 frame(0xffff_ffff_8120_0000, "ib_umem_get+0x1f0"),
             ],
-            unmap_backtrace: Vec::new(),
             task,
+            unmap_backtrace: Vec::new(),
+            unmap_task: None,
         }),
         timeline: vec![
             moment(1_190_021_000, What::Map),

@@ -1,7 +1,7 @@
 //! A report as text, in the manner of KASAN: to be pasted into a mail.
 
 use super::Context;
-use super::report::{Access, Frame, Mapped, Moment, Report, What};
+use super::report::{Access, Frame, Mapped, Moment, Report, Task, What};
 use cache_model::Verdict;
 use cache_model::judge::{Blame, Kind};
 use std::fmt::{self, Display, Formatter};
@@ -179,12 +179,9 @@ fn dump(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
 }
 
 fn access(f: &mut Formatter<'_>, name: &str, access: &Access) -> fmt::Result {
-    let Access { who, action, time, backtrace, task } = access;
+    let Access { who, action, time, backtrace, .. } = access;
     write!(f, "{name:INDENT$}{who} {} t={}", action.name(), Seconds(*time))?;
-    match task {
-        Some(task) => writeln!(f, " ({task})")?,
-        None => writeln!(f)?,
-    }
+    task(f, access.task.as_ref())?;
     frames(f, backtrace)
 }
 
@@ -193,16 +190,22 @@ fn mapped(f: &mut Formatter<'_>, mapping: &Mapped) -> fmt::Result {
     write!(f, "{:INDENT$}{addr:#010x}+{len:#x} {direction}", "mapped")?;
     attributes.iter().try_for_each(|attribute| write!(f, " {attribute}"))?;
     write!(f, " for {device} t={}", Seconds(*mapped_at))?;
-    match &mapping.task {
-        Some(task) => writeln!(f, " ({task})")?,
-        None => writeln!(f)?,
-    }
+    task(f, mapping.task.as_ref())?;
     frames(f, &mapping.backtrace)?;
     if let Some(ended) = mapping.unmapped_at {
-        writeln!(f, "{:INDENT$}t={}", "unmapped", Seconds(ended))?;
+        write!(f, "{:INDENT$}t={}", "unmapped", Seconds(ended))?;
+        task(f, mapping.unmap_task.as_ref())?;
         frames(f, &mapping.unmap_backtrace)?;
     }
     Ok(())
+}
+
+/// The end of a line: the task that did it.
+fn task(f: &mut Formatter<'_>, task: Option<&Task>) -> fmt::Result {
+    match task {
+        Some(task) => writeln!(f, " ({task})"),
+        None => writeln!(f),
+    }
 }
 
 fn frames(f: &mut Formatter<'_>, frames: &[Frame]) -> fmt::Result {

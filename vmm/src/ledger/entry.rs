@@ -42,4 +42,7 @@ pub struct Note {
     pub trace: Option<u32>,
     /// By which task, or in whose time: [`super::Ledger::task`] has it.
     pub task: Option<u32>,
+    /// Likewise of the mapping's end.
+    pub unmap_trace: Option<u32>,
+    pub unmap_task: Option<u32>,
 }

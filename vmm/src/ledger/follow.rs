@@ -3,7 +3,7 @@
 use super::functions::{self, Argument, Does, Function};
 use super::kernel::{Device, Kernel};
 use super::{Call, Kind, Ledger, Note, PoolPage};
-use crate::guest::{Guest, Registers};
+use crate::guest::{Frame, Guest, Registers};
 use crate::memory::GuestRam;
 use crate::memory::layout::LINE;
 use cache_model::ledger::{Attributes, Direction, Entry, LedgerError, Mapping, Owner};
@@ -70,7 +70,45 @@ struct Common {
     attributes: u64,
 }
 
+/// Where something is done: [`Ledger::trace`] and [`Ledger::task`] have it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Place {
+    trace: Option<u32>,
+    task: Option<u32>,
+}
+
+/// The end of mappings: when, and where, if anybody has said so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    at: u64,
+    place: Place,
+}
+
+impl End {
+    pub(super) fn new(at: u64, place: Option<Place>) -> Self {
+        Self { at, place: place.unwrap_or_default() }
+    }
+}
+
 impl Ledger {
+    /// Where a function of the DMA API is called that a vCPU with these registers is about to enter.
+    pub(super) fn place_of_call(
+        &mut self,
+        guest: &mut Guest,
+        ram: &GuestRam,
+        registers: &Registers,
+    ) -> Place {
+        let mut trace = guest.backtrace(ram, registers, MAX_FRAMES);
+        // The function itself.
+        trace.drain(..trace.len().min(1));
+        self.place(guest, ram, registers, trace)
+    }
+
+    fn place(&mut self, guest: &Guest, ram: &GuestRam, registers: &Registers, trace: Vec<Frame>) -> Place {
+        let task = guest.task(ram, registers).and_then(|task| self.tasks.number(task));
+        Place { trace: self.traces.number(trace), task }
+    }
+
     /// `call`, which makes mappings, has returned.
     pub(super) fn returned(
         &mut self,
@@ -99,9 +137,8 @@ impl Ledger {
             let symbol = guest.resolve_frame(frame);
             symbol.is_some_and(|symbol| functions::of_user_memory().iter().any(|name| name == symbol.name))
         });
-        let task = guest.task(ram, registers).and_then(|task| self.tasks.number(task));
         let elements = pieces.len() as u32;
-        let number = self.traces.number(trace);
+        let place = self.place(guest, ram, registers, trace);
         let name = self.names.number(common.device.name.clone()).unwrap_or(u32::MAX);
         if in_pool {
             common.kind = Kind::PoolPage;
@@ -113,8 +150,10 @@ impl Ledger {
                 physical: piece.physical,
                 attributes: common.attributes,
                 elements,
-                trace: number,
-                task,
+                trace: place.trace,
+                task: place.task,
+                unmap_trace: None,
+                unmap_task: None,
             };
             if in_pool {
                 self.add_pool_page(&common, &piece, note, now);
@@ -150,7 +189,7 @@ impl Ledger {
             let old =
                 self.mappings.beginning_at(requester, piece.address).into_iter().find(same).map(|old| old.id);
             if let Some(old) = old {
-                self.end_mapping(old, now);
+                self.end_mapping(old, End::new(now, None));
             }
         }
         let has = |bit| common.attributes & bit != 0;
@@ -201,8 +240,9 @@ impl Ledger {
         kernel: &Kernel<'_>,
         function: &Function,
         call: &Call,
-        now: u64,
+        end: End,
     ) {
+        let now = end.at;
         let arguments = Arguments(function, call);
         let get = |argument| arguments.get(argument);
         if function.does == Does::Dump {
@@ -219,7 +259,7 @@ impl Ledger {
         let (address, size) = (get(Argument::Address), get(Argument::Size));
         let part = || kernel.iova(get(Argument::State)).map(|base| base.wrapping_add(get(Argument::Offset)));
         match function.does {
-            Does::Unmap => self.end(requester, address, Some(size), &[Kind::Single, Kind::Resource], now),
+            Does::Unmap => self.end(requester, address, Some(size), &[Kind::Single, Kind::Resource], end),
             Does::UnmapList => {
                 self.end_list(
                     kernel,
@@ -227,12 +267,12 @@ impl Ledger {
                     get(Argument::List),
                     arguments.count(),
                     Kind::ScatterGather,
-                    now,
+                    end,
                 );
             }
             // Freeing nothing is nothing.
             Does::Free if function.position(Argument::Virtual).is_some() && get(Argument::Virtual) == 0 => {}
-            Does::Free => self.end_allocation(requester, address, size, now),
+            Does::Free => self.end_allocation(requester, address, size, end),
             Does::FreeTable => {
                 if let Some((list, mapped)) = kernel.table(get(Argument::Table)) {
                     self.end_list(
@@ -241,19 +281,19 @@ impl Ledger {
                         list,
                         mapped.min(MAX_ELEMENTS),
                         Kind::Noncontiguous,
-                        now,
+                        end,
                     );
                 }
             }
-            Does::FreeBlock => self.end(requester, address, None, &[Kind::PoolBlock], now),
+            Does::FreeBlock => self.end(requester, address, None, &[Kind::PoolBlock], end),
             Does::Unlink => {
                 if let Some(address) = part() {
-                    self.end_range(requester, address, size, now);
+                    self.end_range(requester, address, size, end);
                 }
             }
             Does::Destroy => {
                 if let Some(address) = kernel.iova(get(Argument::State)) {
-                    self.end_range(requester, address, size, now);
+                    self.end_range(requester, address, size, end);
                 }
             }
             Does::SyncForCpu => self.sync(requester, Owner::Cpu, address, size, now),
@@ -271,7 +311,7 @@ impl Ledger {
     }
 
     /// The mapping that begins at `address` ends: of several one of these kinds and this size, if there is.
-    fn end(&mut self, device: u32, address: u64, size: Option<u64>, kinds: &[Kind], now: u64) {
+    fn end(&mut self, device: u32, address: u64, size: Option<u64>, kinds: &[Kind], end: End) {
         let entries = self.mappings.beginning_at(device, address);
         let likeness = |entry: &&Entry<Note>| {
             let mapping = &entry.mapping;
@@ -284,26 +324,29 @@ impl Ledger {
         };
         let found = entries.into_iter().filter(may).max_by_key(likeness).map(|entry| entry.id);
         match found {
-            Some(id) => self.end_mapping(id, now),
+            Some(id) => self.end_mapping(id, end),
             None => self.unknown += 1,
         }
     }
 
     /// Allocated memory is freed: the driver's own, or a pool's.
-    fn end_allocation(&mut self, device: u32, address: u64, size: u64, now: u64) {
+    fn end_allocation(&mut self, device: u32, address: u64, size: u64, end: End) {
         if self.pool_pages.remove(&(device, address)).is_none() {
-            self.end(device, address, Some(size), &[Kind::Coherent, Kind::Noncoherent], now);
+            self.end(device, address, Some(size), &[Kind::Coherent, Kind::Noncoherent], end);
         }
     }
 
-    fn end_mapping(&mut self, id: u64, now: u64) {
-        if let Err(error) = self.mappings.unmap(id, now) {
+    fn end_mapping(&mut self, id: u64, End { at, place }: End) {
+        if let Some(note) = self.mappings.note_mut(id) {
+            (note.unmap_trace, note.unmap_task) = (place.trace, place.task);
+        }
+        if let Err(error) = self.mappings.unmap(id, at) {
             log::debug!("ledger: {error}");
         }
     }
 
     /// The mappings that a list was mapped to end.
-    fn end_list(&mut self, kernel: &Kernel<'_>, device: u32, list: u64, count: usize, kind: Kind, now: u64) {
+    fn end_list(&mut self, kernel: &Kernel<'_>, device: u32, list: u64, count: usize, kind: Kind, end: End) {
         let segments = kernel.list(list, count);
         let first = segments.first().and_then(|first| {
             let entries = self.mappings.beginning_at(device, first.address);
@@ -316,24 +359,24 @@ impl Ledger {
             return;
         };
         for segment in segments.into_iter().take(mapped) {
-            self.end(device, segment.address, Some(segment.mapped), &[kind], now);
+            self.end(device, segment.address, Some(segment.mapped), &[kind], end);
         }
     }
 
     /// What is linked within a range of I/O virtual addresses ends.
-    fn end_range(&mut self, device: u32, address: u64, size: u64, now: u64) {
-        let end = address.saturating_add(size);
+    fn end_range(&mut self, device: u32, address: u64, size: u64, end: End) {
+        let last = address.saturating_add(size);
         let within = |entry: &&Entry<Note>| {
             let mapping = &entry.mapping;
             mapping.device == device
                 && mapping.note.kind == Kind::Iova
                 && address <= mapping.addr
-                && mapping.end() <= end
+                && mapping.end() <= last
         };
         let ids: Vec<_> =
             self.mappings.live_at(address, size).into_iter().filter(within).map(|entry| entry.id).collect();
         for id in ids {
-            self.end_mapping(id, now);
+            self.end_mapping(id, end);
         }
     }
 

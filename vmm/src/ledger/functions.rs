@@ -89,6 +89,21 @@ impl Does {
         )
     }
 
+    /// Whether it ends mappings.
+    #[must_use]
+    pub fn ends(self) -> bool {
+        matches!(
+            self,
+            Self::Unmap
+                | Self::UnmapList
+                | Self::Free
+                | Self::FreeTable
+                | Self::FreeBlock
+                | Self::Unlink
+                | Self::Destroy
+        )
+    }
+
     /// Whether it hands over what is mapped already.
     #[must_use]
     pub fn is_sync(self) -> bool {

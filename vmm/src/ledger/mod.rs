@@ -26,6 +26,7 @@ use crate::guest::{Frame, Guest, Registers, Task};
 use crate::memory::GuestRam;
 use cache_model::ledger as model;
 use calls::{Call, Calls};
+use follow::End;
 use functions::{Does, Function, Version};
 use intern::Interned;
 use kernel::{Kernel, Structures};
@@ -188,14 +189,15 @@ impl Ledger {
         }
         let entered = self.entries.get(&registers.rip);
         if let Some(function) = entered.and_then(|name| functions::named(name)) {
-            self.called(guest, &kernel, registers, function, now);
+            self.called(guest, ram, &kernel, registers, function, now);
         }
     }
 
     /// `function` is about to begin.
     fn called(
         &mut self,
-        guest: &Guest,
+        guest: &mut Guest,
+        ram: &GuestRam,
         kernel: &Kernel<'_>,
         registers: &Registers,
         function: &Function,
@@ -214,7 +216,8 @@ impl Ledger {
         }
         let call = Call { function: function.name.clone(), arguments, back: 0, outer: None };
         if !function.does.is_known_at_return() {
-            return self.acts(guest, kernel, function, &call, now);
+            let end = End::new(now, function.does.ends().then(|| self.place_of_call(guest, ram, registers)));
+            return self.acts(guest, kernel, function, &call, end);
         }
         let Ok(back) = kernel.memory.u64(stack) else {
             return self.coverage.lost(format!("{} was called with no stack", function.name));

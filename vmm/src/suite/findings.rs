@@ -1,7 +1,7 @@
 //! Which findings a run has to raise.
 
 use super::pattern::Pattern;
-use crate::findings::{Counts, Report, title};
+use crate::findings::{Counts, Frame, Mapped, Report, title};
 use cache_model::Verdict;
 use cache_model::judge::{Blame, Kind};
 use cache_model::trace::hex;
@@ -27,6 +27,8 @@ pub struct FindingPattern {
     victim: Option<Pattern>,
     /// In the backtrace of the mapping, a frame a line.
     mapped_by: Option<Pattern>,
+    /// Likewise of the mapping's end.
+    unmapped_by: Option<Pattern>,
     /// In the name of the mapping's device.
     device: Option<Pattern>,
     /// In the bytes, in hexadecimal.
@@ -115,9 +117,9 @@ impl FindingPattern {
             pattern.as_ref().is_none_or(|pattern| text.is_some_and(|text| pattern.is_in(&text)))
         };
         let mapping = report.mapping.as_ref();
-        let mapped_by = || {
+        let frames = |of: fn(&Mapped) -> &[Frame]| {
             let mut text = String::new();
-            for frame in &mapping?.backtrace {
+            for frame in of(mapping?) {
                 // Writing to a String cannot fail.
                 let _ = writeln!(text, "{frame}");
             }
@@ -128,7 +130,8 @@ impl FindingPattern {
             && self.blame.is_met(|blame| blame.is(report))
             && is_in(&self.culprit, report.culprit.as_ref().map(|culprit| culprit.site()))
             && is_in(&self.victim, report.victim.as_ref().map(|victim| victim.site()))
-            && is_in(&self.mapped_by, mapped_by())
+            && is_in(&self.mapped_by, frames(|mapping| &mapping.backtrace))
+            && is_in(&self.unmapped_by, frames(|mapping| &mapping.unmap_backtrace))
             && is_in(&self.device, mapping.map(|mapping| mapping.device.clone()))
             && is_in(&self.expected, Some(hex(&report.expected)))
             && is_in(&self.found, Some(hex(&report.found)))
@@ -150,6 +153,7 @@ impl fmt::Display for FindingPattern {
             ("culprit", &self.culprit),
             ("victim", &self.victim),
             ("mapped by", &self.mapped_by),
+            ("unmapped by", &self.unmapped_by),
             ("device", &self.device),
             ("expected", &self.expected),
             ("found", &self.found),

@@ -87,6 +87,26 @@ fn caches_and_what_needs_them_are_checked() {
 }
 
 #[test]
+fn files_of_symbols_are_checked() {
+    let none = file(b"");
+    let text = file(b"not a map\n");
+    let map = file(b"ffffffff81000000 T _text\n");
+    let broken = file(b"\x7fELF\x02\x01\x01 and no more");
+    let program = bare_kernel(&[0xf4]);
+    for (symbols, reason) in [
+        (&none, "it has no symbols"),
+        (&text, "line 1 is not an address, a letter and a name"),
+        (&map, "it has no entry_SYSCALL_64"),
+        (&broken, "an uncompressed vmlinux with its symbol table is wanted, or its System.map"),
+        (&program, "it has no symbols"),
+    ] {
+        let symbols = path(symbols.path());
+        refused(&["run", "--ledger", "on", "--symbols", symbols], &["--symbols", symbols, reason]);
+    }
+    refused(&["run", "--ledger", "on", "--symbols", "/"], &["--symbols", "/: ", "directory"]);
+}
+
+#[test]
 fn kernels_are_checked() {
     refused(&["run", "--kernel", "/nonexistent/vmlinuz"], &["/nonexistent/vmlinuz", "No such file"]);
     refused(&["run", "--kernel", "unknown-image"], &["unknown-image", "linux-6.12-debug"]);

@@ -62,7 +62,7 @@ enum LedgerMode {
 }
 
 /// What a saved machine is, and so cannot be told again: arguments that `--restore` excludes.
-const FIXED_BY_FILE: [&str; 17] = [
+const FIXED_BY_FILE: [&str; 15] = [
     "arch",
     "kernel",
     "initrd",
@@ -72,8 +72,6 @@ const FIXED_BY_FILE: [&str; 17] = [
     "cpus",
     "devices",
     "cache",
-    "ledger",
-    "ledger_dump",
     "iommu",
     "confidential",
     "dma",
@@ -179,6 +177,7 @@ pub(super) struct RunArguments {
     save: Option<PathBuf>,
     /// Run COMMAND on the machine in FILE instead of booting one: the same bytes come out, in a fraction of the time. What the
     /// machine is, FILE says: options about that cannot be given again. Disks are opened anew, and must be as large as they were.
+    /// A machine that was saved with a ledger (--ledger on, or --cache) goes on with it.
     #[arg(long, value_name = "FILE", conflicts_with_all = FIXED_BY_FILE)]
     restore: Option<PathBuf>,
     /// Follow what the guest's drivers map for DMA (Linux from 6.1 on): auto does with a cache model. By the software engine
@@ -189,7 +188,8 @@ pub(super) struct RunArguments {
     /// /sys/kernel/debug/dma-api/dump, if it has, else those at the end of the run.
     #[arg(long, value_name = "FILE")]
     ledger_dump: Option<PathBuf>,
-    /// Symbols of the guest's kernel.
+    /// Take the names of the guest's kernel from FILE, its vmlinux or System.map, instead of from its memory. If they are
+    /// another kernel's (the build-ids differ, or the addresses), the ledger is off, says so, and the run goes on.
     #[arg(long, value_name = "FILE")]
     symbols: Option<PathBuf>,
     /// Write findings as JSON Lines, and the trace that shows each manifest one by itself (`staleline replay`) to the folder
@@ -268,9 +268,36 @@ impl RunArguments {
         self.deadline.map(|limit| Nanos::try_from(limit.as_nanos()).unwrap_or(Nanos::MAX))
     }
 
-    /// Whether there is something that could find anything.
+    /// Whether there may be something that could find anything.
     pub(super) fn can_find(&self) -> bool {
-        !self.cache.is_off() || self.follows_dma()
+        !self.cache.is_off() || self.follows_dma() || self.restore.is_some()
+    }
+
+    /// What is asked of the ledger of a machine that `file` has, which has one or not.
+    fn check_restored_ledger(&self, file: &Path, has_ledger: bool) -> Result<()> {
+        let file = file.display();
+        if has_ledger && self.ledger == LedgerMode::Off {
+            bail!(
+                "--ledger off: the machine in {file} goes on with the ledger that it was saved with (save it with --ledger off)"
+            );
+        }
+        let needs = [
+            ("--ledger on", self.ledger == LedgerMode::On),
+            ("--ledger-dump", self.ledger_dump.is_some()),
+            ("--symbols", self.symbols.is_some()),
+        ];
+        match needs.into_iter().find(|(_, wanted)| *wanted) {
+            Some((option, _)) if !has_ledger => bail!(
+                "{option}: the machine in {file} was saved without a ledger, which has to follow a guest from its boot on (boot it again with --ledger on --save {file})"
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// The file of `--symbols`.
+    fn read_symbols(&self) -> Result<Option<Arc<SymbolFile>>> {
+        let symbols = self.symbols.as_deref().map(SymbolFile::open).transpose().context("--symbols")?;
+        Ok(symbols.map(Arc::new))
     }
 
     /// `--findings` as it was given.
@@ -299,10 +326,11 @@ impl RunArguments {
         if self.follows_dma() && self.engine == EngineChoice::Kvm {
             bail!("--ledger: the KVM engine cannot follow the guest (--engine soft can)");
         }
-        if self.ledger_dump.is_some() && !self.follows_dma() {
+        let may_follow = self.follows_dma() || self.restore.is_some();
+        if self.ledger_dump.is_some() && !may_follow {
             bail!("--ledger-dump: there is no ledger to write (--ledger on keeps one)");
         }
-        if self.symbols.is_some() && !self.follows_dma() {
+        if self.symbols.is_some() && !may_follow {
             bail!(
                 "--symbols: nothing asks for names without the ledger (--ledger on, or --cache, which turns it on)"
             );
@@ -513,7 +541,10 @@ impl Origin {
 
 /// Reads what is to go on.
 fn restore(arguments: &RunArguments, file: &Path) -> Result<Prepared> {
-    let Restored { template, guest, machine } = Template::restore(file).context("--restore")?;
+    let symbols = arguments.read_symbols()?;
+    let Restored { mut template, guest, machine } = Template::restore(file).context("--restore")?;
+    let has_ledger = template.watch_with(symbols, arguments.ledger_dump.is_some());
+    arguments.check_restored_ledger(file, has_ledger)?;
     Ok(Prepared {
         origin: Origin::Saved(Box::new(template)),
         image: guest,
@@ -549,7 +580,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
         }
         command_line = Some(if has_init { line } else { cmdline::append(&line, cmdline::OUR_INIT) });
     }
-    let symbols = arguments.symbols.as_deref().map(SymbolFile::open).transpose().context("--symbols")?;
+    let symbols = arguments.read_symbols()?;
     let config = SessionConfig {
         machine: MachineConfig {
             memory: arguments.memory,
@@ -568,7 +599,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
             record: arguments.record.clone(),
             ledger: arguments.follows_dma(),
             ledger_records: arguments.ledger_dump.is_some(),
-            symbols: symbols.map(Arc::new),
+            symbols,
         },
     };
     Ok(Prepared {
@@ -641,7 +672,7 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     findings.finish(&outcome.findings.reports).with_context(|| arguments.findings_option())?;
     explain(&outcome.cause, arguments.takes_work());
     if let Some(report) = &outcome.ledger {
-        explain_ledger(report, arguments.ledger == LedgerMode::On);
+        explain_ledger(report, arguments.ledger == LedgerMode::On || arguments.symbols.is_some());
         if let Some(path) = &arguments.ledger_dump {
             write_records(report, path).with_context(|| format!("--ledger-dump {}", path.display()))?;
         }

@@ -120,20 +120,29 @@ impl Ledger {
         }
     }
 
-    /// Whether it waits for [`Ledger::start`].
-    #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        self.state == State::Waiting
-    }
-
     /// Follows nothing from now on.
     pub fn turn_off(&mut self, reason: String) {
         log::info!("ledger: off: {reason}");
         *self = Self { state: State::Off(reason), ..Self::new(self.keeps_printed) };
     }
 
-    /// Follows the kernel that has been found.
-    pub fn start(&mut self, guest: &Guest, ram: &GuestRam) {
+    /// Keeps what it knows when the guest next prints its own, as [`Ledger::new`] says, or does not.
+    pub fn keep_printed(&mut self, keeps: bool) {
+        self.keeps_printed = keeps;
+    }
+
+    /// The kernel has been found: for the first time, or again in a machine that was restored.
+    pub fn found(&mut self, guest: &Guest, ram: &GuestRam) {
+        match self.state {
+            State::Waiting => self.start(guest, ram),
+            State::Following(major, minor) => {
+                self.follow(guest, ram, Version(major, minor));
+            }
+            State::Off(_) => {}
+        }
+    }
+
+    fn start(&mut self, guest: &Guest, ram: &GuestRam) {
         let release = guest.release();
         let version = match Version::of_release(release) {
             Some(version) if version >= Version::OLDEST => version,
@@ -144,6 +153,13 @@ impl Ledger {
             None => return self.turn_off(format!("{release:?} is no version of Linux")),
         };
         self.state = State::Following(version.0, version.1);
+        let missing = self.follow(guest, ram, version);
+        self.coverage = Coverage::of(guest, version, &missing);
+        log::info!("ledger: follows {} functions of Linux {release}", self.entries.len());
+    }
+
+    /// Has vCPUs stop at the functions of this version; returns those that the kernel does not have.
+    fn follow(&mut self, guest: &Guest, ram: &GuestRam, version: Version) -> Vec<&'static Function> {
         let memory = guest.memory(ram);
         let mut missing = Vec::new();
         for function in functions::of_version(version) {
@@ -159,8 +175,7 @@ impl Ledger {
                 None => missing.push(function),
             }
         }
-        self.coverage = Coverage::of(guest, version, &missing);
-        log::info!("ledger: follows {} functions of Linux {release}", self.entries.len());
+        missing
     }
 
     /// Where vCPUs are to stop for [`Ledger::probe`].

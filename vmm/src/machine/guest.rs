@@ -30,6 +30,15 @@ impl Machine {
         self.ledger = Some(Box::new(Ledger::new(keeps_printed)));
     }
 
+    /// Has the ledger of a machine that was restored, if it has one, take names from `file` and keep what
+    /// [`Machine::follow_dma`] says; returns whether there is one.
+    pub fn go_on_following(&mut self, file: Option<Arc<SymbolFile>>, keeps_printed: bool) -> bool {
+        let Some(ledger) = &mut self.ledger else { return false };
+        ledger.keep_printed(keeps_printed);
+        self.look_for_guest(file);
+        true
+    }
+
     /// Whether [`Machine::find_guest`] is worth a try.
     #[must_use]
     pub fn wants_guest(&self) -> bool {
@@ -41,8 +50,8 @@ impl Machine {
         let KnownGuest::Wanted(file) = &self.guest else { return };
         match Guest::discover(&self.memory.ram, registers, file.as_deref()) {
             Ok(guest) => {
-                if let Some(ledger) = self.ledger.as_mut().filter(|ledger| ledger.is_waiting()) {
-                    ledger.start(&guest, &self.memory.ram);
+                if let Some(ledger) = &mut self.ledger {
+                    ledger.found(&guest, &self.memory.ram);
                 }
                 self.guest = KnownGuest::Found(guest);
             }

@@ -2,6 +2,7 @@
 
 use super::{Cause, Mark, Outcome, Output, Session, SessionConfig, SessionError, Work};
 use crate::engine::{Exit, Kick};
+use crate::guest::SymbolFile;
 use crate::host::Host;
 use crate::machine::{Machine, MachineConfig, SharedMachine};
 use devices::bus::Nanos;
@@ -86,6 +87,14 @@ impl Template {
         let transcript = Arc::new(session.transcript.take().unwrap_or_default());
         let start = Start { transcript, exit };
         Ok(Self { session: Mutex::new(session), start, config: config.machine.clone() })
+    }
+
+    /// What is told of the runs that go on from here, for a machine that was restored: names from `symbols`, if there are
+    /// any, and with `records` the live mappings ([`crate::ledger::Report::records`]). Returns whether it has a ledger,
+    /// without which it has neither.
+    pub fn watch_with(&mut self, symbols: Option<Arc<SymbolFile>>, records: bool) -> bool {
+        let session = self.session.get_mut().unwrap_or_else(PoisonError::into_inner);
+        session.machine.lock().go_on_following(symbols, records)
     }
 
     /// A run that goes on from here with `work`, up to `deadline` in virtual time, which is counted from power-on; it looks

@@ -21,24 +21,33 @@ const WORKLOAD: &str = "
     dd if=/dev/zero of=/dev/vda bs=1M count=8 2>/dev/null
     ibv_rc_pingpong -s 100000 >/dev/null 2>&1 &
     ibv_rc_pingpong -p 18516 -s 5000 >/dev/null 2>&1 &
+    insmod /dmalab.ko && dmalab soak 100 >/dev/null
+    dmalab hold &
     sleep 2
     cat /sys/kernel/debug/dma-api/dump
 ";
 
 /// A machine with drivers that map memory in every way that there is, and whether its ledger is kept.
 fn config(image: &str, cpus: u32, watch: Watch) -> SessionConfig {
+    let module = common::guest::module(image, "dmalab");
     let image = common::guest::image(image);
     SessionConfig {
         machine: MachineConfig {
             memory: 512 << 20,
             cpus,
             seed: 1,
-            devices: ["mlx5", "rng", "blk,size=64M"].map(|device| device.parse().unwrap()).into(),
+            devices: ["mlx5", "rng", "dmalab,slot=5", "blk,size=64M"]
+                .map(|device| device.parse().unwrap())
+                .into(),
             cache: staleline::memory::CacheSpec::off(),
         },
         engine: EngineKind::Soft,
         kernel: image.kernel,
-        initrd: vec![InitrdPart::File(image.initrd), InitrdPart::Bytes(guest_images::work_archive())],
+        initrd: vec![
+            InitrdPart::File(image.initrd),
+            InitrdPart::Bytes(guest_images::work_archive()),
+            InitrdPart::Bytes(guest_images::files_archive(&[(module, "/dmalab.ko".into())]).unwrap()),
+        ],
         command_line: Some(cmdline::append(&image.cmdline, cmdline::OUR_INIT)),
         deadline: Some(600_000_000_000),
         work: None,
@@ -108,6 +117,8 @@ fn agrees(series: &str, cpus: u32) -> Ran {
     for kind in ["coherent", "scatter-gather", if series == "7.2" { "phy" } else { "single" }] {
         assert!(guest.iter().filter(|entry| entry.1 == kind).count() > 10, "the workload maps by {kind}");
     }
+    let exerciser = |entry: &&Entry| entry.0 == "0000:05:00.0";
+    assert!(guest.iter().filter(exerciser).count() >= 13, "a ring, and twelve mappings that are held");
     let lacks = |of: &[Entry], entry: &&Entry| of.binary_search(entry).is_err();
     let unknown: Vec<_> = guest.iter().filter(|entry| lacks(&ours, entry)).take(10).collect();
     let ended: Vec<_> = ours.iter().filter(|entry| lacks(&guest, entry)).take(10).collect();
@@ -144,7 +155,7 @@ fn the_ledger_is_that_of_linux_7_2() {
 fn forks_and_restored_machines_go_on_with_the_ledger() {
     let mut config = config("linux-6.12-debug", 1, following());
     // Of a disk that is written there can be only one.
-    config.machine.devices.truncate(2);
+    config.machine.devices.truncate(3);
     let work = shell(WORKLOAD, None);
     let alone = cold(&config, &work);
     assert!(report(&alone).records.len() > 1000);
@@ -300,5 +311,65 @@ fn a_guest_that_cannot_be_followed_is_said_to_be_so() {
         let (ran, _) = run_with_status(&[&kernel[..], &arguments].concat());
         assert_eq!(ran.status, 125);
         assert!(ran.stderr.contains(message), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn symbols_of_another_kernel_turn_the_ledger_off_and_the_run_goes_on() {
+    let folder = |name: &str| common::guest::image(name).kernel.parent().unwrap().to_owned();
+    let (own, other) = (folder("linux-6.12-debug"), folder("linux-6.1-debug"));
+    let run = |file: &std::path::Path| {
+        let options = ["--kernel", "linux-6.12-debug", "--device", "mlx5", "--cache", "l1"];
+        run_with_status(&[&options[..], &["--symbols", common::path(file), "--", "echo", "ran"]].concat())
+    };
+    let (ran, status) = run(&own.join("vmlinux"));
+    assert_eq!((ran.status, &*ran.stdout, status["ledger"].get("off")), (0, "ran\n", None), "{status:#}");
+    assert!(status["ledger"]["mapped"].as_u64().unwrap() > 500, "{status:#}");
+    for (file, reason) in [
+        ("vmlinux", ["its build-id is ", "that of the running kernel is "]),
+        ("System.map", ["these are symbols of another kernel", ""]),
+    ] {
+        let file = other.join(file);
+        let (ran, status) = run(&file);
+        assert_eq!((ran.status, &*ran.stdout), (0, "ran\n"), "{}", ran.stderr);
+        let off = status["ledger"]["off"].as_str().unwrap();
+        for words in [common::path(&file)].iter().chain(&reason) {
+            assert!(off.contains(words), "no {words:?} in {off}");
+        }
+        assert!(ran.stderr.contains(&format!("staleline: ledger: off: {off}")), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_saved_machine_goes_on_with_its_ledger_and_with_none_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let (with, without, dump) = (file("with"), file("without"), file("dump"));
+    let machine = ["--kernel", "linux-6.12-debug", "--device", "mlx5"];
+    let work = ["--", "sh", "-c", "mount -t debugfs d /sys/kernel/debug; cat /sys/kernel/debug/dma-api/dump"];
+    let dumped = ["--ledger", "on", "--ledger-dump", common::path(&dump)];
+    let saved = run_with_status(&[&machine[..], &["--ledger", "on", "--save", common::path(&with)]].concat());
+    assert_eq!(saved.0.status, 0, "{:?}", saved.0);
+    let (cold, cold_status) = run_with_status(&[&machine[..], &dumped, &work].concat());
+    let records = std::fs::read_to_string(&dump).unwrap();
+    assert!(cold.status == 0 && records.lines().count() > 1000, "{cold:?}");
+    let (restored, status) =
+        run_with_status(&[&["--restore", common::path(&with)], &dumped[..], &work].concat());
+    assert_eq!((&restored.stdout, &status["ledger"]), (&cold.stdout, &cold_status["ledger"]));
+    assert!(std::fs::read_to_string(&dump).unwrap() == records);
+
+    let saved = run_with_status(&[&machine[..], &["--save", common::path(&without)]].concat());
+    assert_eq!(saved.0.status, 0, "{:?}", saved.0);
+    for (saved, option, words) in [
+        (&with, ["--ledger", "off"], ["--ledger off: ", "save it with --ledger off"]),
+        (&without, ["--ledger", "on"], ["--ledger on: ", "boot it again with --ledger on --save"]),
+        (&without, ["--ledger-dump", common::path(&dump)], ["--ledger-dump: ", "saved without a ledger"]),
+    ] {
+        let arguments = [&["--restore", common::path(saved)], &option[..], &["--", "true"]].concat();
+        let (ran, _) = run_with_status(&arguments);
+        assert_eq!(ran.status, 125);
+        for words in words {
+            assert!(ran.stderr.contains(words), "no {words:?} in {}", ran.stderr);
+        }
     }
 }

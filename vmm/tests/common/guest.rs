@@ -24,6 +24,16 @@ pub fn image(name: &str) -> guest_images::Image {
     store.ensure(name, guest_images::progress::for_stderr().as_ref()).unwrap()
 }
 
+/// The module of the driver `name` of guest-images, built for the kernel of an image.
+pub fn module(image: &str, name: &str) -> PathBuf {
+    let store = guest_images::Store::open(None).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-images/drivers").join(name);
+    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join(image);
+    let progress = guest_images::progress::for_stderr();
+    let built = store.build_module(image, &source, &to, progress.as_ref()).unwrap();
+    built.into_iter().next().unwrap()
+}
+
 /// A copy of the bzImage at `path` that says nothing of its payload, as bzImages before protocol 2.08 did: the kernel then
 /// unpacks itself, and moves itself if it is configured to (CONFIG_RANDOMIZE_BASE).
 pub fn unpacks_itself(path: &Path) -> tempfile::NamedTempFile {

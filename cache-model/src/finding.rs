@@ -18,7 +18,7 @@ pub enum Agent {
 pub struct Writer {
     /// The CPU or device.
     pub agent: Agent,
-    /// Address of the accessing instruction; 0 for a device.
+    /// Address of the accessing instruction; of a device whatever the embedder wants to know of the transaction later.
     pub ip: u64,
     /// Time of the access, in a unit of the embedder's choice. The accesses of one instruction share it.
     pub stamp: u64,

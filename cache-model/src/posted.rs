@@ -16,7 +16,7 @@
 //! posted.start(1);
 //! let mut memory = vec![0; 4096];
 //! for line in 0..64 {
-//!     let write = PostedWrite { device: 8, addr: line * 64, data: vec![1; 64], snoop: Snoop::Snoop };
+//!     let write = PostedWrite { device: 8, addr: line * 64, data: vec![1; 64], snoop: Snoop::Snoop, label: 0 };
 //!     for write in posted.post(0, write) {
 //!         memory[write.addr as usize..][..write.data.len()].copy_from_slice(&write.data);
 //!     }
@@ -51,6 +51,8 @@ pub struct PostedWrite {
     pub data: Vec<u8>,
     /// Whether it looks into the caches.
     pub snoop: Snoop,
+    /// Whatever the embedder wants to know of it later.
+    pub label: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -152,7 +154,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn write(device: u32, addr: u64) -> PostedWrite {
-        PostedWrite { device, addr, data: vec![addr as u8; 4], snoop: Snoop::Snoop }
+        PostedWrite { device, addr, data: vec![addr as u8; 4], snoop: Snoop::Snoop, label: 0 }
     }
 
     /// The order in which 32 writes arrive if the function's next strongly ordered write comes after them.

@@ -1,14 +1,27 @@
 //! How a device reaches memory: transactions with attributes, and errors as values.
 
+pub mod purpose;
+
+pub use purpose::{Object, Purpose, What};
 use serde::{Deserialize, Serialize};
 
-/// Attributes that travel with a PCIe memory transaction (PCIe Base Specification, 2.2.6.4 and 2.2.6.5).
+/// Attributes that travel with a PCIe memory transaction (PCIe Base Specification, 2.2.6.4 and 2.2.6.5), and what it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DmaAttrs {
     /// No Snoop: hardware need not keep caches coherent for this transaction.
     pub no_snoop: bool,
     /// Relaxed Ordering: the write may pass earlier posted writes.
     pub relaxed_ordering: bool,
+    /// For reports; no hardware sees it.
+    pub purpose: Purpose,
+}
+
+impl DmaAttrs {
+    /// The same for this purpose.
+    #[must_use]
+    pub fn to(self, purpose: Purpose) -> Self {
+        Self { purpose, ..self }
+    }
 }
 
 /// Why a transaction did not complete.

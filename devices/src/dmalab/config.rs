@@ -39,7 +39,7 @@ pub struct DmalabConfig {
 impl DmalabConfig {
     /// Attributes of transactions on descriptors themselves.
     pub(super) fn control(&self) -> DmaAttrs {
-        DmaAttrs { no_snoop: self.no_snoop == NoSnoop::All, relaxed_ordering: false }
+        DmaAttrs { no_snoop: self.no_snoop == NoSnoop::All, ..DmaAttrs::default() }
     }
 
     /// Attributes of payload for which a descriptor asks for those in `wanted`.
@@ -55,6 +55,7 @@ impl DmalabConfig {
                 RelaxedOrdering::Descriptor => wanted.relaxed_ordering,
                 RelaxedOrdering::Payload => true,
             },
+            ..wanted
         }
     }
 

@@ -123,6 +123,7 @@ impl Descriptor {
             attrs: DmaAttrs {
                 no_snoop: flags & FLAG_NO_SNOOP != 0,
                 relaxed_ordering: flags & FLAG_RELAXED != 0,
+                ..DmaAttrs::default()
             },
             interrupt,
             transaction: if given == 0 { USUAL_TRANSACTION } else { given },

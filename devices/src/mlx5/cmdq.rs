@@ -10,7 +10,7 @@ use super::field::{be32, be64};
 use super::hca::Hca;
 use super::status::DeliveryError;
 use crate::bus::Nanos;
-use crate::dma::{DmaAttrs, DmaError};
+use crate::dma::{DmaAttrs, DmaError, Object, What};
 use crate::pci::Port;
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,9 @@ impl CommandQueue {
         while self.rung != 0 && moved < BLOCKS_PER_TURN {
             let slot = self.rung.trailing_zeros();
             self.rung &= self.rung - 1;
-            if let Some(request) = self.fetch(slot, port, hca.config.control()) {
+            if let Some(request) =
+                self.fetch(slot, port, hca.config.control(What::Command, Object::CommandSlot, slot))
+            {
                 moved += serve(&request, hca, port);
             }
         }

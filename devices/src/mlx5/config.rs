@@ -1,7 +1,7 @@
 //! How the function presents itself, and what its transactions carry.
 
 use super::peer::Plan;
-use crate::dma::DmaAttrs;
+use crate::dma::{DmaAttrs, Object, Purpose, What};
 use serde::{Deserialize, Serialize};
 
 /// Link layer of the function's port.
@@ -44,12 +44,14 @@ impl Default for Mlx5Config {
 
 impl Mlx5Config {
     /// Attributes of transactions on the device's own structures: queues, doorbell records, mailboxes.
-    pub fn control(&self) -> DmaAttrs {
-        DmaAttrs { no_snoop: self.no_snoop == NoSnoop::All, relaxed_ordering: false }
+    pub fn control(&self, what: What, object: Object, number: u32) -> DmaAttrs {
+        let (no_snoop, purpose) = (self.no_snoop == NoSnoop::All, Purpose::new(what, object, number));
+        DmaAttrs { no_snoop, relaxed_ordering: false, purpose }
     }
 
-    /// Attributes of transactions on what work requests move.
-    pub fn payload(&self, relaxed_ordering: bool) -> DmaAttrs {
-        DmaAttrs { no_snoop: self.no_snoop != NoSnoop::Off, relaxed_ordering }
+    /// Attributes of transactions on what work requests of a queue pair move.
+    pub fn payload(&self, relaxed_ordering: bool, what: What, qpn: u32, key: u32) -> DmaAttrs {
+        let purpose = Purpose::new(what, Object::QueuePair, qpn).by_key(key);
+        DmaAttrs { no_snoop: self.no_snoop != NoSnoop::Off, relaxed_ordering, purpose }
     }
 }

@@ -10,7 +10,7 @@ use super::layout::commands::{CONTEXT, OBJECT, PAGES, header, modify_cq};
 use super::layout::contexts::cqc;
 use super::pages::{Buffer, PageList};
 use super::status::{Failure, Status};
-use crate::dma::DmaAttrs;
+use crate::dma::{DmaAttrs, Object, What};
 use crate::pci::Port;
 use serde::{Deserialize, Serialize};
 
@@ -177,6 +177,7 @@ impl CompletionQueue {
         }
         if self.is_full() && !self.overrun_ignored {
             let mut record = [0; 4];
+            let attrs = attrs.to(attrs.purpose.but(What::DoorbellRecord));
             if port.read(self.doorbell_record, &mut record, attrs).is_ok() {
                 self.consumer = be32(&record, 0) & COUNTER_MASK;
             }
@@ -212,8 +213,8 @@ impl CompletionQueue {
 impl Hca {
     /// The CQ doorbell of `uar`: `word` names the completion queue.
     pub fn arm_completion_queue(&mut self, uar: u32, word: u32, port: &mut dyn Port) {
-        let attrs = self.config.control();
         let cqn = word & COUNTER_MASK;
+        let attrs = self.config.control(What::DoorbellRecord, Object::CompletionQueue, cqn);
         let Some(cq) = self.cqs.get_mut(cqn).filter(|cq| cq.uar == uar) else {
             log::debug!("mlx5: UAR {uar} rang for completion queue {cqn}, which it has not");
             return;

@@ -8,7 +8,7 @@ use super::layout::commands::{CONTEXT, EQ_NUMBER, PAGES, create_eq, header};
 use super::layout::contexts::eqc;
 use super::pages::{Buffer, PageList};
 use super::status::{Failure, Status};
-use crate::dma::DmaAttrs;
+use crate::dma::{DmaAttrs, Object, What};
 use crate::pci::Port;
 use serde::{Deserialize, Serialize};
 
@@ -214,7 +214,7 @@ impl Hca {
     /// Posts an event to queue `eqn`, if it exists still. A full or unreachable queue enters the error state, which
     /// the health buffer shows.
     pub fn post_event(&mut self, eqn: u32, event: Event, port: &mut dyn Port) {
-        let attrs = self.config.control();
+        let attrs = self.config.control(What::Event, Object::EventQueue, eqn);
         let Some(eq) = self.eqs.get_mut(eqn) else { return };
         let was_in_error = eq.in_error;
         let syndrome = match eq.post(event, port, attrs) {

@@ -403,6 +403,7 @@ impl Endpoint {
         let allowed = DmaAttrs {
             no_snoop: control & capabilities::DEVICE_CONTROL_NO_SNOOP != 0,
             relaxed_ordering: control & capabilities::DEVICE_CONTROL_RELAXED_ORDERING != 0,
+            ..DmaAttrs::default()
         };
         let msix = self.msix.as_mut().map(|(msix, ..)| msix);
         let (slot, requester, pin) = (upstream.slot, upstream.bdf, &mut self.pin);

@@ -28,6 +28,7 @@ impl FunctionPort<'_> {
         Ok(DmaAttrs {
             no_snoop: wanted.no_snoop && self.allowed.no_snoop,
             relaxed_ordering: wanted.relaxed_ordering && self.allowed.relaxed_ordering,
+            ..wanted
         })
     }
 

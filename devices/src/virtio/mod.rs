@@ -26,7 +26,7 @@ pub use rng::Rng;
 pub use transport::{NOTIFY_LATENCY, VirtioPci};
 
 use crate::bus::Nanos;
-use crate::dma::DmaAttrs;
+use crate::dma::{DmaAttrs, Purpose};
 use crate::pci::Port;
 use crate::state::State;
 use buffer::Buffer;
@@ -34,7 +34,7 @@ use queue::QueueError;
 use std::fmt;
 
 /// Attributes of every transaction: snooped and strongly ordered.
-const ATTRS: DmaAttrs = DmaAttrs { no_snoop: false, relaxed_ordering: false };
+const ATTRS: DmaAttrs = DmaAttrs { no_snoop: false, relaxed_ordering: false, purpose: Purpose::from_bits(0) };
 
 /// How far a device has come with a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,6 +9,7 @@ use cache_model::judge::{Judgement, Kind, Rules, judge, judge_misuse, judge_rogu
 use cache_model::ledger::{self as model, Entry, Misuse, Owner, Rogue, RogueKind, Transfer};
 use cache_model::{Agent, Config, EventKind, Finding, Verdict, Writer};
 use cache_model::{minimal_rogue_trace, minimal_trace};
+use devices::dma::Purpose;
 use std::collections::BTreeMap;
 
 /// Names of a mapping's attributes (`DMA_ATTR_…` of Linux without that), by their bits.
@@ -91,7 +92,7 @@ impl Scene<'_> {
             }
             Raw::Rogue { access, kind, entry } => {
                 let rogue = Rogue { kind: *kind, addr: access.addr, mapping: entry.as_deref() };
-                then(&judge_rogue(&rogue, Writer::device(access.device, access.stamp)))
+                then(&judge_rogue(&rogue, access.writer()))
             }
             Raw::Misuse { misuse, entry } => then(&judge_misuse(*misuse, entry, None)),
         }
@@ -191,6 +192,7 @@ impl Scene<'_> {
         report.culprit = report.mapping.as_ref().map(|mapped| Access {
             who: mapped.device.clone(),
             action: Action::Map,
+            purpose: None,
             time: mapped.mapped_at,
             backtrace: mapped.backtrace.clone(),
             task: mapped.task.clone(),
@@ -302,9 +304,14 @@ impl Scene<'_> {
         let own = matches!(writer.agent, Agent::Cpu(_)).then(|| self.frame(writer.ip));
         // The vCPU has gone on by an instruction since.
         let callers = frames.into_iter().skip(1);
+        let purpose = match writer.agent {
+            Agent::Device(_) => Purpose::from_bits(writer.ip).describe(),
+            Agent::Cpu(_) => None,
+        };
         Access {
             who: self.who(writer.agent),
             action,
+            purpose,
             time: writer.stamp,
             backtrace: own.into_iter().chain(callers).collect(),
             task,

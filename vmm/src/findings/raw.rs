@@ -2,7 +2,8 @@
 
 use crate::ledger::Note;
 use cache_model::ledger::{Entry, Ledger, Misuse, RogueKind, Transfer};
-use cache_model::{RogueAccess, Snoop};
+use cache_model::{RogueAccess, Snoop, Writer};
+use devices::dma::Purpose;
 use serde::{Deserialize, Serialize};
 
 /// Observations that may wait; more are counted.
@@ -30,7 +31,16 @@ pub struct SavedAccess {
     pub addr: u64,
     pub data: Vec<u8>,
     pub no_snoop: bool,
+    pub purpose: Purpose,
     pub stamp: u64,
+}
+
+impl SavedAccess {
+    /// Who it is by.
+    #[must_use]
+    pub fn writer(&self) -> Writer {
+        Writer { ip: self.purpose.to_bits(), ..Writer::device(self.device, self.stamp) }
+    }
 }
 
 impl From<&SavedAccess> for RogueAccess {
@@ -50,6 +60,7 @@ pub struct Transaction<'a> {
     pub addr: u64,
     pub data: &'a [u8],
     pub no_snoop: bool,
+    pub purpose: Purpose,
     /// Virtual time.
     pub now: u64,
 }
@@ -68,6 +79,7 @@ impl Transaction<'_> {
             addr: rogue.addr,
             data: data.get(..left).unwrap_or(data).to_vec(),
             no_snoop: self.no_snoop,
+            purpose: self.purpose,
             stamp: self.now,
         };
         Some(Raw::Rogue { access, kind: rogue.kind, entry: rogue.mapping.cloned().map(Box::new) })

@@ -68,6 +68,8 @@ pub struct Access {
     /// `vCPU N`, or a device by its place and kind, `0000:08:00.0 mlx5`.
     pub who: String,
     pub action: Action,
+    /// What a device's transaction was for, where it says: `RDMA WRITE qpn 0x42 mkey 0x1200`.
+    pub purpose: Option<String>,
     pub time: u64,
     /// The instruction, then its callers, where they are known. None for devices.
     #[serde(default)]
@@ -81,9 +83,10 @@ impl Access {
     #[must_use]
     pub fn site(&self) -> String {
         let place = self.backtrace.first().map_or_else(|| self.who.clone(), Frame::to_string);
-        match &self.task {
-            Some(task) => format!("{place} [{task}]"),
-            None => place,
+        match (&self.task, &self.purpose) {
+            (Some(task), _) => format!("{place} [{task}]"),
+            (None, Some(purpose)) => format!("{place} ({purpose})"),
+            (None, None) => place,
         }
     }
 }

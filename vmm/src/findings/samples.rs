@@ -15,6 +15,7 @@ pub fn stale_cpu_read() -> Report {
     let victim = Access {
         who: "vCPU 0".into(),
         action: Action::Load,
+        purpose: None,
         time: 1_204_118_000,
         backtrace: vec![frame(0x40_1234, "")],
         task: task.clone(),
@@ -23,6 +24,7 @@ pub fn stale_cpu_read() -> Report {
     let writer = Access {
         who: device.clone(),
         action: Action::DmaWrite,
+        purpose: Some("RDMA WRITE qpn 0x42 mkey 0x1200".into()),
         time: 1_204_000_000,
         backtrace: Vec::new(),
         task: None,

@@ -180,7 +180,9 @@ fn dump(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
 
 fn access(f: &mut Formatter<'_>, name: &str, access: &Access) -> fmt::Result {
     let Access { who, action, time, backtrace, .. } = access;
-    write!(f, "{name:INDENT$}{who} {} t={}", action.name(), Seconds(*time))?;
+    write!(f, "{name:INDENT$}{who} {}", action.name())?;
+    access.purpose.iter().try_for_each(|purpose| write!(f, ": {purpose},"))?;
+    write!(f, " t={}", Seconds(*time))?;
     task(f, access.task.as_ref())?;
     frames(f, backtrace)
 }

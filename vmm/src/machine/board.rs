@@ -10,7 +10,7 @@ use crate::memory::{MemorySystem, Transaction, dma};
 use cache_model::ledger::{RogueKind, Transfer};
 use cache_model::{PostedWrite, PostedWrites, Snoop};
 use devices::bus::{Nanos, Platform, PowerRequest};
-use devices::dma::{AtomicOp, DmaAttrs, DmaError};
+use devices::dma::{AtomicOp, DmaAttrs, DmaError, Purpose};
 use devices::interrupt::{ApicClock, Interrupts, InterruptsConfig};
 use devices::pci::{Bdf, Host, Slot};
 use devices::storage::Storage;
@@ -146,12 +146,9 @@ impl Watch<'_> {
 }
 
 impl PciHost<'_> {
-    fn transaction(&self, device: u32, snoop: Snoop) -> Transaction {
-        Transaction { device, at: self.board.now, snoop }
-    }
-
     fn of(&self, from: Bdf, attrs: DmaAttrs) -> Transaction {
-        self.transaction(from.to_bits().into(), snoop(attrs))
+        let DmaAttrs { purpose, .. } = attrs;
+        Transaction { device: from.to_bits().into(), at: self.board.now, snoop: snoop(attrs), purpose }
     }
 
     /// A write reaches memory.
@@ -162,8 +159,9 @@ impl PciHost<'_> {
 
     fn see(&mut self, by: Transaction, transfer: Transfer, addr: u64, data: &[u8]) {
         if self.memory.ram.contains(addr, data.len() as u64) {
-            let (device, no_snoop, now) = (by.device, by.snoop == Snoop::NoSnoop, by.at);
-            self.watch.see(findings::Transaction { device, transfer, addr, data, no_snoop, now });
+            let Transaction { device, at: now, snoop, purpose } = by;
+            let no_snoop = snoop == Snoop::NoSnoop;
+            self.watch.see(findings::Transaction { device, transfer, addr, data, no_snoop, purpose, now });
         }
     }
 
@@ -173,7 +171,8 @@ impl PciHost<'_> {
         for (addr, range) in dma::lines(iova, data.len()) {
             let part = data.get(range).unwrap_or_default();
             let by = self.of(from, attrs);
-            let write = PostedWrite { device: by.device, addr, data: part.to_vec(), snoop: by.snoop };
+            let Transaction { device, snoop, purpose, .. } = by;
+            let write = PostedWrite { device, addr, data: part.to_vec(), snoop, label: purpose.to_bits() };
             if !self.memory.ram.contains(addr, part.len() as u64) {
                 self.write_now(by, addr, part)?;
             } else if let Some(write) = self.board.posted.post(self.board.now, write) {
@@ -187,7 +186,8 @@ impl PciHost<'_> {
     /// Writes that have been on their way reach memory.
     fn make(&mut self, writes: &[PostedWrite]) {
         for write in writes {
-            let by = self.transaction(write.device, write.snoop);
+            let &PostedWrite { device, snoop, label, .. } = write;
+            let by = Transaction { device, at: self.board.now, snoop, purpose: Purpose::from_bits(label) };
             if let Err(error) = self.write_now(by, write.addr, &write.data) {
                 log::debug!("{}: posted write lost: {error}", Bdf::from_bits(write.device as u16));
             }

@@ -4,7 +4,7 @@ use super::cache::{Cache, CacheConfig};
 use super::{GuestRam, dma};
 use cache_model::{OutOfRange, Snoop, Writer};
 use devices::bus::Nanos;
-use devices::dma::{AtomicOp, DmaError};
+use devices::dma::{AtomicOp, DmaError, Purpose};
 use std::fs::File;
 use std::io;
 use x86_cpu::{CacheOp, CodePages, RamAccess};
@@ -20,17 +20,18 @@ pub struct Transaction {
     /// Virtual time.
     pub at: Nanos,
     pub snoop: Snoop,
+    pub purpose: Purpose,
 }
 
 impl Transaction {
     /// One of the platform.
     #[must_use]
     pub fn of_platform(at: Nanos) -> Self {
-        Self { device: PLATFORM, at, snoop: Snoop::Snoop }
+        Self { device: PLATFORM, at, snoop: Snoop::Snoop, purpose: Purpose::default() }
     }
 
     fn writer(self) -> Writer {
-        Writer::device(self.device, self.at)
+        Writer { ip: self.purpose.to_bits(), ..Writer::device(self.device, self.at) }
     }
 }
 

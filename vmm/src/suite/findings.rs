@@ -234,8 +234,7 @@ mod tests {
     fn every_finding_is_expected_and_every_expectation_met() {
         let report = stale_cpu_read();
         assert!(of("[]", &[]).is_empty());
-        let unexpected =
-            "unexpected: stale CPU read (manifest) in 0x401234 [onesided pid 71] by 0000:08:00.0 mlx5";
+        let unexpected = "unexpected: stale CPU read (manifest) in 0x401234 [onesided pid 71] by 0000:08:00.0 mlx5 (RDMA WRITE qpn 0x42 mkey 0x1200)";
         assert_eq!(of("[]", std::slice::from_ref(&report)), [unexpected]);
         for met in [
             "[{}]",

@@ -2,6 +2,7 @@
 //! `mlx5_err_cqe` in the Linux kernel's `include/linux/mlx5/device.h` (6.12).
 
 use super::wqe::Immediate;
+use crate::dma::{Object, What};
 use crate::mlx5::cq::Posted;
 use crate::mlx5::eq::Event;
 use crate::mlx5::hca::Hca;
@@ -128,7 +129,7 @@ impl Hca {
     /// Posts an entry to completion queue `cqn` and tells the driver, if it wants to know. A queue that is full or out
     /// of reach fails, and the queue pair with it.
     pub fn complete(&mut self, cqn: u32, completion: &Completion, port: &mut dyn Port) {
-        let attrs = self.config.control();
+        let attrs = self.config.control(What::Completion, Object::CompletionQueue, cqn);
         let Some(cq) = self.cqs.get_mut(cqn) else { return };
         let entry = completion.encode(iseg::ticks(port.now()), cq.next_owner());
         match cq.post(&entry, completion.wakes_solicited(), port, attrs) {

@@ -18,7 +18,7 @@ impl Hca {
         right: Right,
         port: &mut dyn Port,
     ) -> Result<(), KeyFault> {
-        let attrs = self.config.payload(false);
+        let attrs = self.config.payload(false, right.moves(), holder.qpn, key);
         let (mut rest, mut at) = (data, address);
         while !rest.is_empty() {
             let piece = self.translate(holder, key, at, rest.len() as u64, right)?;
@@ -47,7 +47,8 @@ impl Hca {
         while !rest.is_empty() {
             let piece = self.translate(holder, key, at, rest.len() as u64, right)?;
             let (part, left) = rest.split_at(piece.len as usize);
-            port.write(piece.bus, part, self.config.payload(piece.relaxed)).map_err(|_| KeyFault)?;
+            let attrs = self.config.payload(piece.relaxed, right.moves(), holder.qpn, key);
+            port.write(piece.bus, part, attrs).map_err(|_| KeyFault)?;
             at = at.wrapping_add(piece.len);
             rest = left;
         }

@@ -3,6 +3,7 @@
 use super::completion::{Completion, Outcome, Source, Syndrome};
 use super::schedule::Progress;
 use super::wqe::Segment;
+use crate::dma::{Object, What};
 use crate::mlx5::eq::{Event, EventType};
 use crate::mlx5::hca::Hca;
 use crate::mlx5::mkey::TERMINATE_SCATTER_LIST_MKEY;
@@ -77,7 +78,7 @@ impl Hca {
     }
 
     fn take_own(&mut self, qpn: u32, port: &mut dyn Port) -> Result<Receive, NoReceive> {
-        let attrs = self.config.control();
+        let attrs = self.config.control(What::ReceiveRequest, Object::QueuePair, qpn);
         let qp = self.qps.get_mut(qpn).ok_or(NoReceive::Broken)?;
         qp.refresh_receive_producer(port, attrs).map_err(|_| NoReceive::Broken)?;
         let queue = qp.receive.as_mut().filter(|queue| queue.pending() != 0).ok_or(NoReceive::Empty)?;
@@ -93,7 +94,7 @@ impl Hca {
     }
 
     fn take_shared(&mut self, qpn: u32, srqn: u32, port: &mut dyn Port) -> Result<Receive, NoReceive> {
-        let attrs = self.config.control();
+        let attrs = self.config.control(What::ReceiveRequest, Object::SharedReceiveQueue, srqn);
         let qp = self.qps.get(qpn).ok_or(NoReceive::Broken)?;
         let srq = self.srqs.get_mut(srqn).ok_or(NoReceive::Broken)?;
         let (cqn, user_index) = match srq.cqn() {
@@ -113,7 +114,7 @@ impl Hca {
 
     /// Tells the driver, once, when a shared receive queue holds fewer requests than its limit.
     pub fn check_limit(&mut self, srqn: u32, port: &mut dyn Port) -> Progress {
-        let attrs = self.config.control();
+        let attrs = self.config.control(What::DoorbellRecord, Object::SharedReceiveQueue, srqn);
         if self.srqs.get_mut(srqn).is_some_and(|srq| srq.falls_below_limit(port, attrs)) {
             self.report(Event::of_queue(EventType::SrqLimit, srqn), port);
         }

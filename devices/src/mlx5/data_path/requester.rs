@@ -8,6 +8,7 @@ use super::schedule::{Budget, Progress};
 use super::translate::Right;
 use super::wqe::{self, BLOCK, Control, Data, Layout, MAX_BLOCKS, Message, Operation, Work};
 use crate::bus::Nanos;
+use crate::dma::{Object, What};
 use crate::mlx5::hca::Hca;
 use crate::mlx5::qp::{State, Transport};
 use crate::mlx5::vport;
@@ -105,7 +106,7 @@ impl Hca {
 
     /// Takes the next request off the send queue. None if there is none, or the queue pair has failed over it.
     fn take_off(&mut self, qpn: u32, budget: &mut Budget, port: &mut dyn Port) -> Option<Flight> {
-        let attrs = self.config.control();
+        let attrs = self.config.control(What::SendRequest, Object::QueuePair, qpn);
         let qp = self.qps.get_mut(qpn)?;
         if qp.refresh_send_producer(port, attrs).is_err() {
             self.fail_catastrophically(qpn, port);
@@ -446,7 +447,7 @@ impl Hca {
 
     /// Flushes the next request of the send queue.
     pub fn flush_send_queue(&mut self, qpn: u32, budget: &mut Budget, port: &mut dyn Port) -> Progress {
-        let attrs = self.config.control();
+        let attrs = self.config.control(What::SendRequest, Object::QueuePair, qpn);
         let Some(qp) = self.qps.get_mut(qpn) else { return Progress::Idle };
         qp.flight = None;
         if qp.refresh_send_producer(port, attrs).is_err() {

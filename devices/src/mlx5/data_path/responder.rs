@@ -11,7 +11,7 @@ use super::receive::{NoReceive, Receive};
 use super::translate::{Holder, Right};
 use super::wqe::{Immediate, Operation, Remote};
 use crate::bus::Nanos;
-use crate::dma::AtomicOp;
+use crate::dma::{AtomicOp, What};
 use crate::mlx5::eq::{Event, EventType};
 use crate::mlx5::hca::Hca;
 use crate::mlx5::qp::{State, Transport};
@@ -237,7 +237,7 @@ impl Hca {
         let Remote { address, key } = landing.arrival.remote;
         let piece = self.translate(holder, key, address, ATOMIC_LEN, Right::RemoteAtomic).ok();
         let piece = piece.filter(|piece| piece.len == ATOMIC_LEN && piece.bus.is_multiple_of(ATOMIC_LEN));
-        let attrs = self.config.payload(false);
+        let attrs = self.config.payload(false, What::RdmaAtomic, qpn, key);
         let old = piece.and_then(|piece| port.atomic(piece.bus, op, attrs).ok());
         old.ok_or_else(|| self.refuse(qpn, Nak::RemoteAccess, port))
     }

@@ -1,6 +1,7 @@
 //! From a memory key and an address to where the bytes lie on the bus. Every access is checked before memory is
 //! touched: the key's existence, its protection domain, the right, and the bounds.
 
+use crate::dma::What;
 use crate::mlx5::hca::Hca;
 use crate::mlx5::mkey::{AccessMode, MemoryKey};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,17 @@ pub enum Right {
 }
 
 impl Right {
+    /// What is moved by it.
+    pub fn moves(self) -> What {
+        match self {
+            Self::LocalRead => What::Sent,
+            Self::LocalWrite => What::Received,
+            Self::RemoteRead => What::RdmaRead,
+            Self::RemoteWrite => What::RdmaWrite,
+            Self::RemoteAtomic => What::RdmaAtomic,
+        }
+    }
+
     fn writes(self) -> bool {
         matches!(self, Self::LocalWrite | Self::RemoteWrite | Self::RemoteAtomic)
     }

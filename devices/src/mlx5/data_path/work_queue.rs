@@ -1,6 +1,6 @@
 //! Geometry and counters of a work queue: a ring of blocks in the driver's memory, and how far each side has come.
 
-use crate::dma::DmaAttrs;
+use crate::dma::{DmaAttrs, What};
 use crate::mlx5::pages::PageList;
 use crate::pci::Port;
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,7 @@ impl WorkQueue {
     /// [`BrokenQueue`]; the counter is as before.
     pub fn refresh(&mut self, record: u64, port: &mut dyn Port, attrs: DmaAttrs) -> Result<(), BrokenQueue> {
         let mut word = [0; 4];
+        let attrs = attrs.to(attrs.purpose.but(What::DoorbellRecord));
         port.read(record, &mut word, attrs).map_err(|_| BrokenQueue)?;
         let producer = u32::from_be_bytes(word) as u16;
         if producer.wrapping_sub(self.head) > 1 << self.log_size {

@@ -101,7 +101,7 @@ fn a_descriptor_is_completed_after_its_payload_and_then_interrupts() {
     };
     assert_eq!(driver.execute(&request), done(150));
     assert_eq!(driver.port.interrupts, [0]);
-    let attrs = DmaAttrs { no_snoop: true, relaxed_ordering: true };
+    let attrs = DmaAttrs { no_snoop: true, relaxed_ordering: true, ..DmaAttrs::default() };
     let write = |iova, len, attrs| Transaction { kind: TransactionKind::Write, iova, len, attrs };
     let fetch =
         Transaction { kind: TransactionKind::Read, iova: RAM_BASE, len: 64, attrs: DmaAttrs::default() };

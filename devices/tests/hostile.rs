@@ -288,7 +288,11 @@ impl PciDevice for Reckless {
     }
     fn bar_read(&mut self, bar: u8, offset: u64, data: &mut [u8], port: &mut dyn Port) -> Access {
         assert!(self.contains(bar, offset, data.len()), "BAR {bar} + {offset:#x}");
-        match port.read(offset, data, DmaAttrs { no_snoop: true, relaxed_ordering: true }) {
+        match port.read(
+            offset,
+            data,
+            DmaAttrs { no_snoop: true, relaxed_ordering: true, ..DmaAttrs::default() },
+        ) {
             Ok(()) => Ok(()),
             Err(_) => Err(AccessError::NoRegister),
         }

@@ -9,6 +9,7 @@ use driver_model::mlx5_verbs::{
     Connection, Cq, PairSpec, ReceiveQueue, SendRequest, Sge, Srq, SrqKind, Verbs, transport,
 };
 use driver_model::mock_port::{Transaction, TransactionKind};
+use std::collections::BTreeSet;
 
 /// Traffic of every kind, and all transactions that it causes.
 fn traffic(no_snoop: NoSnoop) -> (Link, Vec<Transaction>) {
@@ -65,6 +66,32 @@ fn payload_and_structures_are_told_apart() {
         for done in &structures {
             assert_eq!(done.attrs.no_snoop, structures_ask, "{no_snoop:?}: {done:x?}");
             assert!(!done.attrs.relaxed_ordering, "{done:x?}");
+        }
+        // Each says what it is for.
+        let purposes = |of: &[Transaction]| {
+            of.iter().map(|done| done.attrs.purpose.describe().unwrap()).collect::<BTreeSet<_>>()
+        };
+        let ((a, b), (from, to)) = ((link.a.pair.qpn, link.b.pair.qpn), (link.a.key, link.b.key));
+        let expected = [
+            format!("RDMA READ qpn {b:#x} mkey {to:#x}"),
+            format!("RDMA WRITE qpn {b:#x} mkey {to:#x}"),
+            format!("RDMA atomic qpn {b:#x} mkey {to:#x}"),
+            format!("payload received qpn {a:#x} mkey {from:#x}"),
+            format!("payload received qpn {b:#x} mkey {to:#x}"),
+            format!("payload to send qpn {a:#x} mkey {from:#x}"),
+        ];
+        assert_eq!(purposes(&payload), BTreeSet::from(expected));
+        let said = purposes(&structures);
+        for purpose in [
+            format!("send WQE qpn {a:#x}"),
+            format!("doorbell record qpn {a:#x}"),
+            format!("CQE cqn {:#x}", link.b.cq.cqn),
+            format!("doorbell record cqn {:#x}", link.b.cq.cqn),
+        ] {
+            assert!(said.contains(&purpose), "no {purpose:?} in {said:?}");
+        }
+        for start in ["receive WQE srqn ", "doorbell record srqn ", "EQE eqn ", "command slot "] {
+            assert!(said.iter().any(|purpose| purpose.starts_with(start)), "no {start:?} in {said:?}");
         }
         // Work requests, doorbell records, completions, events and commands are all among the structures.
         let touched = |at: u64, len: u64| structures.iter().any(|done| (at..at + len).contains(&done.iova));

@@ -1,10 +1,13 @@
 use super::*;
 use crate::bus::Nanos;
-use crate::dma::{AtomicOp, DmaAttrs, DmaError};
+use crate::dma::{AtomicOp, DmaAttrs, DmaError, Object, Purpose, What};
 use crate::pci::{BarInfo, FunctionInfo, Port, VendorCapability};
 use crate::state::State;
 use crate::storage::Storage;
 use serde::{Deserialize, Serialize};
+
+/// What the device says of its writes.
+const PURPOSE: Purpose = Purpose::new(What::Completion, Object::CompletionQueue, 5);
 
 /// What the root complex asked of the machine.
 #[derive(Debug, Default)]
@@ -96,7 +99,7 @@ impl PciDevice for TestDevice {
             0 => self.register = value,
             8 => port.msi(u16::from(value)),
             16 => {
-                let attrs = DmaAttrs { no_snoop: true, relaxed_ordering: true };
+                let attrs = DmaAttrs { no_snoop: true, relaxed_ordering: true, purpose: PURPOSE };
                 self.register = u8::from(port.write(0x1000, data, attrs).is_ok());
             }
             24 => assert!(port.read(0x1000, &mut self.last_read, DmaAttrs::default()).is_err()),
@@ -322,7 +325,10 @@ fn device_control_decides_the_attributes() {
         machine.write16(DEVICE_CONTROL, control);
         machine.poke(16, 1);
         let sent = machine.host.writes.pop().unwrap();
-        assert_eq!(sent, (Bdf::new(8, 0, 0), 0x1000, DmaAttrs { no_snoop, relaxed_ordering }));
+        assert_eq!(
+            sent,
+            (Bdf::new(8, 0, 0), 0x1000, DmaAttrs { no_snoop, relaxed_ordering, purpose: PURPOSE })
+        );
     }
 }
 

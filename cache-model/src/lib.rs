@@ -35,10 +35,10 @@
 //!
 //! | what the machine does | what to call |
 //! |---|---|
-//! | loads, page walks | [`CacheModel::load_hit`] where the memory type is write-back; if it declines, or for any other type, [`CacheModel::load`] |
+//! | loads, page walks | [`CacheModel::load_hit`] where the memory type is write-back, then [`CacheModel::load_miss`]; if they decline, or for any other type, [`CacheModel::load`] |
 //! | stores, updates of accessed and dirty bits | [`CacheModel::store_hit`], then write guest memory; else [`CacheModel::store`], which writes it |
 //! | locked operations | the load and the store, with one [`Writer`]: no schedule splits them; then [`CacheModel::fence`] |
-//! | instruction fetches | [`CacheModel::fetch_hit`], else [`CacheModel::fetch`] |
+//! | instruction fetches | [`CacheModel::fetch_hit`], then [`CacheModel::fetch_miss`], else [`CacheModel::fetch`] |
 //! | CLWB, `dc cvac`, `cbo.clean` | [`CacheModel::clean`] |
 //! | CLFLUSH, CLFLUSHOPT, `dc civac`, `cbo.flush` | [`CacheModel::flush`] |
 //! | `dc ivac`, `cbo.inval` | [`CacheModel::invalidate`] |
@@ -58,7 +58,8 @@
 //! - nothing but the model, and the stores that [`CacheModel::store_hit`] has accepted, changes the CPU's view;
 //! - [`Writer::stamp`] does not decrease, and the accesses of one instruction share it;
 //! - what it keeps of guest code in another form is dropped when [`Memory::write`] changes that code;
-//! - a resident line stays memory (it asks [`Memory::covers`] before each access), and is flushed before its memory goes.
+//! - a resident line stays memory, and is flushed before its memory goes. (The model asks [`Memory::covers`] before each access;
+//!   where it has no [`Memory`], as in [`CacheModel::load_miss`], whole lines are memory.)
 //!
 //! In return no input of a guest makes the model panic, and its own memory is bounded by the modelled cache and by [`Limits`].
 //! The examples `plain` (over a byte array) and `vm_memory` (over the crate of that name) are complete.

@@ -270,11 +270,14 @@ impl Machine {
             Op::Config(_) => {}
             Op::Load { cpu: index, addr, len, kind } => {
                 inside(addr, len)?;
-                for (addr, len) in pieces(addr, len) {
-                    if kind != MemoryType::WriteBack || !model.load_hit(index, addr, len) {
-                        let data = buffer.get_mut(..len).unwrap_or_default();
-                        model.load(memory, cpu(index), addr, data, kind)?;
-                    }
+                let quick = kind == MemoryType::WriteBack && len <= CHUNK as u64;
+                let done = quick && {
+                    let len = len as usize;
+                    model.load_hit(index, addr, len) || model.load_miss(cpu(index), addr, len)
+                };
+                for (addr, len) in pieces(addr, if done { 0 } else { len }) {
+                    let data = buffer.get_mut(..len).unwrap_or_default();
+                    model.load(memory, cpu(index), addr, data, kind)?;
                 }
             }
             Op::Store { cpu: index, addr, data, kind } => {

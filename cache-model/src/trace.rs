@@ -28,7 +28,10 @@
 //!
 //! A [`Parser`] reads lines; [`Op::append_to`] and an [`Op`]'s `Display` write them.
 
+mod config_line;
+mod digits;
 mod parse;
+mod words;
 mod write;
 
 pub use parse::{ParseError, Parser};

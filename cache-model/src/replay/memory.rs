@@ -64,6 +64,16 @@ impl Memory for SparseMemory {
     }
 
     fn write(&mut self, addr: u64, data: &[u8]) -> Result<(), OutOfRange> {
+        // Most are words, which are there already.
+        let at = addr.wrapping_sub(self.base) as usize;
+        if let Ok(word) = <&[u8; 8]>::try_from(data)
+            && self.covers(addr, 8)
+            && let Some(Some(chunk)) = self.chunks.get_mut(at / CHUNK)
+            && let Some(to) = chunk.get_mut(at % CHUNK..).and_then(|rest| rest.first_chunk_mut())
+        {
+            *to = *word;
+            return Ok(());
+        }
         let mut rest = data;
         for (chunk, offset, len) in self.parts(addr, data.len())? {
             let (part, tail) = rest.split_at(len);
@@ -101,5 +111,10 @@ mod tests {
         assert_eq!(memory.write(190, &[1; 3]), Err(OutOfRange { addr: 190, len: 3 }));
         assert_eq!(memory.read(0, &mut [0]), Err(OutOfRange { addr: 0, len: 1 }));
         assert!(memory.chunks.iter().all(Option::is_none));
+        // A word's way is another where there is memory already.
+        memory.write(64, &[1; 8]).unwrap();
+        memory.write(184, &[1; 8]).unwrap();
+        assert_eq!(memory.write(185, &[1; 8]), Err(OutOfRange { addr: 185, len: 8 }));
+        assert_eq!(memory.write(57, &[1; 8]), Err(OutOfRange { addr: 57, len: 8 }));
     }
 }

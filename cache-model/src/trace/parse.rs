@@ -1,14 +1,14 @@
 //! Reading a line of a trace.
 
-use memchr::memchr;
 use thiserror::Error;
 
-use super::{MAX_MEMORY, Machine, Op, View};
-use crate::access::{MemoryType, Snoop};
-use crate::config::{Config, ConfigError, Schedule, WriteBack, WritePolicy};
-use crate::geometry::{Geometry, GeometryError};
-use crate::ledger::Direction;
-use crate::policy::Policy;
+use super::config_line::config;
+use super::digits;
+use super::words::{Words, shortened};
+use super::{MAX_MEMORY, Op};
+use crate::access::MemoryType;
+use crate::config::ConfigError;
+use crate::geometry::GeometryError;
 
 /// What is wrong with a line.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -101,8 +101,16 @@ impl Parser {
     /// in `text` is not specified.
     #[inline]
     pub fn next(&mut self, text: &mut &[u8]) -> Result<Option<Op<'_>>, ParseError> {
+        if let Some((usual, next)) = usual(text, &mut self.data) {
+            *text = next;
+            let kind = MemoryType::WriteBack;
+            return Ok(Some(match usual {
+                Usual::Load { cpu, addr, len } => Op::Load { cpu, addr, len, kind },
+                Usual::Store { cpu, addr } => Op::Store { cpu, addr, data: &self.data, kind },
+            }));
+        }
         let mut words = Words { rest: text };
-        let op = match words.name() {
+        let op = match words.next() {
             Some(name) => Some(operation(name, &mut words, &mut self.data)?),
             None => None,
         };
@@ -111,7 +119,40 @@ impl Parser {
     }
 }
 
+/// What nearly all lines of long traces are.
+enum Usual {
+    Load {
+        cpu: u32,
+        addr: u64,
+        len: u64,
+    },
+    /// Of the data that have been read.
+    Store {
+        cpu: u32,
+        addr: u64,
+    },
+}
+
+/// A load or store of write-back memory by one of the first CPUs, written with single spaces, a hexadecimal address of few
+/// digits and nothing more than need be, and what follows it. `None` does not say that the line is anything else.
 #[inline]
+fn usual<'t>(text: &'t [u8], data: &mut Vec<u8>) -> Option<(Usual, &'t [u8])> {
+    match text {
+        [b'l', b'o', b'a', b'd', b' ', cpu @ b'0'..=b'9', b' ', b'0', b'x', rest @ ..] => {
+            let (addr, rest) = digits::address(rest)?;
+            let [b' ', len @ b'1'..=b'9', b'\n', next @ ..] = rest else { return None };
+            Some((Usual::Load { cpu: u32::from(cpu - b'0'), addr, len: u64::from(len - b'0') }, next))
+        }
+        [b's', b't', b'o', b'r', b'e', b' ', cpu @ b'0'..=b'9', b' ', b'0', b'x', rest @ ..] => {
+            let (addr, rest) = digits::address(rest)?;
+            let [b' ', rest @ ..] = rest else { return None };
+            let [b'\n', next @ ..] = digits::pairs(rest, data) else { return None };
+            (!data.is_empty()).then_some((Usual::Store { cpu: u32::from(cpu - b'0'), addr }, next))
+        }
+        _ => None,
+    }
+}
+
 fn operation<'d>(name: &[u8], words: &mut Words<'_>, buffer: &'d mut Vec<u8>) -> Result<Op<'d>, ParseError> {
     Ok(match name {
         b"load" => Op::Load {
@@ -163,406 +204,6 @@ fn operation<'d>(name: &[u8], words: &mut Words<'_>, buffer: &'d mut Vec<u8>) ->
         b"config" => Op::Config(Box::new(config(words)?)),
         _ => return Err(ParseError::UnknownOperation(shortened(name))),
     })
-}
-
-/// The rest of the text, of which the words of the first line are read. Numbers and data are read without looking for the
-/// word's end first; what ends in something else than a word ends with is looked at again, for the message.
-struct Words<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Words<'a> {
-    /// The next word; none at the line's end or its comment.
-    #[inline]
-    fn next(&mut self) -> Option<&'a [u8]> {
-        self.skip_blanks();
-        let rest = self.rest;
-        let len = rest.iter().position(|&byte| ends_word(byte)).unwrap_or(rest.len());
-        let (word, rest) = rest.split_at(len);
-        self.rest = rest;
-        if word.is_empty() { None } else { Some(word) }
-    }
-
-    /// The first word, which in most lines is one of two.
-    #[inline]
-    fn name(&mut self) -> Option<&'a [u8]> {
-        if let Some(rest) = self.rest.strip_prefix(b"load ") {
-            self.rest = rest;
-            Some(b"load")
-        } else if let Some(rest) = self.rest.strip_prefix(b"store ") {
-            self.rest = rest;
-            Some(b"store")
-        } else {
-            self.next()
-        }
-    }
-
-    #[inline]
-    fn word(&mut self, what: &'static str) -> Result<&'a [u8], ParseError> {
-        self.next().ok_or(ParseError::Missing(what))
-    }
-
-    #[inline]
-    fn skip_blanks(&mut self) {
-        while let [byte, rest @ ..] = self.rest
-            && byte.is_ascii_whitespace()
-            && *byte != b'\n'
-        {
-            self.rest = rest;
-        }
-    }
-
-    /// What follows the line.
-    #[inline]
-    fn end_of_line(&mut self) -> Result<&'a [u8], ParseError> {
-        self.skip_blanks();
-        match self.rest {
-            [] => Ok(self.rest),
-            [b'\n', next @ ..] => Ok(next),
-            [b'#', comment @ ..] => {
-                let end = memchr(b'\n', comment);
-                Ok(end.and_then(|end| comment.get(end + 1..)).unwrap_or_default())
-            }
-            _ => Err(ParseError::Trailing(shortened(self.word("")?))),
-        }
-    }
-
-    /// Goes on after the next `len` bytes, if a word ends there.
-    #[inline]
-    fn advance(&mut self, len: usize) -> bool {
-        let Some((_, rest)) = self.rest.split_at_checked(len) else { return false };
-        let ends = rest.first().is_none_or(|&byte| ends_word(byte));
-        if ends {
-            self.rest = rest;
-        }
-        ends
-    }
-
-    #[inline]
-    fn number(&mut self, what: &'static str) -> Result<u64, ParseError> {
-        self.skip_blanks();
-        // Most CPUs, devices and lengths have one digit.
-        if let [digit @ b'0'..=b'9', rest @ ..] = self.rest
-            && rest.first().is_some_and(|&end| ends_word(end))
-        {
-            self.rest = rest;
-            return Ok(u64::from(digit - b'0'));
-        }
-        match self.take_number() {
-            Some(value) => Ok(value),
-            None => Err(number_error(what, self.word(what)?)),
-        }
-    }
-
-    /// The number that stands next, if all of the word is one that fits.
-    #[inline(never)]
-    fn take_number(&mut self) -> Option<u64> {
-        let (value, len) = match self.rest {
-            [b'0', b'x' | b'X', digits @ ..] => {
-                let (value, len) = hexadecimal(digits)?;
-                (value, len + 2)
-            }
-            digits => decimal(digits)?,
-        };
-        self.advance(len).then_some(value)
-    }
-
-    #[inline]
-    fn small(&mut self, what: &'static str) -> Result<u32, ParseError> {
-        let value = self.number(what)?;
-        u32::try_from(value).map_err(|_| ParseError::TooLarge { what, text: value.to_string() })
-    }
-
-    #[inline]
-    fn length(&mut self) -> Result<u64, ParseError> {
-        match self.number("LEN")? {
-            0 => Err(ParseError::Empty),
-            len => Ok(len),
-        }
-    }
-
-    #[inline]
-    fn data<'d>(&mut self, buffer: &'d mut Vec<u8>) -> Result<&'d [u8], ParseError> {
-        self.skip_blanks();
-        buffer.clear();
-        let (pairs, _) = self.rest.as_chunks::<2>();
-        buffer.extend(pairs.iter().map_while(|pair| {
-            let [high, low] = pair.map(digit);
-            ((high | low) & NO_DIGIT == 0).then_some(high << 4 | low)
-        }));
-        if !buffer.is_empty() && self.advance(buffer.len() * 2) {
-            return Ok(buffer);
-        }
-        Err(ParseError::Hex(shortened(self.word("HEX")?)))
-    }
-
-    fn part(&mut self) -> Result<Option<(u64, u64)>, ParseError> {
-        self.skip_blanks();
-        if self.rest.first().is_none_or(|&byte| ends_word(byte)) {
-            return Ok(None);
-        }
-        Ok(Some((self.number("OFF")?, self.length()?)))
-    }
-
-    #[inline]
-    fn memory_type(&mut self) -> Result<MemoryType, ParseError> {
-        Ok(match self.next() {
-            None | Some(b"wb") => MemoryType::WriteBack,
-            Some(b"wt") => MemoryType::WriteThrough,
-            Some(b"wc") => MemoryType::WriteCombining,
-            Some(b"uc") => MemoryType::Uncached,
-            Some(b"nt") => MemoryType::NonTemporal,
-            Some(text) => return Err(choice("TYPE", "wb, wt, wc, uc, nt", text)),
-        })
-    }
-
-    fn snoop(&mut self) -> Result<Snoop, ParseError> {
-        match self.word("snoop or nosnoop")? {
-            b"snoop" => Ok(Snoop::Snoop),
-            b"nosnoop" => Ok(Snoop::NoSnoop),
-            text => Err(choice("the attribute", "snoop, nosnoop", text)),
-        }
-    }
-
-    fn direction(&mut self) -> Result<Direction, ParseError> {
-        match self.word("the direction")? {
-            b"to" => Ok(Direction::ToDevice),
-            b"from" => Ok(Direction::FromDevice),
-            b"bidi" => Ok(Direction::Bidirectional),
-            b"coherent" => Ok(Direction::Coherent),
-            text => Err(choice("the direction", "to, from, bidi, coherent", text)),
-        }
-    }
-
-    fn view(&mut self) -> Result<View, ParseError> {
-        match self.word("cpu or ram")? {
-            b"cpu" => Ok(View::Cpu),
-            b"ram" => Ok(View::Ram),
-            text => Err(choice("the view", "cpu, ram", text)),
-        }
-    }
-}
-
-#[cold]
-fn config(words: &mut Words<'_>) -> Result<Machine, ParseError> {
-    let mut seen: Vec<&[u8]> = Vec::new();
-    let (mut line, mut sets, mut ways, mut memory, mut base, mut seed) = (64, None, None, None, 0, 0);
-    let (mut sets2, mut ways2, mut policy2, mut schedule) = (None, None, None, Schedule::None);
-    let (mut policy, mut write, mut allocate, mut write_back) =
-        (Policy::Lru, WritePolicy::Back, true, WriteBack::Line);
-    while let Some(pair) = words.next() {
-        let equals = pair.iter().position(|&byte| byte == b'=');
-        let (key, value) = equals
-            .and_then(|at| Some((pair.get(..at)?, pair.get(at + 1..)?)))
-            .ok_or_else(|| ParseError::NotAPair(shortened(pair)))?;
-        match key {
-            b"line" => line = number("line=", value)?,
-            b"sets" => sets = Some(number("sets=", value)?),
-            b"ways" => ways = Some(number("ways=", value)?),
-            b"sets2" => sets2 = Some(number("sets2=", value)?),
-            b"ways2" => ways2 = Some(number("ways2=", value)?),
-            b"mem" => memory = Some(number("mem=", value)?),
-            b"base" => base = number("base=", value)?,
-            b"seed" => seed = number("seed=", value)?,
-            b"policy" => policy = replacement("policy=", value)?,
-            b"policy2" => policy2 = Some(replacement("policy2=", value)?),
-            b"schedule" => {
-                schedule = match value {
-                    b"none" => Schedule::None,
-                    b"random" => Schedule::Random,
-                    b"worst" => Schedule::Worst,
-                    _ => return Err(choice("schedule=", "none, random, worst", value)),
-                }
-            }
-            b"write" => {
-                write = match value {
-                    b"back" => WritePolicy::Back,
-                    b"through" => WritePolicy::Through,
-                    _ => return Err(choice("write=", "back, through", value)),
-                }
-            }
-            b"alloc" => {
-                allocate = match value {
-                    b"yes" => true,
-                    b"no" => false,
-                    _ => return Err(choice("alloc=", "yes, no", value)),
-                }
-            }
-            b"writeback" => {
-                write_back = match value {
-                    b"line" => WriteBack::Line,
-                    b"bytes" => WriteBack::Bytes,
-                    _ => return Err(choice("writeback=", "line, bytes", value)),
-                }
-            }
-            _ => return Err(ParseError::UnknownKey(shortened(key))),
-        }
-        if seen.contains(&key) {
-            return Err(ParseError::Twice(shortened(key)));
-        }
-        seen.push(key);
-    }
-    let seeded = |policy| match policy {
-        Policy::Random { .. } => Policy::Random { seed },
-        other => other,
-    };
-    let sets = sets.ok_or(ParseError::Missing("sets="))?;
-    let ways = ways.ok_or(ParseError::Missing("ways="))?;
-    let memory = memory.ok_or(ParseError::Missing("mem="))?;
-    let mut config = Config::new(Geometry::new(line, sets, ways)?, seeded(policy))?
-        .with_write(write)
-        .with_allocate(allocate)
-        .with_write_back(write_back)
-        .with_schedule(schedule);
-    if sets2.is_some() || ways2.is_some() || policy2.is_some() {
-        let sets = sets2.ok_or(ParseError::Missing("sets2="))?;
-        let ways = ways2.ok_or(ParseError::Missing("ways2="))?;
-        let policy = seeded(policy2.unwrap_or(Policy::Lru));
-        config = config.with_second_level(Geometry::new(line, sets, ways)?, policy)?;
-    }
-    if memory == 0 || memory > MAX_MEMORY {
-        return Err(ParseError::Memory(memory));
-    }
-    let end = base.checked_add(memory).and_then(|end| end.checked_next_multiple_of(line));
-    if !base.is_multiple_of(line) || end.is_none() {
-        return Err(ParseError::Base { base, memory, line });
-    }
-    Ok(Machine { config, base, memory, seed })
-}
-
-fn replacement(key: &'static str, value: &[u8]) -> Result<Policy, ParseError> {
-    match value {
-        b"lru" => Ok(Policy::Lru),
-        b"fifo" => Ok(Policy::Fifo),
-        b"plru" => Ok(Policy::TreePlru),
-        b"random" => Ok(Policy::Random { seed: 0 }),
-        _ => Err(choice(key, "lru, fifo, plru, random", value)),
-    }
-}
-
-/// A number that is all of a word.
-fn number(what: &'static str, text: &[u8]) -> Result<u64, ParseError> {
-    let mut words = Words { rest: text };
-    match words.number(what) {
-        Err(ParseError::Missing(_)) => Err(number_error(what, text)),
-        result => result,
-    }
-}
-
-/// The number that `text` begins with, and the number of its digits; `None` if there is none or it is too large.
-#[inline]
-fn decimal(text: &[u8]) -> Option<(u64, usize)> {
-    let mut value: u64 = 0;
-    let mut len = 0;
-    while let Some(&byte @ b'0'..=b'9') = text.get(len) {
-        len += 1;
-        value = value.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
-    }
-    (len > 0).then_some((value, len))
-}
-
-/// As [`decimal`]. Most addresses have up to eight digits, which are read together.
-#[inline]
-fn hexadecimal(text: &[u8]) -> Option<(u64, usize)> {
-    if let Some(&bytes) = text.first_chunk()
-        && let Some((value, len)) = up_to_eight(u64::from_le_bytes(bytes))
-    {
-        return Some((value, len));
-    }
-    let mut value: u64 = 0;
-    let mut len = 0;
-    while let Some(digit) = text.get(len).map(|&byte| digit(byte)).filter(|&digit| digit != NO_DIGIT) {
-        len += 1;
-        if value >> 60 != 0 {
-            return None;
-        }
-        value = value << 4 | u64::from(digit);
-    }
-    (len > 0).then_some((value, len))
-}
-
-/// The hexadecimal number that these bytes, the first lowest, begin with, if it ends among them at a byte below `0` and
-/// nothing else is between. All bytes are looked at at once, since the length of an address is hard to predict.
-#[inline]
-fn up_to_eight(bytes: u64) -> Option<(u64, usize)> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    // The lowest byte that is less than 0x30 has its top bit here; above it the bits mean nothing.
-    let below = bytes.wrapping_sub(ONES * 0x30) & !bytes & ONES << 7;
-    let len = below.trailing_zeros() / 8;
-    if len == 0 || len == 8 {
-        return None;
-    }
-    // Zeros in front make it eight digits.
-    let text = bytes << (64 - len * 8);
-    let low = text & (ONES * 0xf);
-    let letter = text >> 6 & ONES;
-    let digits = low + letter * 9;
-    let letter = letter << 4;
-    let bad = text & ONES << 7                      // no ASCII
-        | (low + ONES * 6) & !letter & ONES << 4    // : to ?
-        | digits & ONES << 4                        // g to o
-        | text & letter                             // p and on
-        | !(low + ONES * 0xf) & letter; // @ and the grave accent
-    if bad != 0 {
-        return None;
-    }
-    // The first digit is the most significant. Pairs of digits, then of bytes, then of words move together.
-    let mut value = digits.swap_bytes();
-    value = (value | value >> 4) & 0x00ff_00ff_00ff_00ff;
-    value = (value | value >> 8) & 0x0000_ffff_0000_ffff;
-    value = (value | value >> 16) & 0xffff_ffff;
-    Some((value, len as usize))
-}
-
-/// Why a word is no number.
-#[cold]
-fn number_error(what: &'static str, text: &[u8]) -> ParseError {
-    let digits = match text {
-        [b'0', b'x' | b'X', digits @ ..] if !digits.is_empty() => digits.iter().all(u8::is_ascii_hexdigit),
-        digits => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
-    };
-    let text = shortened(text);
-    if digits { ParseError::TooLarge { what, text } } else { ParseError::Number { what, text } }
-}
-
-#[inline]
-fn ends_word(byte: u8) -> bool {
-    byte.is_ascii_whitespace() || byte == b'#'
-}
-
-/// What [`digit`] gives for anything else; no digit has a bit in common with it.
-const NO_DIGIT: u8 = 0xf0;
-
-/// The value of a hex digit.
-#[inline]
-fn digit(byte: u8) -> u8 {
-    const VALUES: [u8; 256] = {
-        let mut values = [NO_DIGIT; 256];
-        let mut digit = 0;
-        while digit < 16 {
-            values[b"0123456789abcdef"[digit] as usize] = digit as u8;
-            values[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
-            digit += 1;
-        }
-        values
-    };
-    VALUES[usize::from(byte)]
-}
-
-#[cold]
-fn choice(what: &'static str, choices: &'static str, text: &[u8]) -> ParseError {
-    ParseError::Choice { what, choices, text: shortened(text) }
-}
-
-/// Bad data can be long, and anything; a message need not be.
-#[cold]
-fn shortened(text: &[u8]) -> String {
-    const LIMIT: usize = 40;
-    let mut short = String::from_utf8_lossy(text.get(..LIMIT).unwrap_or(text)).into_owned();
-    if text.len() > LIMIT {
-        short.push('…');
-    }
-    short
 }
 
 #[cfg(test)]
@@ -636,6 +277,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn data_is_pairs_of_digits() {
+        for len in 1..40 {
+            let text: String = (0..len).map(|at| format!("{:02X}", at * 37 % 256)).collect();
+            let data: Vec<u8> = (0..len).map(|at| (at * 37 % 256) as u8).collect();
+            let line = format!("store 0 0x40 {text}\n");
+            let mut parser = Parser::default();
+            let kind = MemoryType::WriteBack;
+            let parsed = parser.next(&mut line.as_bytes());
+            assert_eq!(parsed, Ok(Some(Op::Store { cpu: 0, addr: 0x40, data: &data, kind })));
+            for at in 0..text.len() {
+                for byte in [b'g', b'@', b'`', b':', b'/', b'p', 0, b'\x10', b'\x80', b'\xb1'] {
+                    let mut line = line.clone().into_bytes();
+                    line[at + 13] = byte;
+                    assert!(parser.next(&mut &line[..]).is_err(), "{line:?}");
+                }
+            }
+        }
+    }
+
     /// Every byte at every place of a short and a long number.
     #[test]
     fn hexadecimal_digits_are_digits() {
@@ -651,7 +312,7 @@ mod tests {
                 let parsed = parser.next(&mut &line[..]);
                 match number {
                     Some(addr) => assert_eq!(parsed, Ok(Some(Op::Fill { addr })), "{line:?}"),
-                    None if place > 0 && ends_word(byte) => {}
+                    None if place > 0 && super::super::words::ends_word(byte) => {}
                     None => assert!(parsed.is_err(), "{line:?}"),
                 }
             }

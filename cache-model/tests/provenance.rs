@@ -5,19 +5,10 @@ mod support;
 use cache_model::{
     Agent, ByteMask, CacheModel, Config, Finding, Geometry, MemoryType, Policy, Snoop, WriteBack, Writer,
 };
+use support::drive::{author, drive};
 use support::ops::{Mix, Op, Random};
 
 const MEMORY: u64 = 2048;
-
-fn memory_type(text: &str) -> MemoryType {
-    match text {
-        "wt" => MemoryType::WriteThrough,
-        "wc" => MemoryType::WriteCombining,
-        "uc" => MemoryType::Uncached,
-        "nt" => MemoryType::NonTemporal,
-        _ => MemoryType::WriteBack,
-    }
-}
 
 /// A model, its memory, and whether its CPUs try the quick way.
 struct Machine {
@@ -32,68 +23,16 @@ impl Machine {
         Self { model: CacheModel::new(config), memory: vec![0; MEMORY as usize], quick, taken: 0 }
     }
 
-    fn run(&mut self, op: &Op, cpu: Writer, device: Writer) -> Vec<Finding> {
-        let Self { model, memory, .. } = self;
-        let memory = memory.as_mut_slice();
-        let snooping = |snoop: bool| if snoop { Snoop::Snoop } else { Snoop::NoSnoop };
-        let Agent::Cpu(index) = cpu.agent else { panic!("not a CPU") };
-        match op {
-            Op::Load { addr, len, kind, .. } => {
-                let mut buf = vec![0; *len as usize];
-                if self.quick && *kind == "wb" && model.load_hit(index, *addr, buf.len()) {
-                    self.taken += 1;
-                    Ok(())
-                } else {
-                    model.load(memory, cpu, *addr, &mut buf, memory_type(kind))
-                }
-            }
-            Op::Store { addr, data, kind, .. } => {
-                if self.quick && *kind == "wb" && model.store_hit(cpu, *addr, data.len()) {
-                    self.taken += 1;
-                    memory[*addr as usize..][..data.len()].copy_from_slice(data);
-                    Ok(())
-                } else {
-                    model.store(memory, cpu, *addr, data, memory_type(kind))
-                }
-            }
-            Op::Clean { addr, len } => model.clean(memory, cpu, *addr, *len),
-            Op::Inval { addr, len } => model.invalidate(memory, cpu, *addr, *len),
-            Op::Flush { addr, len } => model.flush(memory, cpu, *addr, *len),
-            Op::Wbinvd => model.write_back_invalidate_all(memory, cpu),
-            Op::Invd => model.invalidate_all(memory, cpu),
-            Op::Fence { .. } => {
-                model.fence(index);
-                Ok(())
-            }
-            Op::Fill { addr } => model.fill(memory, cpu.stamp, *addr),
-            Op::Evict { addr } => model.evict(memory, cpu.stamp, *addr),
-            Op::DmaRead { addr, len, snoop } => {
-                model.dma_read(memory, device, *addr, &mut vec![0; *len as usize], snooping(*snoop))
-            }
-            Op::DmaWrite { addr, data, snoop } => {
-                model.dma_write(memory, device, *addr, data, snooping(*snoop))
-            }
-        }
-        .expect("in memory");
-        model.take_findings()
-    }
-}
-
-fn cpu_of(op: &Op) -> u32 {
-    match op {
-        Op::Load { cpu, .. } | Op::Store { cpu, .. } | Op::Fence { cpu } => *cpu,
-        _ => 0,
+    fn run(&mut self, op: &Op, who: Writer) -> Vec<Finding> {
+        self.taken += u64::from(drive(&mut self.model, &mut self.memory, op, who, self.quick));
+        self.model.take_findings()
     }
 }
 
 /// The last writer of every byte.
-fn note(authors: &mut [Option<Writer>], op: &Op, cpu: Writer, device: Writer) {
-    let (addr, data, writer) = match op {
-        Op::Store { addr, data, .. } => (*addr, data, cpu),
-        Op::DmaWrite { addr, data, .. } => (*addr, data, device),
-        _ => return,
-    };
-    authors[addr as usize..][..data.len()].fill(Some(writer));
+fn note(authors: &mut [Option<Writer>], op: &Op, writer: Writer) {
+    let (Op::Store { addr, data, .. } | Op::DmaWrite { addr, data, .. }) = op else { return };
+    authors[*addr as usize..][..data.len()].fill(Some(writer));
 }
 
 /// Every byte that a finding is about has the right writer, and no byte has a wrong one.
@@ -142,13 +81,15 @@ fn findings_name_the_last_writers() {
         let room = if random.draw().is_multiple_of(2) { MEMORY } else { MEMORY / 8 };
         for stamp in 0..3_000 {
             let op = Op::from_random(|| random.draw(), Mix { memory: MEMORY, room, calm });
-            let cpu = Writer::cpu(cpu_of(&op), 0xffff_0000 + random.draw() % 64, stamp);
-            let device = Writer::device((random.draw() % 2) as u32 + 0x800, stamp);
-            let findings = slow.run(&op, cpu, device);
+            let mut who = author(&op, 0xffff_0000 + random.draw() % 64, stamp);
+            if let Agent::Device(device) = &mut who.agent {
+                *device = (random.draw() % 2) as u32 + 0x800;
+            }
+            let findings = slow.run(&op, who);
             findings.iter().for_each(|finding| check(finding, &authors));
             found += findings.len();
-            assert_eq!(quick.run(&op, cpu, device), findings, "{op:?}");
-            note(&mut authors, &op, cpu, device);
+            assert_eq!(quick.run(&op, who), findings, "{op:?}");
+            note(&mut authors, &op, who);
             if stamp % 1_000 == 0 {
                 let text = serde_json::to_string(&quick.model).expect("it is data");
                 quick.model = serde_json::from_str(&text).expect("it was written");
@@ -178,12 +119,11 @@ fn writers_survive_many_stores() {
         let op =
             Op::Store { cpu: 0, addr, data: vec![stamp as u8; 1 + (random.draw() % 8) as usize], kind: "wb" };
         let cpu = Writer::cpu(0, addr, stamp);
-        machine.run(&op, cpu, cpu);
-        note(&mut authors, &op, cpu, cpu);
+        machine.run(&op, cpu);
+        note(&mut authors, &op, cpu);
     }
     let read = Op::DmaRead { addr: 0, len: MEMORY, snoop: false };
-    let (cpu, device) = (Writer::cpu(0, 0, 200_000), Writer::device(1, 200_000));
-    let findings = machine.run(&read, cpu, device);
+    let findings = machine.run(&read, Writer::device(1, 200_000));
     assert_eq!(findings.len() as u64, MEMORY / 64);
     findings.iter().for_each(|finding| check(finding, &authors));
 }

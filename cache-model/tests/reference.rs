@@ -6,11 +6,10 @@ mod support;
 use cache_model::judge::Kind;
 use cache_model::replay::{self, Report};
 use cache_model::trace::{Op as TraceOp, Parser};
-use cache_model::{
-    ByteMask, CacheModel, Finding, LineState, MemoryType, OutOfRange, Snoop, Stats, Verdict, Writer,
-};
+use cache_model::{ByteMask, CacheModel, Finding, LineState, Stats, Verdict, Writer};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
+use support::drive::{author, drive};
 use support::ops::{Mix, Op, Random, hex};
 use support::reference::{Counts, Policy, Reference, Shape, Wrong};
 
@@ -110,13 +109,9 @@ impl Pair {
     /// Runs an operation on both and compares what they find.
     fn run(&mut self, op: &Op) {
         let number = self.authors.len() as u64;
-        let who = match *op {
-            Op::Load { cpu, .. } | Op::Store { cpu, .. } => Writer::cpu(cpu, number * 4, number),
-            Op::DmaRead { .. } | Op::DmaWrite { .. } => Writer::device(3, number),
-            _ => Writer::cpu(0, number * 4, number),
-        };
+        let who = author(op, number * 4, number);
         self.authors.push(who);
-        self.drive(op, who).expect("it is in memory");
+        drive(&mut self.model, &mut self.memory, op, who, true);
         let wrong = self.reference.run(op);
         let findings = self.model.take_findings();
         assert_eq!(findings.iter().map(raw).collect::<Vec<_>>(), wrong, "operation {number}: {op:?}");
@@ -130,40 +125,6 @@ impl Pair {
             );
         }
         self.findings += findings.len();
-    }
-
-    /// The quick way where there is one, as an embedder would.
-    fn drive(&mut self, op: &Op, who: Writer) -> Result<(), OutOfRange> {
-        let (model, memory) = (&mut self.model, &mut self.memory[..]);
-        match op {
-            Op::Load { cpu, addr, len, kind } => {
-                if *kind != "wb" || !model.load_hit(*cpu, *addr, *len as usize) {
-                    model.load(memory, who, *addr, &mut vec![0; *len as usize], memory_type(kind))?;
-                }
-            }
-            Op::Store { addr, data, kind, .. } => {
-                if *kind == "wb" && model.store_hit(who, *addr, data.len()) {
-                    memory[*addr as usize..][..data.len()].copy_from_slice(data);
-                } else {
-                    model.store(memory, who, *addr, data, memory_type(kind))?;
-                }
-            }
-            Op::Clean { addr, len } => model.clean(memory, who, *addr, *len)?,
-            Op::Inval { addr, len } => model.invalidate(memory, who, *addr, *len)?,
-            Op::Flush { addr, len } => model.flush(memory, who, *addr, *len)?,
-            Op::Wbinvd => model.write_back_invalidate_all(memory, who)?,
-            Op::Invd => model.invalidate_all(memory, who)?,
-            Op::Fence { cpu } => model.fence(*cpu),
-            Op::Fill { addr } => model.fill(memory, 0, *addr)?,
-            Op::Evict { addr } => model.evict(memory, 0, *addr)?,
-            Op::DmaRead { addr, len, snoop } => {
-                model.dma_read(memory, who, *addr, &mut vec![0; *len as usize], snooping(*snoop))?;
-            }
-            Op::DmaWrite { addr, data, snoop } => {
-                model.dma_write(memory, who, *addr, data, snooping(*snoop))?
-            }
-        }
-        Ok(())
     }
 
     /// Who may be named for a byte: the author of its coherent value, or of a store that may still wait for a fence.
@@ -240,20 +201,6 @@ fn mask(bytes: &[bool]) -> ByteMask {
     let mut mask = ByteMask::EMPTY;
     bytes.iter().enumerate().filter(|(_, set)| **set).for_each(|(at, _)| mask.insert(at));
     mask
-}
-
-fn memory_type(name: &str) -> MemoryType {
-    match name {
-        "wb" => MemoryType::WriteBack,
-        "wt" => MemoryType::WriteThrough,
-        "wc" => MemoryType::WriteCombining,
-        "uc" => MemoryType::Uncached,
-        _ => MemoryType::NonTemporal,
-    }
-}
-
-fn snooping(snoop: bool) -> Snoop {
-    if snoop { Snoop::Snoop } else { Snoop::NoSnoop }
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {

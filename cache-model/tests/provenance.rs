@@ -131,13 +131,18 @@ fn writers_survive_many_stores() {
 /// Fetching on within a line is no access; fetching bytes that a device has changed is seen whatever was fetched before.
 #[test]
 fn fetches_are_accesses_when_the_line_changes() {
+    fetch_from_changing_lines(false);
+    fetch_from_changing_lines(true);
+}
+
+fn fetch_from_changing_lines(quick: bool) {
     let geometry = Geometry::new(64, 4, 2).expect("a valid shape");
     let mut model = CacheModel::new(Config::new(geometry, Policy::Lru).expect("a valid policy"));
     let mut bytes = vec![0; 1024];
     let memory = &mut bytes[..];
     let cpu = Writer::cpu(0, 0x40, 1);
     let mut fetch = |model: &mut CacheModel, addr, len| {
-        if !model.fetch_hit(0, addr) {
+        if !model.fetch_hit(0, addr) && !(quick && model.fetch_miss(cpu, addr)) {
             model.fetch(memory, cpu, addr, len, MemoryType::WriteBack).expect("in memory");
         }
         (model.stats().load_hits, model.stats().load_misses, model.take_findings().len())

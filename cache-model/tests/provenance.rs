@@ -142,7 +142,7 @@ fn fetch_from_changing_lines(quick: bool) {
     let memory = &mut bytes[..];
     let cpu = Writer::cpu(0, 0x40, 1);
     let mut fetch = |model: &mut CacheModel, addr, len| {
-        if !model.fetch_hit(0, addr) && !(quick && model.fetch_miss(cpu, addr)) {
+        if !(model.fetch_hit(0, addr) || quick && model.fetch_miss(cpu, addr)) {
             model.fetch(memory, cpu, addr, len, MemoryType::WriteBack).expect("in memory");
         }
         (model.stats().load_hits, model.stats().load_misses, model.take_findings().len())

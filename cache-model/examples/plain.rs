@@ -34,11 +34,14 @@ impl Machine {
         Writer::cpu(cpu, ip, self.clock)
     }
 
-    /// A load instruction. Most loads hit the line that their set saw last: then the CPU's view is all there is to it.
+    /// A load instruction. Most loads hit, or miss where nothing is in doubt: then the CPU's view is all there is to it.
     fn load(&mut self, cpu: u32, ip: u64, addr: u64, buf: &mut [u8]) -> Result<(), OutOfRange> {
         let who = self.instruction(cpu, ip);
         let memory = &mut self.memory[..];
-        if self.cache.load_hit(cpu, addr, buf.len()) {
+        let cache = &mut self.cache;
+        // What lies in memory does so with its whole line.
+        let inside = memory.covers(addr, buf.len() as u64);
+        if cache.load_hit(cpu, addr, buf.len()) || inside && cache.load_miss(who, addr, buf.len()) {
             memory.read(addr, buf)
         } else {
             self.cache.load(memory, who, addr, buf, MemoryType::WriteBack)

@@ -94,21 +94,28 @@ impl Authors {
         }
     }
 
-    /// Keeps only the writers of the given bytes.
-    pub fn compact(&mut self, dirty: impl Iterator<Item = usize>) {
+    /// Keeps only the writers of the given runs of bytes, each of a position and a length.
+    pub fn compact(&mut self, dirty: impl Iterator<Item = (usize, usize)>) {
         const NEW: u32 = u32::MAX;
         let mut moved = vec![NEW; self.log.len()];
         let mut kept = Vec::with_capacity(self.limit);
-        for at in dirty {
-            let Some(id) = self.ids.get_mut(at) else { continue };
-            let (Some(to), Some(writer)) = (moved.get_mut(*id as usize), self.log.get(*id as usize)) else {
-                continue;
-            };
-            if *to == NEW {
-                *to = kept.len() as u32;
-                kept.push(*writer);
+        for (at, len) in dirty {
+            // Neighbours mostly have one writer.
+            let mut last = (NEW, NEW);
+            for id in self.ids.get_mut(at..at + len).unwrap_or_default() {
+                if *id != last.0 {
+                    let (Some(to), Some(writer)) = (moved.get_mut(*id as usize), self.log.get(*id as usize))
+                    else {
+                        continue;
+                    };
+                    if *to == NEW {
+                        *to = kept.len() as u32;
+                        kept.push(*writer);
+                    }
+                    last = (*id, *to);
+                }
+                *id = last.1;
             }
-            *id = *to;
         }
         self.limit = SHORTEST.max(kept.len() * 4);
         self.log = kept;
@@ -140,7 +147,7 @@ mod tests {
             let at = (round * 7) % (64 - len);
             stamp += 1;
             if authors.is_full() {
-                authors.compact(0..60);
+                authors.compact([(0, 30), (30, 30)].into_iter());
                 compactions += 1;
             }
             authors.note(at, len, Writer::cpu(0, 7, stamp));

@@ -431,8 +431,8 @@ impl Lines {
     fn compact_authors(&mut self) {
         let size = self.size;
         let dirty = self.dirty.iter().enumerate();
-        let bytes = dirty.flat_map(|(slot, dirty)| dirty.iter().map(move |offset| slot * size + offset));
-        self.authors.compact(bytes);
+        let at = |slot: usize| move |(offset, len): (usize, usize)| (slot * size + offset, len);
+        self.authors.compact(dirty.flat_map(|(slot, dirty)| dirty.parts().map(at(slot))));
     }
 
     /// Who stored a dirty byte of a resident line.

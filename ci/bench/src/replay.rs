@@ -116,7 +116,7 @@ fn alone(config: Config, accesses: &[Access]) -> Result<(f64, f64)> {
             } else {
                 model.store(memory, who, addr, &DATA, MemoryType::WriteBack)?;
             }
-        } else if !model.load_hit(0, addr, DATA.len()) {
+        } else if !(model.load_hit(0, addr, DATA.len()) || model.load_miss(who, addr, DATA.len())) {
             model.load(memory, who, addr, &mut [0; SIZE as usize], MemoryType::WriteBack)?;
         }
     }

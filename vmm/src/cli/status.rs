@@ -1,6 +1,7 @@
 //! The file of `--status`.
 
 use crate::ledger::Report;
+use crate::machine::CacheStatistics;
 use crate::session::{Cause, Outcome};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -46,6 +47,9 @@ pub(super) struct Status<'a> {
     /// What became of the ledger, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ledger: Option<&'a Report>,
+    /// What the modelled cache has done, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<&'a CacheStatistics>,
     /// Host input: instruction count at which it entered, bytes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<(u64, usize)>,
@@ -68,6 +72,7 @@ impl<'a> Status<'a> {
             instructions: outcome.instructions,
             virtual_nanos: Some(outcome.virtual_nanos),
             ledger: outcome.ledger.as_ref(),
+            cache: outcome.cache.as_ref(),
             inputs: outcome.inputs.clone(),
         }
     }
@@ -97,6 +102,7 @@ impl<'a> Status<'a> {
             instructions: None,
             virtual_nanos: None,
             ledger: None,
+            cache: None,
             inputs: Vec::new(),
         }
     }

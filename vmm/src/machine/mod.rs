@@ -9,6 +9,7 @@ mod guest;
 mod ports;
 mod shared;
 mod state;
+mod statistics;
 mod world;
 
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod posted_tests;
 pub use board::InterruptSignal;
 pub use device::{DeviceError, DeviceSpec};
 pub use shared::SharedMachine;
+pub use statistics::{AgentStatistics, CacheStatistics};
 
 use crate::clock::EventId;
 use crate::clock::events::Source;

@@ -394,6 +394,7 @@ impl Session {
         Outcome {
             cause,
             ledger: machine.ledger_report(),
+            cache: machine.cache_statistics(),
             instructions: progress.instructions,
             virtual_nanos: progress.now,
             ready: self.mark == Mark::Passed,

@@ -2,6 +2,7 @@
 
 use crate::findings::{FailOn, Raised, STATUS_FINDINGS};
 use crate::ledger::Report;
+use crate::machine::CacheStatistics;
 use crate::memory::ram::NotRam;
 
 /// Why a run is over.
@@ -170,6 +171,8 @@ pub struct Outcome {
     pub memory: Vec<Kept>,
     /// What became of the ledger, if there was one.
     pub ledger: Option<Report>,
+    /// What the modelled cache has done, if there was one.
+    pub cache: Option<CacheStatistics>,
     /// What the cache model and the ledger have found.
     pub findings: Raised,
 }
@@ -227,6 +230,7 @@ mod tests {
                 inputs: Vec::new(),
                 memory: Vec::new(),
                 ledger: None,
+                cache: None,
                 findings,
             };
             outcome.exit_status(true, fail_on)

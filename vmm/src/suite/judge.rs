@@ -183,6 +183,7 @@ mod tests {
             inputs: Vec::new(),
             memory,
             ledger: None,
+            cache: None,
             findings: Raised::default(),
         };
         Evidence {

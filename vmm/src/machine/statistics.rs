@@ -1,0 +1,50 @@
+//! What the machine's cache has done, and for whom.
+
+use super::Machine;
+use crate::memory::system::PLATFORM;
+use cache_model::{Agent, Stats};
+use serde::Serialize;
+
+/// Counters of the machine's cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CacheStatistics {
+    /// Hits and misses of the vCPUs; fills, evictions and write-backs of all.
+    #[serde(flatten)]
+    pub all: Stats,
+    /// Accesses that missed the first level and found their line in the second.
+    pub second_level_hits: u64,
+    /// What each vCPU and device has caused, vCPUs first.
+    pub agents: Vec<AgentStatistics>,
+}
+
+/// What one vCPU or device has caused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AgentStatistics {
+    pub agent: String,
+    #[serde(flatten)]
+    pub stats: Stats,
+}
+
+impl Machine {
+    /// What its cache has done, if it has one.
+    #[must_use]
+    pub fn cache_statistics(&self) -> Option<CacheStatistics> {
+        let model = self.memory.cache.as_ref()?.model();
+        let agents = model.stats_by_agent().into_iter();
+        Some(CacheStatistics {
+            all: model.stats(),
+            second_level_hits: model.second_level_hits(),
+            agents: agents.map(|(agent, stats)| AgentStatistics { agent: self.who(agent), stats }).collect(),
+        })
+    }
+
+    fn who(&self, agent: Agent) -> String {
+        match agent {
+            Agent::Cpu(index) => format!("vCPU {index}"),
+            Agent::Device(PLATFORM) => "platform".to_owned(),
+            Agent::Device(device) => {
+                self.devices.get(&device).cloned().unwrap_or_else(|| format!("device {device:#x}"))
+            }
+        }
+    }
+}

@@ -11,8 +11,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
-    Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
-    GuestRegionCollectionError, GuestRegionMmap, MmapRegion,
+    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
+    GuestRegionCollectionError, GuestRegionMmap, MemoryRegionAddress, MmapRegion, VolatileSlice,
 };
 
 /// What a file's size on the host is counted in (stat(2), st_blocks).
@@ -196,8 +196,10 @@ impl GuestRam {
     /// # Errors
     /// [`NotRam`] unless all of it is RAM.
     pub fn read(&self, address: u64, data: &mut [u8]) -> Result<(), NotRam> {
-        let length = data.len() as u64;
-        self.memory.read_slice(data, GuestAddress(address)).map_err(|_| NotRam { address, length })
+        if !data.is_empty() {
+            self.slice(address, data.len())?.copy_to(data);
+        }
+        Ok(())
     }
 
     /// The `length` bytes of RAM at `address`.
@@ -216,10 +218,24 @@ impl GuestRam {
     /// Copies `data` into RAM at `address`.
     ///
     /// # Errors
-    /// [`NotRam`] unless all of it is RAM; a part before the end of RAM may have been written.
+    /// [`NotRam`] unless all of it is RAM.
     pub fn write(&self, address: u64, data: &[u8]) -> Result<(), NotRam> {
-        let length = data.len() as u64;
-        self.memory.write_slice(data, GuestAddress(address)).map_err(|_| NotRam { address, length })
+        if !data.is_empty() {
+            self.slice(address, data.len())?.copy_from(data);
+        }
+        Ok(())
+    }
+
+    /// The `length` bytes at `address`, found by arithmetic as [`GuestRam::frame`] finds a frame.
+    #[inline]
+    fn slice(&self, address: u64, length: usize) -> Result<VolatileSlice<'_>, NotRam> {
+        let not_ram = NotRam { address, length: length as u64 };
+        let mut regions = self.memory.iter();
+        let (region, offset) = match address.checked_sub(HIGH_RAM) {
+            None => (regions.next(), address),
+            Some(offset) => (regions.nth(1), offset),
+        };
+        region.ok_or(not_ram)?.get_slice(MemoryRegionAddress(offset), length).map_err(|_| not_ram)
     }
 
     /// The `vm-memory` view of RAM.

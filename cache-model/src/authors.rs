@@ -27,13 +27,13 @@ impl Authors {
     }
 
     /// True if [`Authors::compact`] is due before the next [`Authors::note`].
-    #[inline]
+    #[inline(always)]
     pub fn is_full(&self) -> bool {
         self.log.len() >= self.limit
     }
 
     /// The `len` bytes at `at`, counted over all slots, are this writer's.
-    #[inline]
+    #[inline(always)]
     pub fn note(&mut self, at: usize, len: usize, writer: Writer) {
         if self.log.last() != Some(&writer) {
             self.log.push(writer);

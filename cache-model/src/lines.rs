@@ -94,6 +94,10 @@ pub struct Lines {
     shadows: Vec<u8>,
     authors: Authors,
     hot: Vec<Hot>,
+    /// Changes when a set's hot line allows less than before, but for an access of a CPU to another line of its set. It is
+    /// for those who run on from here.
+    #[serde(skip)]
+    cooled: u64,
 }
 
 /// A line on its way from one slot to another.
@@ -150,11 +154,12 @@ impl Lines {
             shadows: vec![0; slots * geometry.line()],
             authors: Authors::new(slots * geometry.line()),
             hot: vec![COLD; geometry.sets()],
+            cooled: 0,
         }
     }
 
     /// The quick way for a load: true if it lies in one line, which is in the first level and not watched.
-    #[inline]
+    #[inline(always)]
     pub fn quick_load(&mut self, addr: u64, len: usize) -> bool {
         if !self.is_whole(addr, len) {
             return false;
@@ -169,7 +174,7 @@ impl Lines {
 
     /// The quick way for a store: true if it lies in one line, which is in the first level, not watched and has diverged.
     /// The bytes are then dirty, and the writer's.
-    #[inline]
+    #[inline(always)]
     pub fn quick_store(&mut self, addr: u64, len: usize, writer: Writer) -> bool {
         let offset = self.offset(addr);
         if !self.is_whole(addr, len) || self.authors.is_full() {
@@ -197,12 +202,12 @@ impl Lines {
     }
 
     /// True if the access lies in one line.
-    #[inline]
+    #[inline(always)]
     pub fn is_whole(&self, addr: u64, len: usize) -> bool {
         len.wrapping_sub(1) < self.size - self.offset(addr)
     }
 
-    #[inline]
+    #[inline(always)]
     fn offset(&self, addr: u64) -> usize {
         addr as usize & (self.size - 1)
     }
@@ -243,10 +248,21 @@ impl Lines {
     fn changed(&mut self, slot: usize) {
         if slot < self.first.geometry.lines() {
             let (set, _) = self.first.place(slot);
-            if self.hot.get(set).is_some_and(|hot| hot.slot as usize == slot) {
-                self.warm(set, slot);
+            let Some(old) = self.hot.get(set).copied().filter(|hot| hot.slot as usize == slot) else {
+                return;
+            };
+            self.warm(set, slot);
+            let kept = |old: u64, new: u64| old == NONE || old == new;
+            if !self.hot.get(set).is_some_and(|new| kept(old.load, new.load) && kept(old.store, new.store)) {
+                self.cooled = self.cooled.wrapping_add(1);
             }
         }
+    }
+
+    /// See [`crate::CacheModel::hot_generation`].
+    #[inline]
+    pub fn cooled(&self) -> u64 {
+        self.cooled
     }
 
     /// The slot of a line in any level.
@@ -341,6 +357,9 @@ impl Lines {
     pub fn occupy(&mut self, slot: usize, line: u64, watched: bool, by: Option<Writer>) {
         self.set_slot(slot, line, if watched { WATCHED } else { 0 }, ByteMask::EMPTY, by);
         self.arrived(slot);
+        if by.is_none() {
+            self.cooled = self.cooled.wrapping_add(1);
+        }
     }
 
     /// Takes a line out of its slot, to be put into another.

@@ -48,7 +48,7 @@ impl ByteMask {
     }
 
     /// Adds the bytes `offset .. offset + len`; what lies beyond [`MAX_LINE`] is left out.
-    #[inline]
+    #[inline(always)]
     pub fn insert_range(&mut self, offset: usize, len: usize) {
         let (index, bit) = (offset / WORD_BITS, offset % WORD_BITS);
         match self.0.get_mut(index) {

@@ -10,7 +10,11 @@ impl CacheModel {
     /// The quick way for a load of write-back memory: true if there is nothing to do but to read the CPU's view, because
     /// the line is resident in the first level and in no doubt. The hit is then counted. Else nothing has happened: try
     /// [`CacheModel::load_miss`], or use [`CacheModel::load`].
-    #[inline]
+    ///
+    /// If it is true, of this or of [`CacheModel::store_hit`] or [`CacheModel::fetch_hit`], the line is *hot* as well: more loads of
+    /// it and fetches from it would be quick hits, too, and may be done without asking, if [`CacheModel::count_hits`] is told of
+    /// them later. It ends with the next access to another line of its set, and when [`CacheModel::hot_generation`] changes.
+    #[inline(always)]
     pub fn load_hit(&mut self, cpu: u32, addr: u64, len: usize) -> bool {
         let Some(stats) = self.counters.of_cpu(cpu) else { return false };
         let hit = self.lines.quick_load(addr, len);
@@ -40,7 +44,7 @@ impl CacheModel {
     /// The quick way for a store to write-back memory: true if there is nothing to do but to write the CPU's view, because
     /// the line is resident in the first level, has been stored to before and is in no doubt. The hit is then counted, and
     /// the bytes are dirty and the writer's. Else nothing has happened: use [`CacheModel::store`].
-    #[inline]
+    #[inline(always)]
     pub fn store_hit(&mut self, writer: Writer, addr: u64, len: usize) -> bool {
         let Agent::Cpu(cpu) = writer.agent else { return false };
         let Some(stats) = self.counters.of_cpu(cpu) else { return false };
@@ -52,7 +56,7 @@ impl CacheModel {
     /// The quick way for an instruction fetch from one line of write-back memory: true if the line is the vCPU's last fetched
     /// one, or a load would hit it quickly. Else nothing has happened: try [`CacheModel::fetch_miss`], or use
     /// [`CacheModel::fetch`].
-    #[inline]
+    #[inline(always)]
     pub fn fetch_hit(&mut self, cpu: u32, addr: u64) -> bool {
         let line = self.config.geometry().line_of(addr);
         let doubts = self.coherence.doubts();
@@ -76,6 +80,22 @@ impl CacheModel {
         }
         self.fetched.set(cpu, line, Some(self.coherence.doubts()));
         true
+    }
+
+    /// Changes when a hot line may be so no more, but for an access to another line of its set.
+    #[inline]
+    #[must_use]
+    pub fn hot_generation(&self) -> u64 {
+        self.lines.cooled()
+    }
+
+    /// A CPU has loaded and fetched from hot lines so many times without asking; `fetched` is an address in the line it
+    /// fetched from last, if it has fetched so since anybody was told of a fetch.
+    pub fn count_hits(&mut self, cpu: u32, hits: u64, fetched: Option<u64>) {
+        self.counters.of(Some(Agent::Cpu(cpu))).load_hits += hits;
+        if let Some(address) = fetched {
+            self.fetched.set(cpu, self.config.geometry().line_of(address), None);
+        }
     }
 
     /// Makes a store that goes to the cache, if neither its line is in doubt nor the one that makes room for it. Else nothing has

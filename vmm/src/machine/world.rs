@@ -74,17 +74,35 @@ unsafe impl World for Machine {
     fn shown_generation(&self) -> u64 {
         self.memory.cache.as_ref().map_or(0, |cache| cache.shown_generation())
     }
-    #[inline]
+    #[inline(always)]
     fn load_hit(&mut self, cpu: u32, address: u64, len: usize) -> bool {
-        self.memory.cache.as_mut().is_some_and(|cache| cache.load_hit(cpu, address, len))
+        let Some(cache) = &mut self.memory.cache else { return false };
+        cache.load_hit(cpu, address, len)
     }
-    #[inline]
+    #[inline(always)]
     fn store_hit(&mut self, cpu: u32, now: u64, ip: u64, address: u64, len: usize) -> bool {
-        self.memory.cache.as_mut().is_some_and(|cache| cache.store_hit(cpu, now, ip, address, len))
+        let Some(cache) = &mut self.memory.cache else { return false };
+        cache.store_hit(cpu, now, ip, address, len)
+    }
+    #[inline(always)]
+    fn fetch_hit(&mut self, cpu: u32, address: u64) -> bool {
+        let Some(cache) = &mut self.memory.cache else { return false };
+        cache.fetch_hit(cpu, address)
+    }
+    fn load_miss(&mut self, by: &RamAccess, address: u64, len: usize) -> bool {
+        self.memory.cache.as_mut().is_some_and(|cache| cache.load_miss(by, address, len))
+    }
+    fn fetch_miss(&mut self, by: &RamAccess, address: u64) -> bool {
+        self.memory.cache.as_mut().is_some_and(|cache| cache.fetch_miss(by, address))
     }
     #[inline]
-    fn fetch_hit(&mut self, cpu: u32, address: u64) -> bool {
-        self.memory.cache.as_mut().is_some_and(|cache| cache.fetch_hit(cpu, address))
+    fn hot_generation(&self) -> u64 {
+        self.memory.cache.as_ref().map_or(0, |cache| cache.hot_generation())
+    }
+    fn count_hits(&mut self, cpu: u32, hits: u64, fetched: Option<u64>) {
+        if let Some(cache) = &mut self.memory.cache {
+            cache.count_hits(cpu, hits, fetched);
+        }
     }
     fn load(&mut self, by: &RamAccess, address: u64, data: &mut [u8]) {
         self.memory.load(by, address, data);

@@ -145,7 +145,10 @@ impl Cache {
     #[must_use]
     pub fn shown(&self) -> Shown {
         match self.scope {
-            Scope::All => Shown::Everything { line: self.model.config().geometry().line() as u32 },
+            Scope::All => {
+                let geometry = self.model.config().geometry();
+                Shown::Everything { line: geometry.line() as u32, sets: geometry.sets() as u32 }
+            }
             Scope::Dma => Shown::Pages,
         }
     }
@@ -184,21 +187,52 @@ impl Cache {
     }
 
     /// The quick way of a load.
-    #[inline]
+    #[inline(always)]
     pub fn load_hit(&mut self, cpu: u32, address: u64, len: usize) -> bool {
         self.recorder.is_none() && self.model.load_hit(cpu, address, len)
     }
 
     /// The quick way of a store.
-    #[inline]
+    #[inline(always)]
     pub fn store_hit(&mut self, cpu: u32, now: u64, ip: u64, address: u64, len: usize) -> bool {
         self.recorder.is_none() && self.model.store_hit(Writer::cpu(cpu, ip, now), address, len)
     }
 
     /// The quick way of a fetch.
-    #[inline]
+    #[inline(always)]
     pub fn fetch_hit(&mut self, cpu: u32, address: u64) -> bool {
         self.recorder.is_none() && self.model.fetch_hit(cpu, address)
+    }
+
+    /// The quick way of a load from RAM that may miss.
+    pub fn load_miss(&mut self, by: &RamAccess, address: u64, len: usize) -> bool {
+        self.misses_plainly(by, address) && self.model.load_miss(writer(by), address, len)
+    }
+
+    /// The quick way of a fetch from one line that may miss.
+    pub fn fetch_miss(&mut self, by: &RamAccess, address: u64) -> bool {
+        self.misses_plainly(by, address) && self.model.fetch_miss(writer(by), address)
+    }
+
+    /// Whether an access to RAM may fill its line without more ado.
+    fn misses_plainly(&mut self, by: &RamAccess, address: u64) -> bool {
+        let plain = self.recorder.is_none() && by.kind == PageType::WriteBack;
+        if plain && !self.translated.contains(address) {
+            self.translated.set(address, true);
+        }
+        plain
+    }
+
+    /// Changes when what the quick ways allow without asking ends; see [`CacheModel::hot_generation`].
+    #[inline]
+    #[must_use]
+    pub fn hot_generation(&self) -> u64 {
+        self.model.hot_generation()
+    }
+
+    /// A vCPU has loaded and fetched without asking.
+    pub fn count_hits(&mut self, cpu: u32, hits: u64, fetched: Option<u64>) {
+        self.model.count_hits(cpu, hits, fetched);
     }
 
     /// A vCPU's load from RAM.

@@ -54,10 +54,12 @@ pub struct Op<W: World> {
     pub address: AddressKind,
     /// Length of the instruction in bytes.
     pub len: u8,
-    /// Offset of the instruction in its block, bytes.
-    pub offset: u16,
+    /// Its number in the block and, above 16 bits, the instruction's offset there in bytes.
+    pub(crate) place: u32,
     /// What is to happen before it where a world is shown accesses: bits of [`crate::fetched::mark`].
     pub(crate) marks: u8,
+    /// How many operations of its block, this one included, come before the next with marks, where a world is shown accesses.
+    pub(crate) stretch: u8,
 }
 
 impl<W: World> Clone for Op<W> {
@@ -68,7 +70,7 @@ impl<W: World> Clone for Op<W> {
 
 impl<W: World> fmt::Debug for Op<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Op").field("offset", &self.offset).field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("Op").field("offset", &self.offset()).field("len", &self.len).finish_non_exhaustive()
     }
 }
 
@@ -89,15 +91,22 @@ impl<W: World> Op<W> {
             seg: crate::state::seg::DS as u8,
             address: AddressKind::Flat64,
             len,
-            offset,
+            place: u32::from(offset) << 16,
             marks: 0,
+            stretch: 1,
         }
+    }
+    /// Offset of the instruction in its block, bytes.
+    #[inline(always)]
+    #[must_use]
+    pub fn offset(&self) -> u16 {
+        (self.place >> 16) as u16
     }
     /// Offset of the next instruction in the block.
     #[inline(always)]
     #[must_use]
     pub fn next_offset(&self) -> u16 {
-        self.offset + u16::from(self.len)
+        self.offset() + u16::from(self.len)
     }
 }
 
@@ -134,6 +143,8 @@ pub(crate) struct Block<W: World> {
     pub kind: MemoryType,
     /// Guest-physical address of the second page, for a block of one instruction that crosses pages.
     pub crosses: Option<u64>,
+    /// What it is known by before its first operation whether the world is to see the fetch; [`crate::fetched::first_line`].
+    pub first_line: u64,
     /// Successors seen last.
     pub links: [Link; 2],
     pub valid: bool,

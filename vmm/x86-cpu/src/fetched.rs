@@ -22,20 +22,28 @@ pub(crate) mod mark {
 pub(crate) struct Fetched {
     /// Guest-physical address of the line; at first none: it is not aligned.
     line: u64,
+    /// What it was when the world heard of a fetch last.
+    told: u64,
     /// Address bits that name a line.
     mask: u64,
 }
 
+/// Nothing was fetched yet. Like [`ASK`] no line's address.
+const NOWHERE: u64 = u64::MAX;
+
+/// More is to be done before a block's first operation than to compare lines.
+const ASK: u64 = 1;
+
 impl Default for Fetched {
     fn default() -> Self {
-        Self { line: u64::MAX, mask: 0 }
+        Self { line: NOWHERE, told: NOWHERE, mask: 0 }
     }
 }
 
 impl Fetched {
     /// A run begins on a world that shows this.
     pub(crate) fn enter(&mut self, shown: Shown) {
-        if let Shown::Everything { line } = shown {
+        if let Shown::Everything { line, .. } = shown {
             self.mask = !(u64::from(line) - 1);
         }
     }
@@ -92,7 +100,7 @@ pub(crate) fn mark<W: World>(
     if fences(instruction) {
         op.marks |= mark::FENCES;
     }
-    if let Shown::Everything { line } = shown {
+    if let Shown::Everything { line, .. } = shown {
         let last = phys + u64::from(op.len).saturating_sub(1);
         let line = u64::from(line);
         if previous.is_none_or(|previous| previous / line != phys / line || phys / line != last / line) {
@@ -101,15 +109,77 @@ pub(crate) fn mark<W: World>(
     }
 }
 
+/// Notes in the operations of a block where in it they are, and how many follow each without marks.
+pub(crate) fn arrange<W: World>(ops: &mut [Op<W>]) {
+    let mut unmarked = 0_u8;
+    for (index, op) in (0..ops.len() as u32).zip(ops).rev() {
+        op.place |= index;
+        op.stretch = unmarked.saturating_add(1);
+        unmarked = if op.marks == 0 { op.stretch } else { 0 };
+    }
+}
+
+/// The line from which the first operation of a block at guest-physical `phys` is fetched, if nothing else is to be done before
+/// it; [`NOWHERE`] if not even that, as where fetches are not shown.
+pub(crate) fn first_line<W: World>(ops: &[Op<W>], phys: u64, kind: MemoryType, shown: Shown) -> u64 {
+    let Some(first) = ops.first() else { return ASK };
+    match shown {
+        _ if first.marks == 0 => NOWHERE,
+        Shown::Everything { line, .. } if first.marks == mark::FETCHES && kind.hits() => {
+            let mask = !(u64::from(line) - 1);
+            let last = phys + u64::from(first.len).saturating_sub(1);
+            if (phys ^ last) & mask == 0 { phys & mask } else { ASK }
+        }
+        _ => ASK,
+    }
+}
+
 impl Vcpu {
+    /// Does what the marks of the first operation of `block` ask for before it runs.
+    #[inline(always)]
+    pub(crate) fn before_first<W: World>(&mut self, world: &mut W, block: &Block<W>, op: &Op<W>) {
+        let line = block.first_line;
+        if line == self.fetched.line {
+            return;
+        }
+        if line == ASK {
+            self.before_marked(world, block, op);
+        } else if self.tlb.lines.physical_load(line) {
+            self.fetched.line = line;
+        } else {
+            self.fetch_asking(world, block.kind, block.phys, op.len.into());
+        }
+    }
+
     /// Does what the marks of `op` ask for before it runs.
-    #[inline(never)]
+    #[inline(always)]
     pub(crate) fn before_marked<W: World>(&mut self, world: &mut W, block: &Block<W>, op: &Op<W>) {
+        if op.marks == mark::FETCHES {
+            let first = block.phys + u64::from(op.offset());
+            let last = first + u64::from(op.len).saturating_sub(1);
+            let mask = self.fetched.mask;
+            let (begins, ends) = (first & mask, last & mask);
+            if ends == self.fetched.line && begins == ends {
+                return;
+            }
+            // Mostly an instruction begins in the line that was fetched from and ends in the next.
+            let one = begins == ends || begins == self.fetched.line && (first ^ last) & PAGE_MASK == 0;
+            if one && block.kind.hits() && self.tlb.lines.physical_load(ends) {
+                self.fetched.line = ends;
+                return;
+            }
+        }
+        self.before_marked_asking(world, block, op);
+    }
+
+    #[inline(never)]
+    fn before_marked_asking<W: World>(&mut self, world: &mut W, block: &Block<W>, op: &Op<W>) {
+        self.op_index = op.place;
         if op.marks & mark::FENCES != 0 {
             self.fence_pending(world);
         }
         if op.marks & mark::FETCHES != 0 {
-            let first = block.phys + u64::from(op.offset);
+            let first = block.phys + u64::from(op.offset());
             let last = first + u64::from(op.len).saturating_sub(1);
             let mask = self.fetched.mask;
             if ((first ^ self.fetched.line) | (last ^ self.fetched.line)) & mask != 0 {
@@ -136,17 +206,52 @@ impl Vcpu {
     }
 
     fn fetch_line<W: World>(&mut self, world: &mut W, kind: MemoryType, address: u64, len: usize) {
-        self.fetched.line = address & self.fetched.mask;
-        if !(kind.hits() && world.fetch_hit(self.id, address)) {
-            world.fetch(&self.ram_access(kind), address, len);
-            self.heed(world);
+        if kind.hits() && self.tlb.lines.physical_load(address) {
+            self.fetched.line = address & self.fetched.mask;
+        } else {
+            self.fetch_asking(world, kind, address, len);
         }
+    }
+
+    /// The same where the line is not hot.
+    #[inline(never)]
+    fn fetch_asking<W: World>(&mut self, world: &mut W, kind: MemoryType, address: u64, len: usize) {
+        let previous = std::mem::replace(&mut self.fetched.line, address & self.fetched.mask);
+        if self.fetched.told == self.fetched.line {
+            // The world is not to take it for the same line again.
+            self.tell_hits(world, previous);
+        }
+        self.fetched.told = self.fetched.line;
+        if kind.hits()
+            && (world.fetch_hit(self.id, address) || world.fetch_miss(&self.ram_access(kind), address))
+        {
+            self.tlb.lines.install_physical(address);
+            return;
+        }
+        world.fetch(&self.ram_access(kind), address, len);
+        self.tlb.lines.displace(address, len);
+        self.heed(world);
+    }
+
+    /// Tells the world of hits that it was not asked about; the last fetch before now was from `line`.
+    fn tell_hits<W: World>(&mut self, world: &mut W, line: u64) {
+        let hits = self.tlb.lines.take_hits();
+        if hits != 0 {
+            world.count_hits(self.id, hits, (line != self.fetched.told).then_some(line));
+            self.fetched.told = line;
+        }
+    }
+
+    /// A run ends: the world is to know of everything.
+    pub(crate) fn leave_lines<W: World>(&mut self, world: &mut W) {
+        self.tell_hits(world, self.fetched.line);
     }
 
     /// SFENCE and what is as strong.
     pub(crate) fn fence<W: World>(&mut self, world: &mut W) {
         self.unfenced = false;
         world.cache_op(&self.ram_access(MemoryType::WriteBack), CacheOp::Fence);
+        self.heed_outside(world);
     }
 
     /// A fence that an instruction implies, if anything waits for one.
@@ -162,6 +267,7 @@ impl Vcpu {
     pub(crate) fn drain<W: World>(&mut self, world: &mut W) {
         if self.unfenced && world.shown() != Shown::Nothing {
             world.cache_op(&self.ram_access(MemoryType::WriteBack), CacheOp::Drain);
+            self.heed_outside(world);
         }
     }
 

@@ -9,6 +9,55 @@ use std::ptr::NonNull;
 
 const LINE: u32 = 64;
 
+/// Tags of a small cache with LRU replacement, and what it counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lru {
+    /// Lines of each set, the last accessed first.
+    sets: Vec<Vec<u64>>,
+    hits: u64,
+    misses: u64,
+    generation: u64,
+    /// The last fetched line.
+    fetched: u64,
+}
+
+impl Lru {
+    const WAYS: usize = 2;
+
+    fn new(sets: u32) -> Self {
+        Self { sets: vec![Vec::new(); sets as usize], hits: 0, misses: 0, generation: 0, fetched: 0 }
+    }
+    fn set(&mut self, line: u64) -> &mut Vec<u64> {
+        let sets = self.sets.len() as u64;
+        &mut self.sets[(line % sets) as usize]
+    }
+    fn access(&mut self, address: u64, len: usize) {
+        for line in address / u64::from(LINE)..=(address + len as u64 - 1) / u64::from(LINE) {
+            let set = self.set(line);
+            let found = set.iter().position(|&other| other == line);
+            if let Some(at) = found {
+                set.remove(at);
+            }
+            set.insert(0, line);
+            set.truncate(Self::WAYS);
+            *(if found.is_some() { &mut self.hits } else { &mut self.misses }) += 1;
+        }
+    }
+    /// The access hits the line that its set was last accessed in.
+    fn hits_first(&mut self, address: u64, len: usize) -> bool {
+        let line = address / u64::from(LINE);
+        let hits =
+            line == (address + len as u64 - 1) / u64::from(LINE) && self.set(line).first() == Some(&line);
+        self.hits += u64::from(hits);
+        hits
+    }
+    fn flush(&mut self, address: u64) {
+        let line = address / u64::from(LINE);
+        self.set(line).retain(|&other| other != line);
+        self.generation += 1;
+    }
+}
+
 /// A test world that is shown accesses, and makes them as they are.
 pub(crate) struct Watching {
     pub inner: TestWorld,
@@ -20,15 +69,23 @@ pub(crate) struct Watching {
     pub writes: Vec<(u64, RamAccess)>,
     pub fetches: Vec<(u64, usize)>,
     ops: Vec<CacheOp>,
+    lru: Lru,
+    /// What hits the last accessed line of a set need not be shown.
+    quick: bool,
 }
 
 impl Watching {
     fn new(inner: TestWorld, shown: Shown) -> Self {
         let (reads, writes, fetches, ops) = Default::default();
-        Self { inner, shown, page: u64::MAX, generation: 0, reads, writes, fetches, ops }
+        let lru = Lru::new(64);
+        Self { inner, shown, page: u64::MAX, generation: 0, reads, writes, fetches, ops, lru, quick: false }
+    }
+    fn cached(inner: TestWorld, sets: u32, quick: bool) -> Self {
+        let shown = Shown::Everything { line: LINE, sets };
+        Self { lru: Lru::new(sets), quick, ..Self::new(inner, shown) }
     }
     pub fn everything(inner: TestWorld) -> Self {
-        Self::new(inner, Shown::Everything { line: LINE })
+        Self::new(inner, Shown::Everything { line: LINE, sets: 64 })
     }
     fn was_read(&self, address: u64) -> bool {
         self.reads.iter().any(|read| read.0 == address)
@@ -51,20 +108,63 @@ unsafe impl World for Watching {
     }
     fn load(&mut self, by: &RamAccess, address: u64, data: &mut [u8]) {
         self.reads.push((address, *by));
+        self.lru.access(address, data.len());
         data.copy_from_slice(&self.inner.peek(address, data.len()));
     }
     fn store(&mut self, by: &RamAccess, address: u64, data: &[u8]) {
         self.writes.push((address, *by));
+        self.lru.access(address, data.len());
         self.inner.poke(address, data);
     }
     fn fetch(&mut self, _: &RamAccess, address: u64, len: usize) {
         self.fetches.push((address, len));
+        self.lru.access(address, len);
+        self.lru.fetched = address / u64::from(LINE);
+    }
+    fn load_hit(&mut self, _: u32, address: u64, len: usize) -> bool {
+        self.quick && self.lru.hits_first(address, len)
+    }
+    fn store_hit(&mut self, _: u32, _: u64, _: u64, address: u64, len: usize) -> bool {
+        self.quick && self.lru.hits_first(address, len)
+    }
+    fn fetch_hit(&mut self, _: u32, address: u64) -> bool {
+        let hits = self.quick && self.lru.hits_first(address, 1);
+        if hits {
+            self.lru.fetched = address / u64::from(LINE);
+        }
+        hits
+    }
+    fn load_miss(&mut self, _: &RamAccess, address: u64, len: usize) -> bool {
+        let quick = self.quick && address % u64::from(LINE) + len as u64 <= u64::from(LINE);
+        if quick {
+            self.lru.access(address, len);
+        }
+        quick
+    }
+    fn fetch_miss(&mut self, by: &RamAccess, address: u64) -> bool {
+        let quick = self.load_miss(by, address, 1);
+        if quick {
+            self.lru.fetched = address / u64::from(LINE);
+        }
+        quick
+    }
+    fn hot_generation(&self) -> u64 {
+        self.lru.generation
+    }
+    fn count_hits(&mut self, _: u32, hits: u64, fetched: Option<u64>) {
+        self.lru.hits += hits;
+        if let Some(address) = fetched {
+            self.lru.fetched = address / u64::from(LINE);
+        }
     }
     fn peek_uncached(&mut self, address: u64, data: &mut [u8]) {
         data.copy_from_slice(&self.inner.peek(address, data.len()));
     }
     fn cache_op(&mut self, _: &RamAccess, op: CacheOp) {
         self.ops.push(op);
+        if let CacheOp::Flush(address) = op {
+            self.lru.flush(address);
+        }
     }
     fn read(&mut self, cpu: u32, now: u64, address: u64, data: &mut [u8]) {
         self.inner.read(cpu, now, address, data);
@@ -270,4 +370,61 @@ fn pages_are_shown_from_when_the_world_says_so() {
     run(&mut cpu, &mut world, &mut code, 6, 12);
     assert_eq!((world.reads.len(), world.writes.len(), world.fetches.len()), (2, 2, 0));
     assert_eq!(world.reads[0].1.ip, world.writes[0].1.ip + 2);
+}
+
+/// Loads and stores all over 48 KiB from RBP on, as RSI's pseudo-random sequence has it, some across lines and pages, two that
+/// always are of one line, now and then INVLPG and CLFLUSH, and back.
+const WANDER: [u8; 77] = [
+    0x48, 0x69, 0xf6, 0x6d, 0x4e, 0xc6, 0x41, // imul rsi, rsi, 1103515245
+    0x48, 0x81, 0xc6, 0x39, 0x30, 0, 0, // add rsi, 12345
+    0x48, 0x89, 0xf3, // mov rbx, rsi
+    0x48, 0xc1, 0xeb, 0x0d, // shr rbx, 13
+    0x81, 0xe3, 0xff, 0x7f, 0, 0, // and ebx, 0x7fff
+    0x03, 0x04, 0x2b, // add eax, [rbx + rbp]
+    0x48, 0x89, 0xf2, // mov rdx, rsi
+    0x48, 0xc1, 0xea, 0x1d, // shr rdx, 29
+    0x81, 0xe2, 0xff, 0x3f, 0, 0, // and edx, 0x3fff
+    0x89, 0x84, 0x2a, 0, 0x80, 0, 0, // mov [rdx + rbp + 0x8000], eax
+    0xff, 0x45, 0x10, // inc dword [rbp + 0x10]
+    0x03, 0x45, 0x14, // add eax, [rbp + 0x14]
+    0xf6, 0xc3, 0x1c, // test bl, 0x1c
+    0x75, 0x04, // jne past the next
+    0x0f, 0x01, 0x7d, 0, // invlpg [rbp]
+    0xf6, 0xc3, 0x70, // test bl, 0x70
+    0x75, 0x05, // jne past the next
+    0x0f, 0xae, 0x7c, 0x2b, 0, // clflush [rbx + rbp]
+    0xeb, 0xb3, // jmp
+];
+
+#[test]
+fn what_is_not_asked_for_is_counted_as_if_it_were() {
+    const END: u64 = 30_000;
+    let outcome = |sets: u32, quick: bool, step: u64| {
+        let (mut cpu, inner) = prepare(&WANDER);
+        cpu.gpr[reg::RBP] = 0x20000;
+        let mut world = Watching::cached(inner, sets, quick);
+        let mut code = CodeCache::default();
+        let mut now = 0;
+        while now < END {
+            now = run(&mut cpu, &mut world, &mut code, now, (now + step).min(END)).1;
+        }
+        let shown = world.reads.len() + world.writes.len() + world.fetches.len();
+        let generation = std::mem::take(&mut world.lru.generation);
+        assert!(generation > 100, "CLFLUSH is to be come to");
+        (cpu.gpr[reg::RAX], world.inner.peek(0x20000, 0xd000), world.lru, shown)
+    };
+    // One or three have no rows, and of twelve each three share one; 4096 are more than a page has lines.
+    for sets in [1, 2, 3, 4, 12, 64, 4096] {
+        let asked = outcome(sets, false, END);
+        assert!(asked.2.hits > 1000 && asked.2.misses > 100, "{sets} sets");
+        for step in [END, 97, 1] {
+            let quick = outcome(sets, true, step);
+            assert_eq!(
+                (quick.0, &quick.1, &quick.2),
+                (asked.0, &asked.1, &asked.2),
+                "{sets} sets, {step} at a time"
+            );
+            assert!(quick.3 < asked.3, "{sets} sets");
+        }
+    }
 }

@@ -66,7 +66,7 @@ impl Probes {
         let (page, start) = place(linear);
         let offsets = self.pages.get(&page)?;
         let after = ops.iter().enumerate().skip(1);
-        after.map(|(index, op)| (index, op.offset)).find_map(|(index, offset)| {
+        after.map(|(index, op)| (index, op.offset())).find_map(|(index, offset)| {
             start.checked_add(offset).is_some_and(|at| offsets.contains(&at)).then_some(index)
         })
     }

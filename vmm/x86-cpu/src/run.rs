@@ -294,23 +294,27 @@ fn execute<W: World, const SHOWN: bool>(
     block: &Block<W>,
 ) -> (u32, Option<Fault>) {
     let mut done = 0_u32;
-    for op in block.ops.iter() {
-        cpu.op_index = done;
-        if SHOWN {
-            cpu.op_offset = u32::from(op.offset);
-            if op.marks != 0 {
-                cpu.before_marked(world, block, op);
+    let mut rest = &block.ops[..];
+    if SHOWN && let Some(first) = rest.first() {
+        cpu.before_first(world, block, first);
+    }
+    loop {
+        let unmarked = rest.first().map_or(0, |op| usize::from(op.stretch));
+        let (stretch, after) = if SHOWN { rest.split_at(unmarked.min(rest.len())) } else { (rest, &[][..]) };
+        for op in stretch {
+            cpu.op_index = if SHOWN { op.place } else { done };
+            if let Err(raised) = (op.run)(cpu, world, op) {
+                return (done, Some(raised));
+            }
+            done += 1;
+            if done >= cpu.limit {
+                return (done, None);
             }
         }
-        if let Err(raised) = (op.run)(cpu, world, op) {
-            return (done, Some(raised));
-        }
-        done += 1;
-        if done >= cpu.limit {
-            break;
-        }
+        let Some(marked) = after.first() else { return (done, None) };
+        cpu.before_marked(world, block, marked);
+        rest = after;
     }
-    (done, None)
 }
 
 /// Runs `block` with at most `budget` instructions left, and leaves RIP and the clock after what was retired.
@@ -329,16 +333,13 @@ fn run_block<W: World, const SHOWN: bool>(
     let (done, fault) = execute::<W, SHOWN>(cpu, world, block);
     cpu.block_clock += u64::from(done);
     cpu.op_index = 0;
-    if SHOWN {
-        cpu.op_offset = 0;
-    }
     if done == count {
         if !block.branches {
             cpu.rip = block.mode.mask_ip(start.wrapping_add(u64::from(block.len)));
         }
         return if cpu.limit == count { Ended::Plainly } else { Ended::Early };
     }
-    let offset = block.ops.get(done as usize).map_or(block.len, |op| op.offset);
+    let offset = block.ops.get(done as usize).map_or(block.len, |op| op.offset());
     cpu.rip = block.mode.mask_ip(start.wrapping_add(u64::from(offset)));
     match fault {
         Some(fault) => Ended::Faulted(fault, done),
@@ -394,6 +395,12 @@ pub fn run<W: World>(
     until: u64,
 ) -> (Exit, u64) {
     enter(cpu, world, code.version, now);
+    let exit = run_entered(cpu, world, code, until);
+    cpu.leave_lines(world);
+    (exit, cpu.block_clock)
+}
+
+fn run_entered<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>, until: u64) -> Exit {
     split_at_new_probes(world, code);
     let mut barren = 0;
     // Where the world was called last.
@@ -413,7 +420,7 @@ pub fn run<W: World>(
             cpu.attention = false;
             cpu.recheck = false;
             match take_interrupts(cpu, world) {
-                Taken::Stopped(exit) => return (exit, cpu.block_clock),
+                Taken::Stopped(exit) => return exit,
                 Taken::Held => single = true,
                 Taken::Nothing => {}
             }
@@ -424,7 +431,7 @@ pub fn run<W: World>(
         single |= cpu.single_steps() || cpu.debug.pending != 0;
         if cpu.block_clock >= until {
             cpu.attention = true;
-            return (Exit::Deadline, cpu.block_clock);
+            return Exit::Deadline;
         }
 
         if cpu.debug.code && cpu.system_flags & bits::RF == 0 && !cpu.stack_load_shadow() {
@@ -434,7 +441,7 @@ pub fn run<W: World>(
                 barren += 1;
                 debug_exception(cpu, world, met);
                 if barren > MAX_BARREN_EXCEPTIONS || cpu.activity != Activity::Running {
-                    return (leave(cpu), cpu.block_clock);
+                    return leave(cpu);
                 }
                 continue;
             }
@@ -446,7 +453,7 @@ pub fn run<W: World>(
                 barren += 1;
                 crate::interrupt::raise(cpu, world, fault.resolve(false));
                 if barren > MAX_BARREN_EXCEPTIONS || cpu.activity != Activity::Running {
-                    return (leave(cpu), cpu.block_clock);
+                    return leave(cpu);
                 }
                 continue;
             }
@@ -516,7 +523,7 @@ pub fn run<W: World>(
         }
         if cpu.activity != Activity::Running || cpu.yielded || barren > MAX_BARREN_EXCEPTIONS || cpu.attention
         {
-            return (leave(cpu), cpu.block_clock);
+            return leave(cpu);
         }
     }
 }
@@ -571,6 +578,7 @@ fn enter<W: World>(cpu: &mut Vcpu, world: &mut W, code_version: u64, now: u64) {
         cpu.tlb.guard_all();
     }
     cpu.fetched.enter(world.shown());
+    cpu.tlb.lines.enter(world.shown(), world.hot_generation(), cpu.count > 1);
     if cpu.tlb.shown_generation != world.shown_generation() {
         cpu.tlb.shown_generation = world.shown_generation();
         cpu.tlb.show(|frame, kind| world.shows_page(frame, kind));

@@ -217,7 +217,8 @@ pub struct Vcpu {
     pub system_flags: u64,
     /// Operations of the running block to execute at most; 0 ends the block after the current instruction.
     pub limit: u32,
-    /// Index of the running operation in its block.
+    /// Index of the running operation in its block, and above 16 bits, where accesses to RAM are shown to the world, its offset
+    /// there in bytes.
     pub op_index: u32,
     /// Instructions retired by all vCPUs when the running block was entered (the clock).
     pub block_clock: u64,
@@ -277,9 +278,6 @@ pub struct Vcpu {
     pub(crate) reported: Vec<u64>,
     #[serde(skip)]
     pub tlb: Tlb,
-    /// Offset of the running operation in its block, bytes; kept only where accesses to RAM are shown to the world.
-    #[serde(skip)]
-    pub(crate) op_offset: u32,
     /// The running instruction's stores have the non-temporal hint.
     #[serde(skip)]
     pub(crate) streaming: bool,
@@ -336,7 +334,6 @@ impl Vcpu {
             activity: Activity::Running,
             reported: Vec::new(),
             tlb: Tlb::default(),
-            op_offset: 0,
             streaming: false,
             unfenced: true,
             fetched: Fetched::default(),
@@ -396,13 +393,13 @@ impl Vcpu {
     #[inline(always)]
     #[must_use]
     pub fn now(&self) -> u64 {
-        self.block_clock + u64::from(self.op_index)
+        self.block_clock + u64::from(self.op_index as u16)
     }
     /// Linear address of the running instruction where accesses are shown to the world.
     #[inline(always)]
     #[must_use]
     pub fn instruction_address(&self) -> u64 {
-        let address = self.linear_ip().wrapping_add(u64::from(self.op_offset));
+        let address = self.linear_ip().wrapping_add(u64::from(self.op_index >> 16));
         if self.mode.is_64() { address } else { address & 0xffff_ffff }
     }
     /// Ends the block after the running instruction and has the engine look at interrupts, deadlines and requests.

@@ -30,8 +30,9 @@ pub enum Shown {
     Nothing,
     /// Loads and stores in the pages that [`World::shows_page`] names.
     Pages,
-    /// Every load and store, and instruction fetches by lines of so many bytes, a power of two from 16 on.
-    Everything { line: u32 },
+    /// Every load and store, and instruction fetches by lines of so many bytes, a power of two from 16 to 256, of which those
+    /// belong to one set whose numbers are alike modulo `sets`.
+    Everything { line: u32, sets: u32 },
 }
 
 /// An access to RAM that is shown.
@@ -102,6 +103,10 @@ pub unsafe trait World: Sized {
     }
     /// A load by vCPU `cpu` that [`World::load`] need not see, since it hits in the cache and nothing is to be said about it:
     /// then it counts as seen, and the CPU reads RAM. Within one page.
+    ///
+    /// If this, or one of the four methods that follow, is true where everything is shown, the CPU may load and fetch from the
+    /// same line without asking, and tells how often by [`World::count_hits`], until it accesses another line of the same set
+    /// or [`World::hot_generation`] changes.
     #[inline(always)]
     fn load_hit(&mut self, _cpu: u32, _address: u64, _len: usize) -> bool {
         false
@@ -116,6 +121,22 @@ pub unsafe trait World: Sized {
     fn fetch_hit(&mut self, _cpu: u32, _address: u64) -> bool {
         false
     }
+    /// The same of a load that [`World::load_hit`] is not true of: it may miss.
+    fn load_miss(&mut self, _by: &RamAccess, _address: u64, _len: usize) -> bool {
+        false
+    }
+    /// The same of a fetch that [`World::fetch_hit`] is not true of.
+    fn fetch_miss(&mut self, _by: &RamAccess, _address: u64) -> bool {
+        false
+    }
+    /// Changes when something other than this vCPU's accesses may have ended what [`World::load_hit`] allows.
+    #[inline(always)]
+    fn hot_generation(&self) -> u64 {
+        0
+    }
+    /// So many loads and fetches have hit without asking; if some fetch has, since the world heard of a fetch last, the last
+    /// one was from the line of `fetched`.
+    fn count_hits(&mut self, _cpu: u32, _hits: u64, _fetched: Option<u64>) {}
     /// A load from RAM that is shown, up to 4096 bytes within one page.
     fn load(&mut self, _by: &RamAccess, _address: u64, data: &mut [u8]) {
         data.fill(0xff);

@@ -73,6 +73,7 @@ pub(crate) fn decode_block<W: World>(
     };
     mark_code(cpu, world, phys, u64::from(straight.len));
     Ok(Block {
+        first_line: fetched::first_line(&straight.ops, phys, kind, world.shown()),
         ops: straight.ops,
         phys,
         mode,
@@ -90,7 +91,7 @@ pub(crate) fn decode_block<W: World>(
 fn end_at_probe<W: World>(straight: Straight<W>, probes: &Probes, linear: u64) -> Straight<W> {
     match probes.within(&straight.ops, linear) {
         Some(count) => {
-            Straight { len: straight.ops[count].offset, ops: straight.ops[..count].into(), branches: false }
+            Straight { len: straight.ops[count].offset(), ops: straight.ops[..count].into(), branches: false }
         }
         None => straight,
     }
@@ -123,6 +124,7 @@ fn decode_straight<W: World>(
             break;
         }
     }
+    fetched::arrange(&mut ops);
     Ok(Straight { ops: ops.into(), len: decoder.position() as u16, branches })
 }
 
@@ -165,6 +167,7 @@ fn decode_crossing<W: World>(
     mark_code(cpu, world, phys, head.len() as u64);
     mark_code(cpu, world, second, (u64::from(len)).saturating_sub(head.len() as u64).max(1));
     Ok(Block {
+        first_line: fetched::first_line(std::slice::from_ref(&op), phys, kind, world.shown()),
         ops: vec![op].into(),
         phys,
         mode,

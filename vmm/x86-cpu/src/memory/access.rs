@@ -201,13 +201,17 @@ impl Vcpu {
         let mut data = [0; 16];
         let Some(frame) = world.ram_frame(address & PAGE_MASK) else {
             world.read(self.id, self.now(), address, &mut data[..T::SIZE]);
+            self.heed_outside(world);
             return T::truncate(u128::from_le_bytes(data));
         };
         if let Some(kind) = self.shown_as(world, address, index)
-            && !(kind.hits() && world.load_hit(self.id, address, T::SIZE))
+            && !(kind.hits() && self.tlb.lines.physical_load(address))
         {
-            self.load_through(world, kind, address, &mut data[..T::SIZE]);
-            return T::truncate(u128::from_le_bytes(data));
+            if !(kind.hits() && self.hits(world, kind, address, T::SIZE)) {
+                self.load_through(world, kind, address, &mut data[..T::SIZE]);
+                return T::truncate(u128::from_le_bytes(data));
+            }
+            self.tlb.lines.install_physical(address);
         }
         // SAFETY: the frame is valid and an aligned word does not leave it.
         unsafe { host::read(frame.as_ptr() as u64 + (address & !PAGE_MASK)) }
@@ -226,13 +230,15 @@ impl Vcpu {
         }
         let bytes = value.extend().to_le_bytes();
         let Some(frame) = world.ram_frame(address & PAGE_MASK) else {
-            return world.write(self.id, self.now(), address, &bytes[..T::SIZE]);
+            world.write(self.id, self.now(), address, &bytes[..T::SIZE]);
+            return self.heed_outside(world);
         };
-        if let Some(kind) = self.shown_as(world, address, index)
-            && !(kind.hits()
-                && world.store_hit(self.id, self.now(), self.instruction_address(), address, T::SIZE))
-        {
-            return self.store_through(world, kind, address, &bytes[..T::SIZE]);
+        if let Some(kind) = self.shown_as(world, address, index) {
+            let (now, ip) = (self.now(), self.instruction_address());
+            if !(kind.hits() && world.store_hit(self.id, now, ip, address, T::SIZE)) {
+                return self.store_through(world, kind, address, &bytes[..T::SIZE]);
+            }
+            self.tlb.lines.install_physical(address);
         }
         // SAFETY: the frame is valid and an aligned word does not leave it.
         unsafe { host::write(frame.as_ptr() as u64 + (address & !PAGE_MASK), value) };
@@ -247,12 +253,19 @@ impl Vcpu {
         world.shows_page(address & PAGE_MASK, kind).then_some(kind)
     }
 
+    /// Whether the world need not see a load: its line is hot now.
+    #[inline(always)]
+    fn hits<W: World>(&self, world: &mut W, kind: MemoryType, address: u64, len: usize) -> bool {
+        world.load_hit(self.id, address, len) || world.load_miss(&self.ram_access(kind), address, len)
+    }
+
     /// Loads from RAM as the world has it.
     fn load_through<W: World>(&mut self, world: &mut W, kind: MemoryType, address: u64, data: &mut [u8]) {
         if kind == MemoryType::Uncacheable {
             self.drain(world);
         }
         world.load(&self.ram_access(kind), address, data);
+        self.tlb.lines.displace(address, data.len());
         self.heed(world);
     }
 
@@ -263,6 +276,7 @@ impl Vcpu {
         }
         self.unfenced |= self.streaming || kind == MemoryType::WriteCombining;
         world.store(&self.ram_access(kind), address, data);
+        self.tlb.lines.displace(address, data.len());
         self.heed(world);
     }
 
@@ -286,6 +300,13 @@ impl Vcpu {
         if world.wants_attention() {
             self.call_attention();
         }
+        self.heed_outside(world);
+    }
+
+    /// The world may have changed what is in its cache, as when a device's register was accessed.
+    #[inline]
+    pub(crate) fn heed_outside<W: World>(&mut self, world: &W) {
+        self.tlb.lines.heed(world.hot_generation());
     }
 
     /// Reads guest-physical bytes within one page for the decoder.
@@ -308,6 +329,7 @@ impl Vcpu {
             for (address, chunk) in (address..).step_by(16).zip(data.chunks_mut(16)) {
                 world.read(self.id, now, address, chunk);
             }
+            self.heed_outside(world);
         }
     }
 
@@ -318,13 +340,25 @@ impl Vcpu {
     /// Loads a word from where the world is shown accesses: past it if it hits in the cache.
     #[inline(never)]
     fn load_shown<T: Word, W: World>(&mut self, world: &mut W, linear: u64) -> Result<T, Fault> {
-        let entry = self.tlb.entry(linear);
+        if let Some(addend) = self.tlb.lines.load(linear, T::SIZE, self.tlb.context) {
+            // SAFETY: a tag of a hot line means that `addend` leads into a frame from `ram_frame`, and both ends of the word
+            // lie in that line.
+            return Ok(unsafe { host::read(linear.wrapping_add(addend)) });
+        }
+        self.load_asking(world, linear)
+    }
+
+    /// Loads a word where the world is shown accesses, but for hot lines.
+    #[inline(never)]
+    fn load_asking<T: Word, W: World>(&mut self, world: &mut W, linear: u64) -> Result<T, Fault> {
+        let entry = *self.tlb.entry(linear);
         if entry.read != linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK | SHOWN {
             return self.load_slow(world, linear);
         }
         let (address, addend, kind) =
             (entry.phys & PAGE_MASK | linear & !PAGE_MASK, entry.addend, entry.kind());
-        if world.load_hit(self.id, address, T::SIZE) {
+        if self.hits(world, kind, address, T::SIZE) {
+            self.tlb.lines.install(linear, &entry, self.tlb.context);
             // SAFETY: as in `load`: the tag is clean but for the bit that says to ask the world first.
             return Ok(unsafe { host::read(linear.wrapping_add(addend)) });
         }
@@ -336,7 +370,23 @@ impl Vcpu {
     /// Stores a word to where the world is shown accesses: past it if it hits in the cache.
     #[inline(never)]
     fn store_shown<T: Word, W: World>(&mut self, world: &mut W, linear: u64, value: T) -> Result<(), Fault> {
-        let entry = self.tlb.entry(linear);
+        if let Some((line, addend)) = self.tlb.lines.store(linear, T::SIZE, self.tlb.context)
+            && !self.streaming
+        {
+            let address = line | linear & !PAGE_MASK;
+            if world.store_hit(self.id, self.now(), self.instruction_address(), address, T::SIZE) {
+                // SAFETY: as in `load_shown`.
+                unsafe { host::write(linear.wrapping_add(addend), value) };
+                return Ok(());
+            }
+        }
+        self.store_asking(world, linear, value)
+    }
+
+    /// Stores a word where the world is shown accesses, but for hot lines.
+    #[inline(never)]
+    fn store_asking<T: Word, W: World>(&mut self, world: &mut W, linear: u64, value: T) -> Result<(), Fault> {
+        let entry = *self.tlb.entry(linear);
         if entry.write != linear.wrapping_add(T::SIZE as u64 - 1) & PAGE_MASK | SHOWN {
             return self.store_slow(world, linear, value);
         }
@@ -345,7 +395,8 @@ impl Vcpu {
         if !self.streaming
             && world.store_hit(self.id, self.now(), self.instruction_address(), address, T::SIZE)
         {
-            // SAFETY: as in `load_shown`.
+            self.tlb.lines.install(linear, &entry, self.tlb.context);
+            // SAFETY: as in `load_asking`.
             unsafe { host::write(linear.wrapping_add(addend), value) };
             return Ok(());
         }
@@ -468,6 +519,7 @@ impl Vcpu {
         let shown =
             frame.is_some() && world.shown() != Shown::Nothing && world.shows_page(walked.frame, walked.kind);
         self.tlb.note_size(linear, walked.size_class);
+        self.tlb.forget_lines(context, linear);
         let entry = self.tlb.entry_in(context, linear);
         entry.read = page | slow;
         entry.write = if walked.writable { page | slow | if is_code { SLOW } else { 0 } } else { INVALID };
@@ -501,6 +553,7 @@ impl Vcpu {
                     for (at, chunk) in (target.phys..).step_by(16).zip(part.chunks_mut(16)) {
                         world.read(self.id, self.now(), at, chunk);
                     }
+                    self.heed_outside(world);
                     self.call_attention();
                 }
             }
@@ -525,6 +578,7 @@ impl Vcpu {
                     for (at, chunk) in (target.phys..).step_by(16).zip(part.chunks(16)) {
                         world.write(self.id, self.now(), at, chunk);
                     }
+                    self.heed_outside(world);
                     self.call_attention();
                 }
             }

@@ -2,6 +2,7 @@
 
 pub mod access;
 mod host;
+pub(crate) mod hot_lines;
 pub mod memory_type;
 pub mod paging;
 pub mod segment;

@@ -1,6 +1,7 @@
 //! The software TLB: linear page to host address, a comparison and an addition away.
 
 use super::MemoryType;
+use super::hot_lines::HotLines;
 use crate::run::KeyHasher;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -122,6 +123,8 @@ pub struct Tlb {
     pub(crate) code_version: u64,
     /// [`crate::World::shown_generation`] that the entries honour.
     pub(crate) shown_generation: u64,
+    /// Lines of these pages that are accessed past the world.
+    pub(crate) lines: HotLines,
     /// Addresses that the MTRRs give one type, looked up last.
     pub(super) range: (std::ops::Range<u64>, MemoryType),
 }
@@ -144,6 +147,7 @@ impl Default for Tlb {
             code_generation: 0,
             code_version: 0,
             shown_generation: 0,
+            lines: HotLines::default(),
             range: (0..0, MemoryType::Uncacheable),
         }
     }
@@ -182,12 +186,21 @@ impl Tlb {
     }
     /// Has accesses to the pages that `shows` names shown to the world.
     pub(crate) fn show(&mut self, mut shows: impl FnMut(u64, MemoryType) -> bool) {
+        self.lines.forget_translations();
         for entry in &mut self.entries {
             let known = entry.read & INVALID == 0 || entry.write & INVALID == 0;
             if known && entry.phys & (HOST | VIA_WORLD) == HOST && shows(entry.phys & PAGE_MASK, entry.kind())
             {
                 entry.show();
             }
+        }
+    }
+    /// The entry for `linear` makes way for another, and with it what is known of lines in its page.
+    pub(super) fn forget_lines(&mut self, context: Context, linear: u64) {
+        let entry = *self.entry_in(context, linear);
+        if entry.phys & VIA_WORLD != 0 {
+            let tag = if entry.read & INVALID == 0 { entry.read } else { entry.write };
+            self.lines.forget_page(tag, context);
         }
     }
     /// Records that blocks of this epoch lie in linear page `page`.
@@ -209,6 +222,7 @@ impl Tlb {
     /// Forgets every translation; with `keep_global`, all but those of global pages.
     pub(crate) fn flush(&mut self, keep_global: bool) {
         self.fetch.0.clear();
+        self.lines.forget_translations();
         if keep_global {
             for entry in &mut self.entries {
                 if entry.phys & GLOBAL == 0 {
@@ -223,6 +237,7 @@ impl Tlb {
     /// Forgets the translations of the page that holds `linear`, whatever its size. Returns whether code may have been
     /// fetched from it in this epoch.
     pub(crate) fn flush_page(&mut self, linear: u64) -> bool {
+        self.lines.forget_translations();
         if self.large[0].contains(linear >> 22) || self.large[1].contains(linear >> 30) {
             self.flush_large_page(linear);
             return true;
@@ -256,6 +271,7 @@ impl Tlb {
     }
     /// Sends writes to guest-physical page `phys` down the slow path.
     pub(crate) fn guard_code_page(&mut self, phys: u64) {
+        self.lines.forget_translations();
         for entry in &mut self.entries {
             if entry.write & INVALID == 0 && (entry.phys ^ phys) & PAGE_MASK == 0 {
                 entry.write |= SLOW;
@@ -264,6 +280,7 @@ impl Tlb {
     }
     /// Sends the next write to each page down the slow path, which finds out whether it holds code.
     pub(crate) fn guard_all(&mut self) {
+        self.lines.forget_translations();
         for entry in &mut self.entries {
             if entry.write & INVALID == 0 {
                 entry.write |= SLOW;

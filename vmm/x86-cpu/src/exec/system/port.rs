@@ -85,6 +85,7 @@ fn input<T: Int, const DX: bool, W: World>(cpu: &mut Vcpu, world: &mut W, op: &O
     let port = port::<DX, W>(cpu, op);
     cpu.require_port(world, port, T::SIZE as u32)?;
     let value = world.io_read(cpu.id, cpu.now(), port, T::SIZE as u8);
+    cpu.heed_outside(world);
     cpu.set_reg(reg::RAX as u8, T::low(u64::from(value)));
     cpu.watch_port(port, T::SIZE);
     cpu.call_attention();
@@ -96,6 +97,7 @@ fn output<T: Int, const DX: bool, W: World>(cpu: &mut Vcpu, world: &mut W, op: &
     cpu.require_port(world, port, T::SIZE as u32)?;
     let value = cpu.reg::<T>(reg::RAX as u8).zext() as u32;
     world.io_write(cpu.id, cpu.now(), port, T::SIZE as u8, value);
+    cpu.heed_outside(world);
     cpu.watch_port(port, T::SIZE);
     cpu.call_attention();
     Ok(())
@@ -137,6 +139,7 @@ fn input_string<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> 
         // The port is read once: the store after it must not fault.
         cpu.check_write(world, linear, T::SIZE)?;
         let value = world.io_read(cpu.id, cpu.now(), port, T::SIZE as u8);
+        cpu.heed_outside(world);
         cpu.store(world, linear, T::low(u64::from(value)))?;
         cpu.watch_port(port, T::SIZE);
         cpu.move_index(reg::RDI, op.aux, cpu.index_step(T::SIZE));
@@ -152,6 +155,7 @@ fn output_string<T: Int, W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) ->
         let linear = cpu.linear(usize::from(op.seg), offset, T::SIZE as u32, false)?;
         let value = cpu.load::<T, W>(world, linear)?;
         world.io_write(cpu.id, cpu.now(), port, T::SIZE as u8, value.zext() as u32);
+        cpu.heed_outside(world);
         cpu.watch_port(port, T::SIZE);
         cpu.move_index(reg::RSI, op.aux, cpu.index_step(T::SIZE));
         Ok(())

@@ -72,7 +72,7 @@ impl Vcpu {
     /// word, of whose condition codes those in `codes` are replaced, and returns whether there is a result: with an
     /// unmasked exception of those found before the operation, destination and stack stay as they are.
     pub(super) fn finish_x87<W: World>(&mut self, op: &Op<W>, raised: u16, codes: u16) -> bool {
-        self.x87.instruction_pointer = self.block_ip(op.offset);
+        self.x87.instruction_pointer = self.block_ip(op.offset());
         self.x87.instruction_selector = 0;
         let unmasked = self.x87.unmasked(raised);
         let delivers = unmasked & BEFORE == 0;

@@ -78,6 +78,7 @@ mod finding;
 mod geometry;
 pub mod judge;
 pub mod ledger;
+mod level;
 mod line_map;
 mod lines;
 mod mask;

@@ -9,14 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::authors::Authors;
 use crate::config::{Config, WriteBack, WritePolicy};
 use crate::finding::Writer;
-use crate::geometry::{Geometry, MAX_LINE, Span};
+use crate::geometry::{MAX_LINE, Span};
+use crate::level::{Level, NONE};
 use crate::mask::ByteMask;
 use crate::memory::{Memory, OutOfRange};
-use crate::policy::{Policy, Replacement};
 use crate::run::Run;
-
-/// The line number of a slot that holds none. (Lines have at least 16 bytes, so no address is in it.)
-const NONE: u64 = u64::MAX;
 
 /// The slot has a shadow.
 const SHADOWED: u8 = 1;
@@ -34,45 +31,6 @@ struct Hot {
 }
 
 const COLD: Hot = Hot { load: NONE, store: NONE, slot: u32::MAX };
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Level {
-    geometry: Geometry,
-    /// Its first slot.
-    start: usize,
-    replacement: Replacement,
-}
-
-impl Level {
-    fn new(geometry: Geometry, policy: Policy, start: usize) -> Self {
-        Self { geometry, start, replacement: Replacement::new(policy, geometry) }
-    }
-
-    /// The slots in which a line may be.
-    #[inline]
-    fn set(&self, line: u64) -> std::ops::Range<usize> {
-        let ways = self.geometry.ways();
-        let first = self.start + self.geometry.set_of(line) * ways;
-        first..first + ways
-    }
-
-    /// The way for a line that is absent: the lowest free one of its set, or the policy's victim if that is no matter of
-    /// chance.
-    #[inline]
-    fn next_way(&self, tags: &[u64], line: u64) -> Option<usize> {
-        // The others' victim is a free way, if there is one.
-        let looks = matches!(self.replacement.policy(), Policy::TreePlru | Policy::Random { .. });
-        let free = |tags: &[u64]| tags.iter().position(|tag| *tag == NONE);
-        let free = if looks { tags.get(self.set(line)).and_then(free) } else { None };
-        free.or_else(|| self.replacement.next_victim(self.geometry.set_of(line)))
-    }
-
-    #[inline]
-    fn place(&self, slot: usize) -> (usize, usize) {
-        let (index, ways) = (slot - self.start, self.geometry.ways());
-        (index / ways, index % ways)
-    }
-}
 
 /// Every line of the cache.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -273,34 +231,12 @@ impl Lines {
 
     #[inline]
     pub fn find_first(&self, line: u64) -> Option<usize> {
-        self.find_in(self.first.set(line), line)
+        self.first.find(&self.tags, line)
     }
 
     #[inline]
     pub fn find_second(&self, line: u64) -> Option<usize> {
-        self.find_in(self.second.as_ref()?.set(line), line)
-    }
-
-    #[inline]
-    fn find_in(&self, slots: std::ops::Range<usize>, line: u64) -> Option<usize> {
-        let start = slots.start;
-        let (eights, rest) = self.tags.get(slots)?.as_chunks::<8>();
-        // Without a branch for each way: which one it is cannot be predicted.
-        let way_in = |tags: &[u64]| {
-            let mut found = usize::MAX;
-            for (way, tag) in tags.iter().enumerate() {
-                found = if *tag == line { way } else { found };
-            }
-            found
-        };
-        for (index, eight) in eights.iter().enumerate() {
-            let way = way_in(eight);
-            if way != usize::MAX {
-                return Some(start + index * 8 + way);
-            }
-        }
-        let way = way_in(rest);
-        (way != usize::MAX).then(|| start + eights.len() * 8 + way)
+        self.second.as_ref()?.find(&self.tags, line)
     }
 
     /// The line in a slot.
@@ -316,21 +252,20 @@ impl Lines {
 
     /// True if a fill of this line would surely make no dirty line leave its level.
     pub fn has_harmless_room(&self, line: u64) -> bool {
-        let mut slots = self.first.set(line);
-        match self.first.next_way(&self.tags, line) {
-            Some(way) => self.dirty(slots.start + way).is_empty(),
-            None => slots.all(|slot| self.dirty(slot).is_empty()),
+        match self.first.next_room(&self.tags, line) {
+            Some(slot) => self.dirty(slot).is_empty(),
+            None => self.first.set(line).all(|slot| self.dirty(slot).is_empty()),
         }
     }
 
     /// Where a line that is absent from the first level goes: the lowest free slot of its set, or the policy's victim.
     pub fn room(&mut self, line: u64) -> usize {
-        Self::room_in(&mut self.first, &self.tags, line)
+        self.first.room(&self.tags, line)
     }
 
     /// As [`Lines::room`], in the second level.
     pub fn second_room(&mut self, line: u64) -> Option<usize> {
-        self.second.as_mut().map(|level| Self::room_in(level, &self.tags, line))
+        self.second.as_mut().map(|level| level.room(&self.tags, line))
     }
 
     /// As [`Lines::room`], if nothing but who stored its bytes needs to be kept of a line that leaves for it.
@@ -339,17 +274,11 @@ impl Lines {
         if self.second.is_some() {
             return None;
         }
-        let slot = self.first.set(line).start + self.first.next_way(&self.tags, line)?;
+        let slot = self.first.next_room(&self.tags, line)?;
         // What is shadowed is dirty, and RAM gets all of it, or its views differ.
         let dirty = !self.dirty(slot).is_empty() && self.write_back == WriteBack::Line;
         let quiet = if dirty { SHADOWED } else { 0 };
         (self.flags(slot) & !quiet == 0).then_some(slot)
-    }
-
-    fn room_in(level: &mut Level, tags: &[u64], line: u64) -> usize {
-        let way = level.next_way(tags, line);
-        let way = way.unwrap_or_else(|| level.replacement.victim(level.geometry.set_of(line)));
-        level.set(line).start + way
     }
 
     /// Brings a line into an empty slot; C already holds RAM's bytes.

@@ -158,8 +158,8 @@ impl Spill {
         lines
     }
 
-    /// The set of a line. As many lines as there are sets, from a multiple of that on, are all in different sets; and so are
-    /// lines that are a power of two apart.
+    /// The set of a line. As many lines as there are sets, from a multiple of that on, are all in different sets; and so are the
+    /// first lines of as many such rows.
     #[inline]
     fn set_of(&self, line: u64) -> usize {
         let folded = line ^ (line >> self.sets.trailing_zeros());
@@ -385,7 +385,8 @@ impl Serialize for Spill {
 impl<'de> Deserialize<'de> for Spill {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Saved { lines, hand, forgotten, turns, spots } = Saved::deserialize(deserializer)?;
-        let mut spill = Self { hand, forgotten, ..Self::new(lines) };
+        let mut spill = Self { forgotten, ..Self::new(lines) };
+        spill.hand = hand % (spill.sets * spill.ways).max(1);
         if !spots.is_empty() {
             spill.make_tables();
         }

@@ -96,7 +96,9 @@ impl Structures {
         let vmemmap = guest.address("vmemmap_base").map_or(Ok(VMEMMAP), |base| memory.u64(base));
         Ok(Self {
             vmemmap: vmemmap.map_err(|error| error.to_string())?,
-            marks: Marks::of(guest, memory).ok(),
+            marks: Marks::of(guest, memory)
+                .inspect_err(|error| log::info!("ledger: which pages are pinned is not known: {error}"))
+                .ok(),
             device_parent: offset("device.parent")?,
             table_list: offset("sg_table.sgl")?,
             table_mapped: offset("sg_table.nents")?,

@@ -145,9 +145,12 @@ impl HotLines {
     /// more, and these perhaps not either.
     #[inline(always)]
     pub(crate) fn displace(&mut self, address: u64, len: usize) {
-        let first = address & self.mask;
+        // Without rows nothing is hot, and lines may have no size.
+        if self.last == 0 {
+            return;
+        }
         let end = address + len as u64;
-        let mut at = first;
+        let mut at = address & self.mask;
         while at < end {
             let place = self.place(at);
             self.rows[place] = EMPTY;
@@ -180,5 +183,28 @@ impl HotLines {
     /// How many loads and fetches the world is to hear of.
     pub(crate) fn take_hits(&mut self) -> u64 {
         std::mem::take(&mut self.hits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_rows_no_address_is_hot_or_looked_for() {
+        let mut lines = HotLines::default();
+        lines.enter(Shown::Pages, 1, true);
+        // To go through lines up to here would take for ever.
+        lines.displace(1 << 45, 4096);
+        for address in [0, 8, 15, 1 << 45] {
+            let contexts =
+                [Context::Supervisor, Context::User, Context::SupervisorSmap, Context::UserAligned];
+            for context in contexts {
+                assert_eq!(lines.load(address, 8, context), None, "{address:#x}");
+                assert_eq!(lines.store(address, 8, context), None, "{address:#x}");
+            }
+            assert!(!lines.physical_load(address), "{address:#x}");
+        }
+        assert_eq!(lines.take_hits(), 0);
     }
 }

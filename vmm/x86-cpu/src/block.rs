@@ -150,9 +150,15 @@ pub(crate) struct Block<W: World> {
     pub valid: bool,
     /// A probe is at the start: never entered by a link or lookup.
     pub probed: bool,
+    /// It is fetched past the cache, from memory that changes when the cache writes back: decoded anew whenever it is entered.
+    pub refetched: bool,
 }
 
 impl<W: World> Block<W> {
+    /// Whether it may be entered by a link or lookup.
+    pub(crate) const fn is_followed(&self) -> bool {
+        !self.probed && !self.refetched
+    }
     /// What names it.
     pub(crate) const fn key(&self) -> (u64, Mode) {
         key(self.phys, self.kind, self.mode)

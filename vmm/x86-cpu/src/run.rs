@@ -145,6 +145,16 @@ impl<W: World> CodeCache<W> {
         number
     }
 
+    /// Puts a block in the place of one that it has the name of.
+    fn replace(&mut self, number: u32, block: Block<W>) -> u32 {
+        let place = &mut self.blocks[number as usize];
+        if let Some(second) = block.crosses.filter(|_| block.crosses != place.crosses) {
+            self.by_page.entry(second >> 12).or_default().push(number);
+        }
+        *place = block;
+        number
+    }
+
     /// Discards the blocks of pages that were written.
     fn discard(&mut self, pages: Vec<u64>) {
         self.version += 1;
@@ -256,9 +266,10 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
             found = None;
         }
     }
+    let known = found.filter(|&number| code.blocks[number as usize].refetched);
     let number = match found {
-        Some(number) => number,
-        None => {
+        Some(number) if known.is_none() => number,
+        _ => {
             if code.blocks.len() >= MAX_BLOCKS {
                 code.clear();
                 world.code_pages().clear();
@@ -266,10 +277,13 @@ fn find<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>) -> Res
                 cpu.tlb.code_version = code.version;
             }
             let block = decode_block(cpu, world, (phys, kind), code.shared.as_deref())?;
-            code.add(block)
+            match known.filter(|&number| code.blocks.len() > number as usize) {
+                Some(number) => code.replace(number, block),
+                None => code.add(block),
+            }
         }
     };
-    if !code.blocks[number as usize].probed {
+    if code.blocks[number as usize].is_followed() {
         code.lookup[lookup_slot(cpu.rip)] =
             Lookup { epoch: cpu.epoch, rip: cpu.rip, mode: cpu.mode, block: number };
     }
@@ -458,8 +472,10 @@ fn run_entered<W: World>(cpu: &mut Vcpu, world: &mut W, code: &mut CodeCache<W>,
                 continue;
             }
         };
-        if code.blocks[number as usize].probed {
+        if !code.blocks[number as usize].is_followed() {
             from = None;
+        }
+        if code.blocks[number as usize].probed {
             let here = (cpu.block_clock, cpu.linear_ip());
             if probed != Some(here) {
                 probed = Some(here);

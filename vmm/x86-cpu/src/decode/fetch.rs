@@ -84,6 +84,7 @@ pub(crate) fn decode_block<W: World>(
         links: [Link::NONE; 2],
         valid: true,
         probed,
+        refetched: !kind.is_fetched_cached(),
     })
 }
 
@@ -178,6 +179,7 @@ fn decode_crossing<W: World>(
         links: [Link::NONE; 2],
         valid: true,
         probed,
+        refetched: !(kind.is_fetched_cached() && second_kind.is_fetched_cached()),
     })
 }
 

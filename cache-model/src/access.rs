@@ -6,8 +6,10 @@ use crate::coherence::WriteKind;
 use crate::config::WritePolicy;
 use crate::finding::{Agent, Path, Writer};
 use crate::geometry::Span;
+use crate::mask::ByteMask;
 use crate::memory::{Memory, OutOfRange};
 use crate::model::CacheModel;
+use crate::pending::Wait;
 
 /// The longest atomic operation of a device, in bytes (PCI Express: a 128-bit compare-and-swap).
 pub const MAX_ATOMIC: usize = 16;
@@ -21,7 +23,7 @@ pub enum MemoryType {
     WriteBack,
     /// Write-through: loads are cached, stores go to RAM at once.
     WriteThrough,
-    /// Write-protected: loads are cached, stores go past the cache.
+    /// Write-protected: loads are cached, stores go past the cache and leave no copy in any.
     WriteProtected,
     /// Write-combining: past the cache; stores may wait for a fence.
     WriteCombining,
@@ -137,10 +139,8 @@ impl CacheModel {
             (MemoryType::WriteBack, WritePolicy::Through) | (MemoryType::WriteThrough, _) => {
                 WriteKind::Through
             }
-            (MemoryType::WriteProtected | MemoryType::WriteCombining | MemoryType::Uncached, _) => {
-                WriteKind::Bypass
-            }
-            (MemoryType::NonTemporal, _) => WriteKind::Flushing,
+            (MemoryType::WriteCombining | MemoryType::Uncached, _) => WriteKind::Bypass,
+            (MemoryType::WriteProtected | MemoryType::NonTemporal, _) => WriteKind::Flushing,
         };
         let waits = matches!(kind, MemoryType::WriteCombining | MemoryType::NonTemporal);
         self.check(memory, addr, data.len() as u64)?;
@@ -152,15 +152,22 @@ impl CacheModel {
             self.adversary_sees_write(memory, who, write, span)?;
             self.write(memory, who, write, span, part)?;
             if waits && let Agent::Cpu(cpu) = who.agent {
-                self.coherence.unfenced(&mut self.lines, cpu, span, who);
+                let bytes = ByteMask::range(span.offset, span.len);
+                self.coherence.sent(&mut self.lines, (cpu, Wait::Drain), span.line, bytes, who);
             }
         }
         Ok(())
     }
 
-    /// Orders this CPU's write-combining and non-temporal stores: they are in RAM now.
+    /// Orders this CPU's write-combining and non-temporal stores and its weakly ordered flushes: their data are in RAM now.
     pub fn fence(&mut self, cpu: u32) {
-        self.coherence.fenced(&mut self.lines, cpu);
+        self.drain(cpu);
+        self.coherence.arrived(&mut self.lines, cpu, Wait::Fence);
+    }
+
+    /// This CPU's write-combining and non-temporal stores are in RAM now; weakly ordered flushes may still be on their way.
+    pub fn drain(&mut self, cpu: u32) {
+        self.coherence.arrived(&mut self.lines, cpu, Wait::Drain);
     }
 
     /// A device's read of `buf.len()` bytes.
@@ -308,6 +315,14 @@ impl CacheModel {
         span: Span,
         data: &[u8],
     ) -> Result<(), OutOfRange> {
+        let base = self.config.geometry().base(span.line);
+        let kind = match kind {
+            // Nobody could hold an older copy: it is as after a flush.
+            WriteKind::Bypass if self.lines.find(span.line).is_none() && !memory.may_be_cached(base) => {
+                WriteKind::Flushing
+            }
+            kind => kind,
+        };
         match kind {
             WriteKind::Back => {
                 let slot = self.bring_for_store(memory, writer, span.line, self.config.allocates())?;

@@ -14,7 +14,7 @@ use crate::line_map::LineMap;
 use crate::lines::Lines;
 use crate::mask::ByteMask;
 use crate::memory::{Memory, OutOfRange};
-use crate::pending::Pending;
+use crate::pending::{Pending, Wait};
 use crate::record::Record;
 use crate::run::Run;
 use crate::spill::Spill;
@@ -117,18 +117,24 @@ impl Coherence {
         }
     }
 
-    /// The CPU may keep these bytes in a write-combining buffer until its next fence.
-    pub fn unfenced(&mut self, lines: &mut Lines, cpu: u32, span: Span, writer: Writer) {
-        let bytes = ByteMask::range(span.offset, span.len);
-        if !self.pending.add(cpu, span.line, bytes, writer, self.config.limits().pending) {
+    /// These bytes may be on their way from a CPU to RAM for as long as they wait for this.
+    pub fn sent(
+        &mut self,
+        lines: &mut Lines,
+        waits: (u32, Wait),
+        line: u64,
+        bytes: ByteMask,
+        writer: Writer,
+    ) {
+        if !self.pending.add(waits, line, bytes, writer, self.config.limits().pending) {
             self.overflow.pending = self.overflow.pending.saturating_add(1);
         }
-        self.watch(lines, span.line);
+        self.watch(lines, line);
     }
 
-    /// All that a CPU has written is in RAM.
-    pub fn fenced(&mut self, lines: &mut Lines, cpu: u32) {
-        for line in self.pending.fence(cpu) {
+    /// What a CPU has sent on its way, and what waits for this, is in RAM.
+    pub fn arrived(&mut self, lines: &mut Lines, cpu: u32, wait: Wait) {
+        for line in self.pending.complete(cpu, wait) {
             self.watch(lines, line);
         }
     }

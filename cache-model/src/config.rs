@@ -49,7 +49,7 @@ pub struct Limits {
     pub spilled: usize,
     /// Groups of 64 neighbouring lines that have entered as unknown.
     pub unknown: usize,
-    /// Lines with write-combining or non-temporal data not yet fenced, over all CPUs.
+    /// Lines with data not yet fenced, over all CPUs: of write-combining and non-temporal stores and of weakly ordered flushes.
     pub pending: usize,
     /// Findings not yet taken, each with all that is known of its line: a few kilobytes.
     pub findings: usize,

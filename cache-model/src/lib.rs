@@ -39,11 +39,12 @@
 //! | stores, updates of accessed and dirty bits | [`CacheModel::store_hit`], then write guest memory; else [`CacheModel::store`], which writes it |
 //! | locked operations | the load and the store, with one [`Writer`]: no schedule splits them; then [`CacheModel::fence`] |
 //! | instruction fetches | [`CacheModel::fetch_hit`], then [`CacheModel::fetch_miss`], else [`CacheModel::fetch`] |
-//! | CLWB, `dc cvac`, `cbo.clean` | [`CacheModel::clean`] |
-//! | CLFLUSH, CLFLUSHOPT, `dc civac`, `cbo.flush` | [`CacheModel::flush`] |
+//! | CLWB; `dc cvac`, `cbo.clean` | [`CacheModel::clean_weakly`]; [`CacheModel::clean`] |
+//! | CLFLUSHOPT; CLFLUSH, `dc civac`, `cbo.flush` | [`CacheModel::flush_weakly`]; [`CacheModel::flush`] |
 //! | `dc ivac`, `cbo.inval` | [`CacheModel::invalidate`] |
 //! | WBINVD; INVD | [`CacheModel::write_back_invalidate_all`]; [`CacheModel::invalidate_all`] |
 //! | SFENCE, MFENCE, serialising instructions | [`CacheModel::fence`] |
+//! | uncached accesses, interrupts | [`CacheModel::drain`] |
 //! | DMA | [`CacheModel::dma_read`], [`CacheModel::dma_write`], [`CacheModel::dma_atomic`], with whether it is snooped |
 //! | posted writes with relaxed ordering | [`PostedWrites`], in front of the model |
 //! | a debugger or the VMM itself changes memory | a snooped [`CacheModel::dma_write`]; reads need nothing |

@@ -32,9 +32,15 @@ pub trait Memory {
     /// If the range is not memory; nothing is written then.
     fn write(&mut self, addr: u64, data: &[u8]) -> Result<(), OutOfRange>;
 
-    /// True if a CPU may bring in the line at `addr` speculatively: it has a write-back translation that a CPU has used
-    /// since that page's last change of memory type or TLB flush. Only an adversarial schedule asks.
+    /// True if a CPU may bring in the line at `addr` speculatively: it has a cacheable translation that a CPU has used since it
+    /// last dropped it. Only an adversarial schedule asks.
     fn may_speculate(&self, _addr: u64) -> bool {
+        true
+    }
+
+    /// False if no cache can hold the line at `addr`, should the model's not: it has been flushed, and neither then nor since has
+    /// there been a translation by which a CPU could have brought it in again. RAM can then be written past the caches.
+    fn may_be_cached(&self, _addr: u64) -> bool {
         true
     }
 }

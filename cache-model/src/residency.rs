@@ -1,11 +1,13 @@
 //! Lines come and go: demand, maintenance, and the cache's own choices.
 
-use crate::finding::{EventKind, Writer};
+use crate::finding::{Agent, EventKind, Writer};
+use crate::mask::ByteMask;
 use crate::memory::{Memory, OutOfRange};
 use crate::model::CacheModel;
+use crate::pending::Wait;
 
 impl CacheModel {
-    /// Cleans every line that the range touches (clwb, cvac, cbo.clean).
+    /// Cleans every line that the range touches (cvac, cbo.clean).
     ///
     /// # Errors
     /// If the range is not wholly in memory.
@@ -16,13 +18,23 @@ impl CacheModel {
         addr: u64,
         len: u64,
     ) -> Result<(), OutOfRange> {
+        self.maintain(memory, who, addr, len, |model, memory, line| model.clean_line(memory, who, line))
+    }
+
+    /// Cleans every line that the range touches, weakly ordered (clwb): what is written back may not have reached RAM before
+    /// `who`'s next [`CacheModel::fence`].
+    ///
+    /// # Errors
+    /// If the range is not wholly in memory.
+    pub fn clean_weakly<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        who: Writer,
+        addr: u64,
+        len: u64,
+    ) -> Result<(), OutOfRange> {
         self.maintain(memory, who, addr, len, |model, memory, line| {
-            if let Some(slot) = model.lines.find(line) {
-                model.write_back(memory, Some(who), slot)?;
-            }
-            model.coherence.cleaned(&mut model.lines, line);
-            model.coherence.happened(line, EventKind::Clean, Some(who), who.stamp);
-            Ok(())
+            model.weakly(who, line, |model| model.clean_line(memory, who, line))
         })
     }
 
@@ -43,7 +55,7 @@ impl CacheModel {
         })
     }
 
-    /// Cleans and invalidates every line that the range touches (clflush, clflushopt, civac, cbo.flush).
+    /// Cleans and invalidates every line that the range touches (clflush, civac, cbo.flush).
     ///
     /// # Errors
     /// If the range is not wholly in memory.
@@ -55,13 +67,25 @@ impl CacheModel {
         len: u64,
     ) -> Result<(), OutOfRange> {
         self.maintain(memory, who, addr, len, |model, memory, line| {
-            if let Some(slot) = model.lines.find(line) {
-                model.write_back(memory, Some(who), slot)?;
-                model.lines.leave(memory, slot)?;
-            }
-            model.coherence.flushed(line);
-            model.coherence.happened(line, EventKind::Flush, Some(who), who.stamp);
-            Ok(())
+            model.coherence.pending.flushed(line);
+            model.flush_line(memory, who, line)
+        })
+    }
+
+    /// Cleans and invalidates every line that the range touches, weakly ordered (clflushopt): what is written back may not have
+    /// reached RAM before `who`'s next [`CacheModel::fence`]. The lines are gone at once.
+    ///
+    /// # Errors
+    /// If the range is not wholly in memory.
+    pub fn flush_weakly<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        who: Writer,
+        addr: u64,
+        len: u64,
+    ) -> Result<(), OutOfRange> {
+        self.maintain(memory, who, addr, len, |model, memory, line| {
+            model.weakly(who, line, |model| model.flush_line(memory, who, line))
         })
     }
 
@@ -253,6 +277,53 @@ impl CacheModel {
             self.counters.of(by.map(|by| by.agent)).writebacks += 1;
             if let Some(line) = self.lines.occupant(slot) {
                 self.coherence.happened(line, EventKind::WriteBack, by, self.now);
+            }
+        }
+        Ok(())
+    }
+
+    fn clean_line<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        who: Writer,
+        line: u64,
+    ) -> Result<(), OutOfRange> {
+        if let Some(slot) = self.lines.find(line) {
+            self.write_back(memory, Some(who), slot)?;
+        }
+        self.coherence.cleaned(&mut self.lines, line);
+        self.coherence.happened(line, EventKind::Clean, Some(who), who.stamp);
+        Ok(())
+    }
+
+    fn flush_line<M: Memory + ?Sized>(
+        &mut self,
+        memory: &mut M,
+        who: Writer,
+        line: u64,
+    ) -> Result<(), OutOfRange> {
+        if let Some(slot) = self.lines.find(line) {
+            self.write_back(memory, Some(who), slot)?;
+            self.lines.leave(memory, slot)?;
+        }
+        self.coherence.flushed(line);
+        self.coherence.happened(line, EventKind::Flush, Some(who), who.stamp);
+        Ok(())
+    }
+
+    /// Makes a line be written back. The bytes that nothing but that would have brought to RAM are on their way.
+    fn weakly(
+        &mut self,
+        who: Writer,
+        line: u64,
+        written_back: impl FnOnce(&mut Self) -> Result<(), OutOfRange>,
+    ) -> Result<(), OutOfRange> {
+        let sent = self.coherence.writers(&self.lines, line, self.coherence.stored(&self.lines, line));
+        written_back(self)?;
+        if let Agent::Cpu(cpu) = who.agent {
+            for run in sent {
+                let bytes = ByteMask::range(run.offset, run.len);
+                self.coherence.sent(&mut self.lines, (cpu, Wait::Fence), line, bytes, run.writer);
             }
         }
         Ok(())

@@ -16,7 +16,7 @@
 //! - An invalidation of a line that is dirty and that a device has written loses either the CPU's bytes or, if the line is
 //!   written back just before, the device's. Which of them somebody will read is not known yet: the seed decides.
 //! - A line that geometry has evicted is in RAM, whatever would have happened in a larger cache.
-//! - Write-combining and non-temporal data are in RAM at once.
+//! - Write-combining and non-temporal data, and what weakly ordered flushes write back, are in RAM at once.
 
 use serde::{Deserialize, Serialize};
 

@@ -3,9 +3,9 @@
 use super::Machine;
 use super::guest::KnownGuest;
 use crate::findings::Raw;
-use crate::guest::Registers;
+use crate::guest::{AddressSpace, GuestMemory, Registers};
 use std::ptr::NonNull;
-use x86_cpu::{CacheOp, CodePages, MemoryType, Probes, RamAccess, Shown, Vcpu, World};
+use x86_cpu::{CacheOp, CodePages, Dropped, MemoryType, Probes, RamAccess, Shown, Vcpu, World};
 
 // SAFETY: `ram_frame` returns addresses within the mapping of `self.memory.ram`, which lives as long as the machine. The
 // machine holds no Rust reference into that mapping: it reads and writes it through vm-memory's volatile accesses.
@@ -118,6 +118,17 @@ unsafe impl World for Machine {
     }
     fn cache_op(&mut self, by: &RamAccess, op: CacheOp) {
         self.memory.maintain(by, op);
+    }
+    fn translations_dropped(&mut self, cpu: &Vcpu, dropped: Dropped) {
+        let Some(cache) = &mut self.memory.cache else { return };
+        let Dropped::Page { linear, frame } = dropped else {
+            return cache.translations_dropped(cpu.id, None);
+        };
+        // What the page was, as far as that is known, and what it is now: the type may be all that has changed.
+        let memory = GuestMemory::new(&self.memory.ram, AddressSpace::new(cpu.cr3, cpu.cr4));
+        let now = if cpu.long_mode() { memory.translate(linear).ok() } else { None };
+        let frames: Vec<_> = frame.into_iter().chain(now).collect();
+        cache.translations_dropped(cpu.id, Some(&frames));
     }
     fn wants_attention(&self) -> bool {
         self.memory.has_found()

@@ -3,6 +3,7 @@
 use super::GuestRam;
 use super::hook::{MemoryHook, Operation};
 use super::layout::PAGE;
+use super::reach::Reach;
 use super::recorder::Recorder;
 use cache_model::{CacheModel, Config, Memory, MemoryType, OutOfRange, Schedule, Snoop, Writer};
 use devices::dma::AtomicOp;
@@ -37,9 +38,8 @@ pub struct Cache {
     model: CacheModel,
     scope: Scope,
     seed: Option<u64>,
-    /// Pages that vCPUs have reached through write-back translations: lines there may be filled speculatively. A flush of the
-    /// TLB does not take any away: the guest's own map of all RAM is global, and stays.
-    translated: PageSet,
+    /// What caches could hold.
+    reach: Reach,
     /// With [`Scope::Dma`]: the pages shown.
     shown: BTreeSet<u64>,
     /// Counts growth of `shown`.
@@ -49,32 +49,19 @@ pub struct Cache {
     recorder: Option<Recorder>,
 }
 
-/// A set of pages of RAM, by frame number.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct PageSet(Vec<u64>);
-
-impl PageSet {
-    fn with_room_for(pages: u64) -> Self {
-        Self(vec![0; usize::try_from(pages.div_ceil(64)).unwrap_or(0)])
-    }
-    fn set(&mut self, address: u64, present: bool) {
-        let number = address / PAGE;
-        if let Some(word) = self.0.get_mut((number / 64) as usize) {
-            let bit = 1 << (number % 64);
-            *word = if present { *word | bit } else { *word & !bit };
-        }
-    }
-    fn contains(&self, address: u64) -> bool {
-        let number = address / PAGE;
-        self.0.get((number / 64) as usize).is_some_and(|word| word >> (number % 64) & 1 != 0)
-    }
-}
-
 /// RAM as the model works on it: what CPUs see.
 struct View<'a> {
     ram: &'a GuestRam,
     code: &'a mut CodePages,
-    translated: &'a PageSet,
+    reach: &'a Reach,
+    /// Bytes of a line.
+    line: u64,
+}
+
+impl<'a> View<'a> {
+    fn new(ram: &'a GuestRam, code: &'a mut CodePages, reach: &'a Reach, model: &CacheModel) -> Self {
+        Self { ram, code, reach, line: model.config().geometry().line() as u64 }
+    }
 }
 
 impl Memory for View<'_> {
@@ -92,15 +79,19 @@ impl Memory for View<'_> {
         Ok(())
     }
     fn may_speculate(&self, addr: u64) -> bool {
-        self.translated.contains(addr)
+        self.reach.may_be_filled(addr)
+    }
+    fn may_be_cached(&self, addr: u64) -> bool {
+        self.reach.may_be_cached(addr, self.line)
     }
 }
 
 /// A model and the memory under it, for one access.
 macro_rules! over {
-    ($cache:expr, $ram:expr, $code:expr) => {
-        (&mut $cache.model, &mut View { ram: $ram, code: $code, translated: &$cache.translated })
-    };
+    ($cache:expr, $ram:expr, $code:expr) => {{
+        let view = View::new($ram, $code, &$cache.reach, &$cache.model);
+        (&mut $cache.model, &mut { view })
+    }};
 }
 
 fn writer(by: &RamAccess) -> Writer {
@@ -115,7 +106,7 @@ impl Cache {
             model: CacheModel::new(config.model),
             scope: config.scope,
             seed: config.seed,
-            translated: PageSet::with_room_for(end / PAGE),
+            reach: Reach::new(end),
             shown: BTreeSet::new(),
             generation: 0,
             recorder: None,
@@ -179,7 +170,8 @@ impl Cache {
             if self.shown.insert(page) {
                 self.generation += 1;
                 let mut code = CodePages::default();
-                let view = View { ram, code: &mut code, translated: &self.translated };
+                self.reach.enter(page * PAGE);
+                let view = View::new(ram, &mut code, &self.reach, &self.model);
                 // All of the page is RAM.
                 let _ = self.model.enter_unknown(&view, page * PAGE, PAGE);
             }
@@ -217,8 +209,8 @@ impl Cache {
     /// Whether an access to RAM may fill its line without more ado.
     fn misses_plainly(&mut self, by: &RamAccess, address: u64) -> bool {
         let plain = self.recorder.is_none() && by.kind == PageType::WriteBack;
-        if plain && !self.translated.contains(address) {
-            self.translated.set(address, true);
+        if plain {
+            self.use_translation(by, address);
         }
         plain
     }
@@ -248,7 +240,7 @@ impl Cache {
     ) -> Result<(), OutOfRange> {
         match self.kind(by, address, data.len(), false) {
             Some(kind) => self.make((ram, code), writer(by), Operation::Load { address, data, kind }),
-            None => View { ram, code, translated: &self.translated }.read(address, data),
+            None => View::new(ram, code, &self.reach, &self.model).read(address, data),
         }
     }
 
@@ -295,13 +287,24 @@ impl Cache {
         by: &RamAccess,
         op: CacheOp,
     ) -> Result<(), OutOfRange> {
-        // Flushes and write-backs may complete at once: nothing makes them wait for a fence.
+        if let CacheOp::Flush(address) | CacheOp::FlushWeakly(address) | CacheOp::CleanWeakly(address) = op {
+            self.use_translation(by, address);
+        }
+        match op {
+            CacheOp::Flush(address) | CacheOp::FlushWeakly(address) => {
+                self.reach.flushed(address, self.model.config().geometry().line() as u64);
+            }
+            CacheOp::FlushAll | CacheOp::InvalidateAll => self.reach.flushed_all(),
+            CacheOp::CleanWeakly(_) | CacheOp::Fence | CacheOp::Drain => {}
+        }
         let operation = match op {
             CacheOp::Flush(address) => Operation::Flush(address),
-            CacheOp::Clean(address) => Operation::Clean(address),
+            CacheOp::FlushWeakly(address) => Operation::FlushWeakly(address),
+            CacheOp::CleanWeakly(address) => Operation::CleanWeakly(address),
             CacheOp::FlushAll => Operation::FlushAll,
             CacheOp::InvalidateAll => Operation::InvalidateAll,
-            CacheOp::Fence | CacheOp::Drain => Operation::Fence(by.cpu),
+            CacheOp::Fence => Operation::Fence(by.cpu),
+            CacheOp::Drain => Operation::Drain(by.cpu),
         };
         self.make((ram, code), writer(by), operation)
     }
@@ -372,7 +375,7 @@ impl Cache {
     /// As [`Cache::load`].
     pub fn peek_ram(&self, ram: &GuestRam, address: u64, data: &mut [u8]) -> Result<(), OutOfRange> {
         let mut code = CodePages::default();
-        let view = View { ram, code: &mut code, translated: &self.translated };
+        let view = View::new(ram, &mut code, &self.reach, &self.model);
         self.model.peek_ram(&view, address, data)
     }
 
@@ -414,13 +417,25 @@ impl Cache {
         }
     }
 
+    #[inline]
+    fn use_translation(&mut self, by: &RamAccess, address: u64) {
+        if Reach::is_cacheable(by.kind) {
+            self.reach.used(by.cpu, address);
+        }
+    }
+
+    /// vCPU `cpu` has dropped all its translations, or those that lead to these addresses.
+    pub fn translations_dropped(&mut self, cpu: u32, addresses: Option<&[u64]>) {
+        match addresses {
+            None => self.reach.dropped_all(cpu),
+            Some(addresses) => addresses.iter().for_each(|&address| self.reach.dropped(cpu, address)),
+        }
+    }
+
     /// The access's type for the model. `None` if it misses while CR0.CD forbids fills: it reaches RAM, and no copy can have come
     /// to be in the cache that would have to be older or newer.
     fn kind(&mut self, by: &RamAccess, address: u64, length: usize, store: bool) -> Option<MemoryType> {
-        let cached = matches!(by.kind, PageType::WriteBack | PageType::NoFill);
-        if cached != self.translated.contains(address) {
-            self.translated.set(address, cached);
-        }
+        self.use_translation(by, address);
         let last = address.saturating_add(length.saturating_sub(1) as u64);
         if by.no_fill && !self.model.is_resident(address) && !self.model.is_resident(last) {
             return None;

@@ -34,11 +34,15 @@ pub enum Operation<'a> {
     },
     /// Writes back and invalidates the line that holds the address.
     Flush(u64),
-    /// Writes back the line that holds the address.
-    Clean(u64),
+    /// The same, weakly ordered: complete at the next fence.
+    FlushWeakly(u64),
+    /// Writes back the line that holds the address, weakly ordered.
+    CleanWeakly(u64),
     FlushAll,
     InvalidateAll,
     Fence(u32),
+    /// Weakly ordered stores complete, flushes need not.
+    Drain(u32),
 }
 
 impl Operation<'_> {
@@ -53,7 +57,13 @@ impl Operation<'_> {
                 Some((*address, data.len()))
             }
             Self::Fetch { address, length, .. } => Some((*address, *length)),
-            Self::Flush(_) | Self::Clean(_) | Self::FlushAll | Self::InvalidateAll | Self::Fence(_) => None,
+            Self::Flush(_)
+            | Self::FlushWeakly(_)
+            | Self::CleanWeakly(_)
+            | Self::FlushAll
+            | Self::InvalidateAll
+            | Self::Fence(_)
+            | Self::Drain(_) => None,
         }
     }
 
@@ -76,10 +86,12 @@ impl Operation<'_> {
                 Operation::DmaWrite { address: at, data: data.get(bytes).unwrap_or_default(), snoop: *snoop }
             }
             Self::Flush(address) => Operation::Flush(*address),
-            Self::Clean(address) => Operation::Clean(*address),
+            Self::FlushWeakly(address) => Operation::FlushWeakly(*address),
+            Self::CleanWeakly(address) => Operation::CleanWeakly(*address),
             Self::FlushAll => Operation::FlushAll,
             Self::InvalidateAll => Operation::InvalidateAll,
             Self::Fence(cpu) => Operation::Fence(*cpu),
+            Self::Drain(cpu) => Operation::Drain(*cpu),
         }
     }
 }
@@ -115,11 +127,16 @@ impl MemoryHook for CacheModel {
                 self.dma_write(memory, by, *address, data, *snoop)
             }
             Operation::Flush(address) => self.flush(memory, by, *address, 1),
-            Operation::Clean(address) => self.clean(memory, by, *address, 1),
+            Operation::FlushWeakly(address) => self.flush_weakly(memory, by, *address, 1),
+            Operation::CleanWeakly(address) => self.clean_weakly(memory, by, *address, 1),
             Operation::FlushAll => self.write_back_invalidate_all(memory, by),
             Operation::InvalidateAll => self.invalidate_all(memory, by),
             Operation::Fence(cpu) => {
                 self.fence(*cpu);
+                Ok(())
+            }
+            Operation::Drain(cpu) => {
+                self.drain(*cpu);
                 Ok(())
             }
         }

@@ -7,6 +7,7 @@ pub mod hook;
 pub mod layout;
 pub mod pages;
 pub mod ram;
+pub mod reach;
 pub mod recorder;
 pub mod system;
 

@@ -201,11 +201,14 @@ impl MemoryHook for Recorder {
             Operation::DmaWrite { address, data, snoop } => {
                 sink.put(&Op::DmaWrite { device: id, addr: *address, data, snoop: *snoop });
             }
-            Operation::Flush(addr) => sink.put(&Op::Flush { addr: *addr, len: 1 }),
-            Operation::Clean(addr) => sink.put(&Op::Clean { addr: *addr, len: 1 }),
+            // A trace's flushes and fences are all in order.
+            Operation::Flush(addr) | Operation::FlushWeakly(addr) => {
+                sink.put(&Op::Flush { addr: *addr, len: 1 });
+            }
+            Operation::CleanWeakly(addr) => sink.put(&Op::Clean { addr: *addr, len: 1 }),
             Operation::FlushAll => sink.put(&Op::WriteBackInvalidateAll),
             Operation::InvalidateAll => sink.put(&Op::InvalidateAll),
-            Operation::Fence(cpu) => sink.put(&Op::Fence { cpu: *cpu }),
+            Operation::Fence(cpu) | Operation::Drain(cpu) => sink.put(&Op::Fence { cpu: *cpu }),
         }
         Ok(())
     }

@@ -301,7 +301,7 @@ fn hints_and_fences_are_shown() {
         0x0f, 0xc3, 0x07, // movnti [rdi], eax
         0x89, 0x47, 0x08, // mov [rdi + 8], eax
         0xf0, 0xff, 0x47, 0x10, // lock inc dword [rdi + 16]
-        0x0f, 0xae, 0x3f, // clflush [rdi]
+        0x66, 0x0f, 0xae, 0x3f, // clflushopt [rdi]
         0x0f, 0xa2, // cpuid
         0x0f, 0xae, 0xf8, // sfence
         0x0f, 0x08, // invd
@@ -313,8 +313,8 @@ fn hints_and_fences_are_shown() {
     let stores: Vec<_> = world.writes.iter().filter(|write| write.0 >= 0x20000).collect();
     let hints: Vec<_> = stores.iter().map(|store| (store.0, store.1.streaming)).collect();
     assert_eq!(hints, [(0x20000, true), (0x20008, false), (0x20010, false)]);
-    use CacheOp::{Fence, Flush, InvalidateAll};
-    assert_eq!(world.ops, [Fence, Flush(0x20000), Fence, Fence, InvalidateAll]);
+    use CacheOp::{Fence, FlushWeakly, InvalidateAll};
+    assert_eq!(world.ops, [Fence, FlushWeakly(0x20000), Fence, Fence, InvalidateAll]);
 }
 
 #[test]

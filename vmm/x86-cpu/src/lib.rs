@@ -44,7 +44,7 @@ pub use probes::Probes;
 pub use run::{CodeCache, Exit, run};
 pub use shared_code::SharedCode;
 pub use state::*;
-pub use world::{CacheOp, RamAccess, Shown, World};
+pub use world::{CacheOp, Dropped, RamAccess, Shown, World};
 
 /// Whether CPUID advertises the instruction form `code`. Forms that it does not raise #UD.
 #[must_use]

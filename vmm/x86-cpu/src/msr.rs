@@ -408,8 +408,7 @@ impl Vcpu {
     fn change_types<W: World>(&mut self, world: &mut W) {
         self.tlb.forget_types();
         if world.shown() != Shown::Nothing {
-            self.tlb.flush(false);
-            self.new_epoch(world);
+            self.drop_translations(world, false);
         }
     }
 
@@ -424,8 +423,7 @@ impl Vcpu {
         }
         self.efer = value & writable | self.efer & efer::LMA;
         if changed & efer::NXE != 0 {
-            self.tlb.flush(false);
-            self.new_epoch(world);
+            self.drop_translations(world, false);
         }
         self.update_mode();
         Ok(())

@@ -9,10 +9,12 @@ use std::ptr::NonNull;
 /// A cache maintenance instruction, addressed physically.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheOp {
-    /// CLFLUSH or CLFLUSHOPT: write back and invalidate the line.
+    /// CLFLUSH: write back and invalidate the line.
     Flush(u64),
-    /// CLWB: write back the line.
-    Clean(u64),
+    /// CLFLUSHOPT: the same, complete at the next fence.
+    FlushWeakly(u64),
+    /// CLWB: write back the line, complete at the next fence.
+    CleanWeakly(u64),
     /// WBINVD: write back and invalidate everything.
     FlushAll,
     /// INVD: invalidate everything without writing back.
@@ -21,6 +23,15 @@ pub enum CacheOp {
     Fence,
     /// An access to uncached memory or a device, or an interrupt: earlier weakly ordered stores complete, flushes need not.
     Drain,
+}
+
+/// Translations that a vCPU drops because software has told it to (SDM volume 3, 4.10.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// All of them, of global pages as well.
+    All,
+    /// Those of the page at this linear address, which led to this frame if that is still known.
+    Page { linear: u64, frame: Option<u64> },
 }
 
 /// Which accesses to RAM a world is shown.
@@ -87,6 +98,8 @@ pub unsafe trait World: Sized {
     fn take_nmi(&mut self, cpu: u32) -> bool;
     /// A cache maintenance instruction or fence; without [`World::shown`] only the instructions of that name are reported.
     fn cache_op(&mut self, _by: &RamAccess, _op: CacheOp) {}
+    /// `cpu` has dropped translations; only with [`World::shown`]. What is left of global pages when others go is not told.
+    fn translations_dropped(&mut self, _cpu: &Vcpu, _dropped: Dropped) {}
     /// What the world is shown of accesses to RAM: always the same.
     #[inline(always)]
     fn shown(&self) -> Shown {

@@ -4,8 +4,8 @@ use super::paging::Access;
 use super::tlb::{Context, GLOBAL, HOST, INVALID, KIND_SHIFT, PAGE_MASK, SHOWN, SIZE_SHIFT, SLOW, VIA_WORLD};
 use super::{MemoryType, Word, host};
 use crate::fault::Fault;
-use crate::state::{Vcpu, cr0};
-use crate::world::{RamAccess, Shown, World};
+use crate::state::{Vcpu, cr0, cr4};
+use crate::world::{Dropped, RamAccess, Shown, World};
 
 /// One page's part of an access, translated.
 #[derive(Clone, Copy)]
@@ -164,12 +164,38 @@ impl Vcpu {
         Ok(direct.then_some(target.phys))
     }
 
-    /// Guest-physical address of `linear` for a read, as an instruction such as CLFLUSH needs it.
+    /// Guest-physical address of `linear` for a read, as an instruction such as CLFLUSH needs it, and the type of the mapping as
+    /// far as the world is shown accesses by it.
     ///
     /// # Errors
     /// As [`Vcpu::load`].
-    pub fn physical_address<W: World>(&mut self, world: &mut W, linear: u64) -> Result<u64, Fault> {
-        Ok(self.targets(world, linear, 1, Access::Read, self.tlb.context)?[0].phys)
+    pub fn physical_address<W: World>(
+        &mut self,
+        world: &mut W,
+        linear: u64,
+    ) -> Result<(u64, MemoryType), Fault> {
+        let target = self.targets(world, linear, 1, Access::Read, self.tlb.context)?[0];
+        Ok((target.phys, target.shown.unwrap_or(MemoryType::WriteBack)))
+    }
+
+    /// Drops translations as software has asked for: all, or all but those of global pages.
+    pub(crate) fn drop_translations<W: World>(&mut self, world: &mut W, keep_global: bool) {
+        self.tlb.flush(keep_global);
+        if world.shown() != Shown::Nothing && !(keep_global && self.cr4 & cr4::PGE != 0) {
+            world.translations_dropped(self, Dropped::All);
+        }
+        self.new_epoch(world);
+    }
+
+    /// Drops the translations of the page that holds `linear`, as software has asked for.
+    pub(crate) fn drop_translation<W: World>(&mut self, world: &mut W, linear: u64) {
+        if world.shown() != Shown::Nothing {
+            let dropped = Dropped::Page { linear, frame: self.tlb.frame(linear) };
+            world.translations_dropped(self, dropped);
+        }
+        if self.tlb.flush_page(linear) {
+            self.new_epoch(world);
+        }
     }
 
     /// Guest-physical address of an instruction fetch, and the memory's type.
@@ -334,7 +360,7 @@ impl Vcpu {
     }
 
     fn system_context(&self) -> Context {
-        if self.cr4 & crate::state::cr4::SMAP != 0 { Context::SupervisorSmap } else { Context::Supervisor }
+        if self.cr4 & cr4::SMAP != 0 { Context::SupervisorSmap } else { Context::Supervisor }
     }
 
     /// Loads a word from where the world is shown accesses: past it if it hits in the cache.

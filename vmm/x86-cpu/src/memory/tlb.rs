@@ -84,6 +84,9 @@ pub(crate) enum Context {
     UserAligned = 3,
 }
 
+const CONTEXTS: [Context; 4] =
+    [Context::Supervisor, Context::User, Context::SupervisorSmap, Context::UserAligned];
+
 /// A set of page numbers that may hold more than was put in, never less.
 #[derive(Clone)]
 struct Filter([u64; FILTER_WORDS]);
@@ -234,6 +237,14 @@ impl Tlb {
             self.large = [Filter::EMPTY; 2];
         }
     }
+    /// The frame that `linear` leads to by any of the translations of loads and stores.
+    pub(super) fn frame(&mut self, linear: u64) -> Option<u64> {
+        CONTEXTS.into_iter().find_map(|context| {
+            let entry = self.entry_in(context, linear);
+            let tag = if entry.read & INVALID == 0 { entry.read } else { entry.write };
+            (tag & INVALID == 0 && (tag ^ linear) & PAGE_MASK == 0).then_some(entry.phys & PAGE_MASK)
+        })
+    }
     /// Forgets the translations of the page that holds `linear`, whatever its size. Returns whether code may have been
     /// fetched from it in this epoch.
     pub(crate) fn flush_page(&mut self, linear: u64) -> bool {
@@ -242,7 +253,7 @@ impl Tlb {
             self.flush_large_page(linear);
             return true;
         }
-        for context in [Context::Supervisor, Context::User, Context::SupervisorSmap, Context::UserAligned] {
+        for context in CONTEXTS {
             let entry = self.entry_in(context, linear);
             let tag = if entry.read & INVALID == 0 { entry.read } else { entry.write };
             if (tag ^ linear) & PAGE_MASK == 0 {

@@ -3,33 +3,36 @@
 use super::{Choice, Gate};
 use crate::block::{Op, OpFn};
 use crate::fault::Fault;
-use crate::memory::MemoryType;
 use crate::state::Vcpu;
 use crate::world::{CacheOp, World};
 use iced_x86::{Code, Mnemonic};
 
-/// The guest-physical address of the operand, checked as a load of a byte is.
-fn target<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<u64, Fault> {
+/// Maintains the line of the operand, which is checked as a load of a byte is.
+fn maintain<W: World>(
+    cpu: &mut Vcpu,
+    world: &mut W,
+    op: &Op<W>,
+    maintenance: fn(u64) -> CacheOp,
+) -> Result<(), Fault> {
     let linear = cpu.address::<u8, W>(op)?;
-    cpu.physical_address(world, linear)
+    let (address, kind) = cpu.physical_address(world, linear)?;
+    world.cache_op(&cpu.ram_access(kind), maintenance(address));
+    cpu.heed(world);
+    Ok(())
 }
 
-/// CLFLUSH and CLFLUSHOPT.
 fn flush<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    let address = target(cpu, world, op)?;
-    cpu.unfenced = true;
-    world.cache_op(&cpu.ram_access(MemoryType::WriteBack), CacheOp::Flush(address));
-    cpu.heed(world);
-    Ok(())
+    maintain(cpu, world, op, CacheOp::Flush)
 }
 
-/// CLWB.
-fn clean<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
-    let address = target(cpu, world, op)?;
+fn flush_weakly<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     cpu.unfenced = true;
-    world.cache_op(&cpu.ram_access(MemoryType::WriteBack), CacheOp::Clean(address));
-    cpu.heed(world);
-    Ok(())
+    maintain(cpu, world, op, CacheOp::FlushWeakly)
+}
+
+fn clean_weakly<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+    cpu.unfenced = true;
+    maintain(cpu, world, op, CacheOp::CleanWeakly)
 }
 
 /// SFENCE and MFENCE.
@@ -45,8 +48,9 @@ fn nothing<W: World>(_: &mut Vcpu, _: &mut W, _: &Op<W>) -> Result<(), Fault> {
 
 pub(super) fn lower<W: World>(code: Code, _: bool) -> Choice<W> {
     let run: OpFn<W> = match code {
-        Code::Clflush_m8 | Code::Clflushopt_m8 => flush,
-        Code::Clwb_m8 => clean,
+        Code::Clflush_m8 => flush,
+        Code::Clflushopt_m8 => flush_weakly,
+        Code::Clwb_m8 => clean_weakly,
         Code::Prefetchreserved3_m8
         | Code::Prefetchreserved4_m8
         | Code::Prefetchreserved5_m8

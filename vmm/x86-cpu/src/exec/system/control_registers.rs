@@ -127,8 +127,7 @@ impl Vcpu {
         self.efer = new_efer;
         let types = changed & cr0::CD != 0 && world.shown() != Shown::Nothing;
         if changed & (cr0::PG | cr0::WP | cr0::PE) != 0 || types {
-            self.tlb.flush(false);
-            self.new_epoch(world);
+            self.drop_translations(world, false);
         }
         self.update_mode();
         Ok(())
@@ -145,8 +144,7 @@ impl Vcpu {
             self.load_pdptes(world, value)?;
         }
         self.cr3 = value;
-        self.tlb.flush(true);
-        self.new_epoch(world);
+        self.drop_translations(world, true);
         Ok(())
     }
 
@@ -168,8 +166,7 @@ impl Vcpu {
             self.update_breakpoints();
         }
         if changed & CR4_PAGING != 0 {
-            self.tlb.flush(false);
-            self.new_epoch(world);
+            self.drop_translations(world, false);
         }
         self.update_mode();
         Ok(())

@@ -303,7 +303,7 @@ impl Vcpu {
                 self.load_pdptes(world, u64::from(state.cr3))?;
             }
             self.cr3 = u64::from(state.cr3);
-            self.tlb.flush(true);
+            self.drop_translations(world, true);
         }
         self.enter_task_segments(world, state, ext)?;
         self.check_ip(&self.segs[seg::CS], self.rip, 0)?;

@@ -30,9 +30,7 @@ fn invalidate_page<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Resul
     } else {
         cpu.segs[usize::from(op.seg & 7)].base.wrapping_add(offset) & 0xffff_ffff
     };
-    if cpu.tlb.flush_page(linear) {
-        cpu.new_epoch(world);
-    }
+    cpu.drop_translation(world, linear);
     Ok(())
 }
 
@@ -56,15 +54,9 @@ fn invalidate_by_context<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) ->
     {
         return Err(Fault::GP0);
     }
-    let fetched = match kind {
-        ADDRESS => cpu.tlb.flush_page(address),
-        _ => {
-            cpu.tlb.flush(kind != ALL_WITH_GLOBAL);
-            true
-        }
-    };
-    if fetched {
-        cpu.new_epoch(world);
+    match kind {
+        ADDRESS => cpu.drop_translation(world, address),
+        _ => cpu.drop_translations(world, kind != ALL_WITH_GLOBAL),
     }
     Ok(())
 }

@@ -160,8 +160,8 @@ fn cache_operations_reach_the_world() {
         world.cache,
         [
             CacheOp::Flush(address),
-            CacheOp::Flush(address),
-            CacheOp::Clean(address),
+            CacheOp::FlushWeakly(address),
+            CacheOp::CleanWeakly(address),
             CacheOp::Fence,
             CacheOp::Fence
         ]

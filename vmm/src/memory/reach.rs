@@ -1,0 +1,190 @@
+//! What caches could hold beside what the model's does: a line of any page that a vCPU has a cacheable translation of may be
+//! brought in at any moment (SDM volume 3, 12.3), and stays until it is flushed.
+
+use super::layout::PAGE;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use x86_cpu::MemoryType;
+
+/// Words of a bit for each line of a page: lines have 16 bytes and more.
+const LINE_WORDS: usize = 4;
+
+/// The pages within reach of vCPUs' caches, and the lines that have been flushed beyond it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reach {
+    /// Pages of RAM.
+    pages: u64,
+    /// By vCPU: pages that it has used cacheable translations of since it dropped the last of them.
+    used: Vec<PageSet>,
+    /// Pages out of reach of which no line can be in a cache.
+    absent: PageSet,
+    /// Of other pages out of reach, the lines that have been flushed.
+    flushed: BTreeMap<u64, [u64; LINE_WORDS]>,
+}
+
+/// A set of pages of RAM.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct PageSet(Vec<u64>);
+
+impl PageSet {
+    fn new(pages: u64, present: bool) -> Self {
+        Self(vec![if present { u64::MAX } else { 0 }; usize::try_from(pages.div_ceil(64)).unwrap_or(0)])
+    }
+    fn set(&mut self, page: u64, present: bool) {
+        if let Some(word) = self.0.get_mut((page / 64) as usize) {
+            let bit = 1 << (page % 64);
+            *word = if present { *word | bit } else { *word & !bit };
+        }
+    }
+    fn contains(&self, page: u64) -> bool {
+        self.0.get((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 != 0)
+    }
+}
+
+impl Reach {
+    /// At power-on, with RAM up to `end`: caches are empty, and no translation has been used.
+    #[must_use]
+    pub fn new(end: u64) -> Self {
+        let pages = end / PAGE;
+        Self { pages, used: Vec::new(), absent: PageSet::new(pages, true), flushed: BTreeMap::new() }
+    }
+
+    /// Whether memory of this type is cached.
+    #[must_use]
+    pub fn is_cacheable(kind: MemoryType) -> bool {
+        !matches!(kind, MemoryType::Uncacheable | MemoryType::WriteCombining)
+    }
+
+    /// A vCPU has used a cacheable translation of the page that holds `address`.
+    #[inline]
+    pub fn used(&mut self, cpu: u32, address: u64) {
+        let page = address / PAGE;
+        if !self.used.get(cpu as usize).is_some_and(|used| used.contains(page)) {
+            self.reach(cpu, page);
+        }
+    }
+
+    #[cold]
+    fn reach(&mut self, cpu: u32, page: u64) {
+        while self.used.len() <= cpu as usize {
+            self.used.push(PageSet::new(self.pages, false));
+        }
+        if let Some(used) = self.used.get_mut(cpu as usize) {
+            used.set(page, true);
+        }
+        self.enter(page * PAGE);
+    }
+
+    /// Nothing is known of what caches hold of the page that holds `address`.
+    pub fn enter(&mut self, address: u64) {
+        self.absent.set(address / PAGE, false);
+        self.flushed.remove(&(address / PAGE));
+    }
+
+    /// A vCPU has dropped all translations.
+    pub fn dropped_all(&mut self, cpu: u32) {
+        if let Some(used) = self.used.get_mut(cpu as usize) {
+            used.0.fill(0);
+        }
+    }
+
+    /// A vCPU has dropped its translation of the page that holds `address`.
+    pub fn dropped(&mut self, cpu: u32, address: u64) {
+        if let Some(used) = self.used.get_mut(cpu as usize) {
+            used.set(address / PAGE, false);
+        }
+    }
+
+    /// The line of `size` bytes that holds `address` has been flushed.
+    pub fn flushed(&mut self, address: u64, size: u64) {
+        let page = address / PAGE;
+        if self.may_be_filled(address) || self.absent.contains(page) || page >= self.pages {
+            return;
+        }
+        let lines = self.flushed.entry(page).or_default();
+        let line = address % PAGE / size.max(1);
+        if let Some(word) = lines.get_mut((line / 64) as usize) {
+            *word |= 1 << (line % 64);
+        }
+    }
+
+    /// Every line has been flushed or dropped.
+    pub fn flushed_all(&mut self) {
+        self.flushed.clear();
+        for (index, absent) in self.absent.0.iter_mut().enumerate() {
+            let reached =
+                self.used.iter().filter_map(|used| used.0.get(index)).fold(0, |all, word| all | word);
+            *absent |= !reached;
+        }
+    }
+
+    /// Whether the line at `address` may be brought into a cache without being asked for.
+    #[must_use]
+    pub fn may_be_filled(&self, address: u64) -> bool {
+        self.used.iter().any(|used| used.contains(address / PAGE))
+    }
+
+    /// Whether the line of `size` bytes at `address` may be in a cache.
+    #[must_use]
+    pub fn may_be_cached(&self, address: u64, size: u64) -> bool {
+        let page = address / PAGE;
+        let line = address % PAGE / size.max(1);
+        let flushed = || {
+            let word = self.flushed.get(&page).and_then(|lines| lines.get((line / 64) as usize));
+            word.is_some_and(|word| word >> (line % 64) & 1 != 0)
+        };
+        !self.absent.contains(page) && !flushed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: u64 = 64;
+
+    #[test]
+    fn a_line_stays_until_it_is_flushed_out_of_reach() {
+        let mut reach = Reach::new(16 * PAGE);
+        assert!(!reach.may_be_cached(0x1000, LINE), "caches are empty at first");
+        reach.used(1, 0x1234);
+        assert!(reach.may_be_filled(0x1ff8) && reach.may_be_cached(0x1ff8, LINE));
+        reach.flushed(0x1040, LINE);
+        assert!(reach.may_be_cached(0x1040, LINE), "it may have been brought in again");
+        reach.dropped(0, 0x1000);
+        assert!(reach.may_be_filled(0x1040), "by the other vCPU");
+        reach.dropped(1, 0x1000);
+        assert!(!reach.may_be_filled(0x1040) && reach.may_be_cached(0x1040, LINE));
+        reach.flushed(0x1050, LINE);
+        assert!(!reach.may_be_cached(0x1040, LINE) && reach.may_be_cached(0x1080, LINE));
+        reach.used(0, 0x1fff);
+        assert!(reach.may_be_filled(0x1040) && reach.may_be_cached(0x1040, LINE));
+    }
+
+    #[test]
+    fn all_that_is_out_of_reach_is_flushed_at_once() {
+        let mut reach = Reach::new(1024 * PAGE);
+        reach.used(0, 0x1000);
+        reach.used(1, 0x2000);
+        reach.dropped_all(0);
+        reach.flushed_all();
+        assert!(!reach.may_be_cached(0x1000, LINE) && reach.may_be_cached(0x2000, LINE));
+        reach.enter(0x1000);
+        assert!(reach.may_be_cached(0x1000, LINE) && !reach.may_be_filled(0x1000));
+    }
+
+    #[test]
+    fn short_lines_and_addresses_that_are_no_ram_have_their_place() {
+        let mut reach = Reach::new(2 * PAGE);
+        reach.used(0, 0);
+        reach.used(0, 1 << 40);
+        reach.dropped_all(0);
+        for address in (0..PAGE).step_by(16) {
+            assert!(reach.may_be_cached(address, 16));
+            reach.flushed(address, 16);
+            assert!(!reach.may_be_cached(address, 16));
+        }
+        reach.flushed(1 << 40, 16);
+        assert_eq!(reach.flushed.len(), 1);
+    }
+}

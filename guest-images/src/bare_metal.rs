@@ -3,7 +3,7 @@
 //! A kernel is one file in `bare-metal/kernels`, C or assembly, linked with everything in `bare-metal/shared` and in
 //! `bare-metal/support`, which brings it to 64-bit mode. With a line `bits: 32` in its first comment it is linked with
 //! `bare-metal/support32` instead, which leaves it in 32-bit protected mode. A line `run: OPTIONS` there gives options of
-//! `staleline run` that it needs. It prints a line `PASS: …` or `FAIL: …` for each check, the number of checks at the end,
+//! `staleline run` that it needs; several such lines are several runs. It prints a line `PASS: …` or `FAIL: …` for each check, the number of checks at the end,
 //! and leaves by the debug exit port: status 1 when all have passed, 3 otherwise. The sources are read from the checkout
 //! this crate was built in.
 
@@ -59,8 +59,8 @@ pub enum BareMetalError {
 pub struct BareMetalKernel {
     /// The file's name without its extension.
     pub name: String,
-    /// Options of `staleline run` that it needs besides `--kernel`.
-    pub options: Vec<String>,
+    /// The runs that it is for: options of `staleline run` besides `--kernel`. There is one at least.
+    pub runs: Vec<Vec<String>>,
     /// It is code of 32 bits.
     pub legacy: bool,
     source: PathBuf,
@@ -100,13 +100,17 @@ impl BareMetalKernel {
         let text = fs::read_to_string(&source).map_err(at(&source))?;
         let name = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let comment = text.split("*/").next().unwrap_or_default();
-        let line = |start: &str| {
-            comment.lines().find_map(|line| line.trim_start_matches([' ', '*', '/']).strip_prefix(start))
+        let lines = |start| {
+            let lines = comment.lines().map(|line| line.trim_start_matches([' ', '*', '/']));
+            lines.filter_map(move |line| line.strip_prefix(start))
         };
-        let options =
-            words(line("run:").unwrap_or_default()).ok_or_else(|| BareMetalError::Options(name.clone()))?;
-        let legacy = line("bits:").is_some_and(|bits| bits.trim() == "32");
-        Ok(Self { name, options, legacy, source })
+        let runs = lines("run:").map(words).collect::<Option<Vec<_>>>();
+        let mut runs = runs.ok_or_else(|| BareMetalError::Options(name.clone()))?;
+        if runs.is_empty() {
+            runs.push(Vec::new());
+        }
+        let legacy = lines("bits:").next().is_some_and(|bits| bits.trim() == "32");
+        Ok(Self { name, runs, legacy, source })
     }
 
     /// Compiles the kernel into `folder` and returns the file: a 32-bit multiboot ELF file, named as the kernel.
@@ -184,7 +188,7 @@ mod tests {
     fn kernels_are_found_with_their_options_and_build() {
         let kernels = BareMetalKernel::all().unwrap();
         let kernel = kernels.iter().find(|kernel| kernel.name == "multiboot").unwrap();
-        assert_eq!(kernel.options, ["--memory", "64M", "--cmdline", "a=1 b"]);
+        assert_eq!(kernel.runs, [["--memory", "64M", "--cmdline", "a=1 b"]]);
         let folder = tempfile::tempdir().unwrap();
         let file = fs::read(kernel.build(folder.path()).unwrap()).unwrap();
         assert_eq!(&file[..6], b"\x7fELF\x01\x01", "32-bit, little-endian");
@@ -194,9 +198,10 @@ mod tests {
     fn what_the_compiler_says_is_passed_on() {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("wrong.c");
-        fs::write(&source, "/* run: --cpus 2 */\nvoid main(void) { nonsense(); }\n").unwrap();
+        fs::write(&source, "/* run: --cpus 2\n * run: --cpus 3 */\nvoid main(void) { nonsense(); }\n")
+            .unwrap();
         let kernel = BareMetalKernel::read(source).unwrap();
-        assert_eq!(kernel.options, ["--cpus", "2"]);
+        assert_eq!(kernel.runs, [["--cpus", "2"], ["--cpus", "3"]]);
         let error = kernel.build(folder.path()).unwrap_err().to_string();
         assert!(error.contains("kernel wrong") && error.contains("nonsense"), "{error}");
     }

@@ -3,6 +3,7 @@
 
 #define EFER 0xc0000080
 #define CR4_PAE (1ull << 5)
+#define CR0_CD (1ul << 30)
 
 static const struct {
 	const char *name;
@@ -147,7 +148,13 @@ static void control_registers(void)
 
 void main(void)
 {
+	ulong cr0 = read_cr0();
+
+	/* Memory types change among others: no cache may have anything to itself then (SDM volume 3, 12.11.7.2). */
+	write_cr0(cr0 | CR0_CD);
+	asm volatile("wbinvd" : : : "memory");
 	values();
+	write_cr0(cr0);
 	misc_enable();
 	time_stamps();
 	clear_fault();

@@ -7,6 +7,9 @@
 /* The subject. Runs on the boot processor with interrupts off. */
 void main(void);
 
+/* Says on the second serial port that the guest is up: what hardware does by chance begins. Comes before main(). */
+void become_ready(void);
+
 /* ---- Output and checks ---- */
 
 /* printf with %s %c %d %u %x %lx %lu %ld %%, to the first serial port. */

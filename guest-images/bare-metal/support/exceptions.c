@@ -131,6 +131,7 @@ void processor_start(u32 cpu)
 		serve(cpu);
 	if (multiboot_magic != MULTIBOOT_MAGIC)
 		fatal("not booted by multiboot");
+	become_ready();
 	main();
 	finish();
 }

@@ -91,6 +91,7 @@ void kernel_start(void)
 	kernel_task.io_map = sizeof(kernel_task);
 	gdt[TASK_SELECTOR / 8] = descriptor((u32)&kernel_task, sizeof(kernel_task) - 1, ACCESS_TASK32, 0);
 	asm volatile("lidt %0; ltr %w1" : : "m"(table), "r"(TASK_SELECTOR));
+	become_ready();
 	main();
 	finish();
 }

@@ -78,6 +78,8 @@ struct dmalab_file {
 /* ring.c */
 int dmalab_ring_start(struct dmalab *lab);
 void dmalab_ring_stop(struct dmalab *lab);
+int dmalab_prepare(struct dmalab *lab, const struct dmalab_descriptor *descriptor, u32 *number);
+void dmalab_ring_doorbell(struct dmalab *lab);
 int dmalab_submit(struct dmalab *lab, const struct dmalab_descriptor *descriptor, u32 *number);
 int dmalab_wait(struct dmalab *lab, u32 number, u32 timeout_ms, struct dmalab_wait *completion);
 irqreturn_t dmalab_completion_irq(int irq, void *data);

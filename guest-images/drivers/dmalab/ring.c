@@ -3,6 +3,7 @@
 
 #include <linux/interrupt.h>
 #include <linux/io.h>
+#include <linux/lockdep.h>
 #include <linux/string.h>
 #include <asm/cacheflush.h>
 
@@ -75,30 +76,44 @@ irqreturn_t dmalab_fault_irq(int irq, void *data)
 	return IRQ_HANDLED;
 }
 
+/* Puts a copy of *descriptor into the ring, whose lock is held; its number is what dmalab_wait() takes. */
+int dmalab_prepare(struct dmalab *lab, const struct dmalab_descriptor *descriptor, u32 *number)
+{
+	struct dmalab_descriptor *slot;
+
+	lockdep_assert_held(&lab->ring_lock);
+	if (READ_ONCE(lab->fault))
+		return -EIO;
+	if (lab->head - READ_ONCE(lab->tail) >= DMALAB_RING_SIZE)
+		return -EBUSY;
+	slot = &lab->ring[lab->head % DMALAB_RING_SIZE];
+	*slot = *descriptor;
+	slot->flags |= DMALAB_INTERRUPT;
+	slot->status = cpu_to_le32(DMALAB_PENDING);
+	slot->done = 0;
+	slot->result = 0;
+	if (flushes_ring(lab))
+		clflush_cache_range(slot, sizeof(*slot));
+	*number = lab->head++;
+	return 0;
+}
+
+/* Has the device look at what has been put into the ring, whose lock is still held. */
+void dmalab_ring_doorbell(struct dmalab *lab)
+{
+	/* Orders the descriptor before the doorbell. */
+	writel(lab->head, lab->registers + REGISTER_HEAD);
+}
+
 /* Submits a copy of *descriptor; its number is what dmalab_wait() takes. */
 int dmalab_submit(struct dmalab *lab, const struct dmalab_descriptor *descriptor, u32 *number)
 {
-	struct dmalab_descriptor *slot;
-	int error = 0;
+	int error;
 
 	mutex_lock(&lab->ring_lock);
-	if (READ_ONCE(lab->fault)) {
-		error = -EIO;
-	} else if (lab->head - READ_ONCE(lab->tail) >= DMALAB_RING_SIZE) {
-		error = -EBUSY;
-	} else {
-		slot = &lab->ring[lab->head % DMALAB_RING_SIZE];
-		*slot = *descriptor;
-		slot->flags |= DMALAB_INTERRUPT;
-		slot->status = cpu_to_le32(DMALAB_PENDING);
-		slot->done = 0;
-		slot->result = 0;
-		if (flushes_ring(lab))
-			clflush_cache_range(slot, sizeof(*slot));
-		*number = lab->head++;
-		/* Orders the descriptor before the doorbell. */
-		writel(lab->head, lab->registers + REGISTER_HEAD);
-	}
+	error = dmalab_prepare(lab, descriptor, number);
+	if (!error)
+		dmalab_ring_doorbell(lab);
 	mutex_unlock(&lab->ring_lock);
 	return error;
 }

@@ -8,9 +8,11 @@
  */
 
 #include <linux/io.h>
+#include <linux/irqflags.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <asm/cacheflush.h>
+#include <asm/special_insns.h>
 
 #include "dmalab.h"
 
@@ -30,17 +32,32 @@ void dmalab_looked(struct dmalab_trial *trial, u8 side, dma_addr_t bus, u8 expec
 	report->wrong++;
 }
 
-static int execute(struct dmalab *lab, const struct dmalab_descriptor *descriptor)
+/* Waits for a descriptor that has to succeed. */
+static int finish(struct dmalab *lab, u32 number)
 {
 	struct dmalab_wait completion;
-	u32 number;
-	int error = dmalab_submit(lab, descriptor, &number);
+	int error = dmalab_wait(lab, number, TIMEOUT_MS, &completion);
 
-	if (!error)
-		error = dmalab_wait(lab, number, TIMEOUT_MS, &completion);
 	if (error)
 		return error;
 	return completion.status == DMALAB_DONE ? 0 : -EIO;
+}
+
+static int execute(struct dmalab *lab, const struct dmalab_descriptor *descriptor)
+{
+	u32 number;
+	int error = dmalab_submit(lab, descriptor, &number);
+
+	return error ? error : finish(lab, number);
+}
+
+/* Looks at what the device has read from a buffer. */
+static void check_read(struct dmalab_trial *trial, dma_addr_t bus, u32 length, u64 seed)
+{
+	u32 i;
+
+	for (i = 0; i < length; i++)
+		dmalab_looked(trial, DMALAB_DEVICE, bus + i, dmalab_pattern(seed, i), readb(trial->lab->memory + i));
 }
 
 /* The device writes a pattern. */
@@ -67,10 +84,9 @@ int dmalab_device_read(struct dmalab_trial *trial, dma_addr_t bus, u32 length, u
 		.source = cpu_to_le64(bus),
 	};
 	int error = execute(trial->lab, &descriptor);
-	u32 i;
 
-	for (i = 0; !error && i < length; i++)
-		dmalab_looked(trial, DMALAB_DEVICE, bus + i, dmalab_pattern(seed, i), readb(trial->lab->memory + i));
+	if (!error)
+		check_read(trial, bus, length, seed);
 	return error;
 }
 
@@ -175,6 +191,66 @@ static noinline int dmalab_echo_without_flush_after_receive(struct dmalab_trial 
 	return echo(trial, AFTER_RECEIVE);
 }
 
+/*
+ * The lines of what the device is to read are written back by CLWB, which only a fence orders: the doorbell may be rung before
+ * the data is in memory. Locks are as good as a fence, and so is an interrupt's end: none comes between.
+ */
+static __always_inline int write_back(struct dmalab_trial *trial, bool fenced)
+{
+	struct dmalab_descriptor descriptor = {
+		.operation = DMALAB_OP_READ,
+		.flags = DMALAB_NO_SNOOP,
+		.length = cpu_to_le32(LENGTH),
+	};
+	struct dmalab *lab = trial->lab;
+	struct device *dev = lab->dev;
+	u8 *sent = kmalloc(LENGTH, GFP_KERNEL);
+	unsigned long flags;
+	dma_addr_t bus;
+	u32 number, at;
+	int error = -ENOMEM;
+
+	if (!sent)
+		return error;
+	bus = dma_map_single(dev, sent, LENGTH, DMA_TO_DEVICE);
+	if (dma_mapping_error(dev, bus))
+		goto memory;
+	descriptor.source = cpu_to_le64(bus);
+	mutex_lock(&lab->ring_lock);
+	error = dmalab_prepare(lab, &descriptor, &number);
+	if (!error) {
+		dma_sync_single_for_cpu(dev, bus, LENGTH, DMA_TO_DEVICE);
+		dmalab_cpu_fill(sent, LENGTH, trial->seed);
+		dma_sync_single_for_device(dev, bus, LENGTH, DMA_TO_DEVICE);
+		local_irq_save(flags);
+		for (at = 0; at < LENGTH; at += 64)
+			clwb(sent + at);
+		if (fenced)
+			wmb();
+		dmalab_ring_doorbell(lab);
+		local_irq_restore(flags);
+	}
+	mutex_unlock(&lab->ring_lock);
+	if (!error)
+		error = finish(lab, number);
+	if (!error)
+		check_read(trial, bus, LENGTH, trial->seed);
+	dma_unmap_single(dev, bus, LENGTH, DMA_TO_DEVICE);
+memory:
+	kfree(sent);
+	return error;
+}
+
+static noinline int dmalab_write_back_with_a_fence(struct dmalab_trial *trial)
+{
+	return write_back(trial, true);
+}
+
+static noinline int dmalab_write_back_without_a_fence(struct dmalab_trial *trial)
+{
+	return write_back(trial, false);
+}
+
 const struct dmalab_case dmalab_flush_cases[] = {
 	{ "clflush", "a driver that flushes by hand whatever the device is to read, and has read or written",
 	  dmalab_echo_with_every_flush },
@@ -184,6 +260,9 @@ const struct dmalab_case dmalab_flush_cases[] = {
 	  dmalab_echo_without_flush_before_receive },
 	{ "clflush-missing-after-receive", "the same without the flush after the device has written",
 	  dmalab_echo_without_flush_after_receive },
+	{ "clwb", "what the device is to read is written back, and a fence comes before the doorbell",
+	  dmalab_write_back_with_a_fence },
+	{ "clwb-without-fence", "the same without the fence", dmalab_write_back_without_a_fence },
 };
 const unsigned int dmalab_flush_case_count = ARRAY_SIZE(dmalab_flush_cases);
 

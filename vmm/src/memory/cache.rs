@@ -54,14 +54,6 @@ struct View<'a> {
     ram: &'a GuestRam,
     code: &'a mut CodePages,
     reach: &'a Reach,
-    /// Bytes of a line.
-    line: u64,
-}
-
-impl<'a> View<'a> {
-    fn new(ram: &'a GuestRam, code: &'a mut CodePages, reach: &'a Reach, model: &CacheModel) -> Self {
-        Self { ram, code, reach, line: model.config().geometry().line() as u64 }
-    }
 }
 
 impl Memory for View<'_> {
@@ -82,16 +74,15 @@ impl Memory for View<'_> {
         self.reach.may_be_filled(addr)
     }
     fn may_be_cached(&self, addr: u64) -> bool {
-        self.reach.may_be_cached(addr, self.line)
+        self.reach.may_be_cached(addr)
     }
 }
 
 /// A model and the memory under it, for one access.
 macro_rules! over {
-    ($cache:expr, $ram:expr, $code:expr) => {{
-        let view = View::new($ram, $code, &$cache.reach, &$cache.model);
-        (&mut $cache.model, &mut { view })
-    }};
+    ($cache:expr, $ram:expr, $code:expr) => {
+        (&mut $cache.model, &mut View { ram: $ram, code: $code, reach: &$cache.reach })
+    };
 }
 
 fn writer(by: &RamAccess) -> Writer {
@@ -106,7 +97,7 @@ impl Cache {
             model: CacheModel::new(config.model),
             scope: config.scope,
             seed: config.seed,
-            reach: Reach::new(end),
+            reach: Reach::new(end, config.model.geometry().line() as u64),
             shown: BTreeSet::new(),
             generation: 0,
             recorder: None,
@@ -171,7 +162,7 @@ impl Cache {
                 self.generation += 1;
                 let mut code = CodePages::default();
                 self.reach.enter(page * PAGE);
-                let view = View::new(ram, &mut code, &self.reach, &self.model);
+                let view = View { ram, code: &mut code, reach: &self.reach };
                 // All of the page is RAM.
                 let _ = self.model.enter_unknown(&view, page * PAGE, PAGE);
             }
@@ -240,7 +231,7 @@ impl Cache {
     ) -> Result<(), OutOfRange> {
         match self.kind(by, address, data.len(), false) {
             Some(kind) => self.make((ram, code), writer(by), Operation::Load { address, data, kind }),
-            None => View::new(ram, code, &self.reach, &self.model).read(address, data),
+            None => View { ram, code, reach: &self.reach }.read(address, data),
         }
     }
 
@@ -292,7 +283,7 @@ impl Cache {
         }
         match op {
             CacheOp::Flush(address) | CacheOp::FlushWeakly(address) => {
-                self.reach.flushed(address, self.model.config().geometry().line() as u64);
+                self.reach.flushed(address);
             }
             CacheOp::FlushAll | CacheOp::InvalidateAll => self.reach.flushed_all(),
             CacheOp::CleanWeakly(_) | CacheOp::Fence | CacheOp::Drain => {}
@@ -375,7 +366,7 @@ impl Cache {
     /// As [`Cache::load`].
     pub fn peek_ram(&self, ram: &GuestRam, address: u64, data: &mut [u8]) -> Result<(), OutOfRange> {
         let mut code = CodePages::default();
-        let view = View::new(ram, &mut code, &self.reach, &self.model);
+        let view = View { ram, code: &mut code, reach: &self.reach };
         self.model.peek_ram(&view, address, data)
     }
 

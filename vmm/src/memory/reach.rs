@@ -14,6 +14,8 @@ const LINE_WORDS: usize = 4;
 pub struct Reach {
     /// Pages of RAM.
     pages: u64,
+    /// Bytes of a line.
+    line: u64,
     /// By vCPU: pages that it has used cacheable translations of since it dropped the last of them.
     used: Vec<PageSet>,
     /// Pages out of reach of which no line can be in a cache.
@@ -42,11 +44,11 @@ impl PageSet {
 }
 
 impl Reach {
-    /// At power-on, with RAM up to `end`: caches are empty, and no translation has been used.
+    /// At power-on, with RAM up to `end` and lines of so many bytes: caches are empty, and no translation has been used.
     #[must_use]
-    pub fn new(end: u64) -> Self {
+    pub fn new(end: u64, line: u64) -> Self {
         let pages = end / PAGE;
-        Self { pages, used: Vec::new(), absent: PageSet::new(pages, true), flushed: BTreeMap::new() }
+        Self { pages, line, used: Vec::new(), absent: PageSet::new(pages, true), flushed: BTreeMap::new() }
     }
 
     /// Whether memory of this type is cached.
@@ -95,14 +97,14 @@ impl Reach {
         }
     }
 
-    /// The line of `size` bytes that holds `address` has been flushed.
-    pub fn flushed(&mut self, address: u64, size: u64) {
+    /// The line that holds `address` has been flushed.
+    pub fn flushed(&mut self, address: u64) {
         let page = address / PAGE;
         if self.may_be_filled(address) || self.absent.contains(page) || page >= self.pages {
             return;
         }
+        let line = address % PAGE / self.line.max(1);
         let lines = self.flushed.entry(page).or_default();
-        let line = address % PAGE / size.max(1);
         if let Some(word) = lines.get_mut((line / 64) as usize) {
             *word |= 1 << (line % 64);
         }
@@ -124,11 +126,11 @@ impl Reach {
         self.used.iter().any(|used| used.contains(address / PAGE))
     }
 
-    /// Whether the line of `size` bytes at `address` may be in a cache.
+    /// Whether the line at `address` may be in a cache.
     #[must_use]
-    pub fn may_be_cached(&self, address: u64, size: u64) -> bool {
+    pub fn may_be_cached(&self, address: u64) -> bool {
         let page = address / PAGE;
-        let line = address % PAGE / size.max(1);
+        let line = address % PAGE / self.line.max(1);
         let flushed = || {
             let word = self.flushed.get(&page).and_then(|lines| lines.get((line / 64) as usize));
             word.is_some_and(|word| word >> (line % 64) & 1 != 0)
@@ -141,50 +143,48 @@ impl Reach {
 mod tests {
     use super::*;
 
-    const LINE: u64 = 64;
-
     #[test]
     fn a_line_stays_until_it_is_flushed_out_of_reach() {
-        let mut reach = Reach::new(16 * PAGE);
-        assert!(!reach.may_be_cached(0x1000, LINE), "caches are empty at first");
+        let mut reach = Reach::new(16 * PAGE, 64);
+        assert!(!reach.may_be_cached(0x1000), "caches are empty at first");
         reach.used(1, 0x1234);
-        assert!(reach.may_be_filled(0x1ff8) && reach.may_be_cached(0x1ff8, LINE));
-        reach.flushed(0x1040, LINE);
-        assert!(reach.may_be_cached(0x1040, LINE), "it may have been brought in again");
+        assert!(reach.may_be_filled(0x1ff8) && reach.may_be_cached(0x1ff8));
+        reach.flushed(0x1040);
+        assert!(reach.may_be_cached(0x1040), "it may have been brought in again");
         reach.dropped(0, 0x1000);
         assert!(reach.may_be_filled(0x1040), "by the other vCPU");
         reach.dropped(1, 0x1000);
-        assert!(!reach.may_be_filled(0x1040) && reach.may_be_cached(0x1040, LINE));
-        reach.flushed(0x1050, LINE);
-        assert!(!reach.may_be_cached(0x1040, LINE) && reach.may_be_cached(0x1080, LINE));
+        assert!(!reach.may_be_filled(0x1040) && reach.may_be_cached(0x1040));
+        reach.flushed(0x1050);
+        assert!(!reach.may_be_cached(0x1040) && reach.may_be_cached(0x1080));
         reach.used(0, 0x1fff);
-        assert!(reach.may_be_filled(0x1040) && reach.may_be_cached(0x1040, LINE));
+        assert!(reach.may_be_filled(0x1040) && reach.may_be_cached(0x1040));
     }
 
     #[test]
     fn all_that_is_out_of_reach_is_flushed_at_once() {
-        let mut reach = Reach::new(1024 * PAGE);
+        let mut reach = Reach::new(1024 * PAGE, 64);
         reach.used(0, 0x1000);
         reach.used(1, 0x2000);
         reach.dropped_all(0);
         reach.flushed_all();
-        assert!(!reach.may_be_cached(0x1000, LINE) && reach.may_be_cached(0x2000, LINE));
+        assert!(!reach.may_be_cached(0x1000) && reach.may_be_cached(0x2000));
         reach.enter(0x1000);
-        assert!(reach.may_be_cached(0x1000, LINE) && !reach.may_be_filled(0x1000));
+        assert!(reach.may_be_cached(0x1000) && !reach.may_be_filled(0x1000));
     }
 
     #[test]
     fn short_lines_and_addresses_that_are_no_ram_have_their_place() {
-        let mut reach = Reach::new(2 * PAGE);
+        let mut reach = Reach::new(2 * PAGE, 16);
         reach.used(0, 0);
         reach.used(0, 1 << 40);
         reach.dropped_all(0);
         for address in (0..PAGE).step_by(16) {
-            assert!(reach.may_be_cached(address, 16));
-            reach.flushed(address, 16);
-            assert!(!reach.may_be_cached(address, 16));
+            assert!(reach.may_be_cached(address));
+            reach.flushed(address);
+            assert!(!reach.may_be_cached(address));
         }
-        reach.flushed(1 << 40, 16);
+        reach.flushed(1 << 40);
         assert_eq!(reach.flushed.len(), 1);
     }
 }

@@ -216,7 +216,7 @@ impl<'l, N> Case<'_, 'l, N> {
         };
         let handed_over =
             mapping.and_then(|entry| entry.last_transfer(Owner::Device, self.finding.addr, now));
-        let late = writer.zip(handed_over).is_some_and(|(store, handed_over)| store.stamp > handed_over);
+        let late = writer.is_some_and(|store| handed_over.is_none_or(|at| store.stamp > at));
         let kept = mapping.is_some_and(|entry| !entry.mapping.is_shared());
         let (kind, blame) = if self.rules.syncs && kept && late {
             (Kind::MissingSyncForDevice, Blame::Driver)
@@ -585,6 +585,21 @@ mod tests {
             machine.load(0x100, 1);
             assert_eq!(machine.found_shared(), (Kind::LostDmaWrite, cannot_sync, Some(5)));
         }
+    }
+
+    #[test]
+    fn mapping_without_a_sync_hands_nothing_over() {
+        let attributes = Attributes { skip_cpu_sync: true, ..Attributes::default() };
+        let mapping = Mapping { attributes, ..Mapping::new(DEVICE, 0x100, 64, Bidirectional) };
+        let mut machine = Machine::new();
+        machine.store(0x100, &[9]);
+        machine.map_with(mapping);
+        machine.dma_read(0x100, 1, NoSnoop);
+        assert_eq!(machine.found(), (Kind::MissingSyncForDevice, Manifest, Driver, Some(1), Some(0x100)));
+        machine.dma_write(0x120, &[1], NoSnoop);
+        machine.unmap(0x100);
+        machine.load(0x120, 1);
+        assert_eq!(machine.found(), (Kind::MissingSyncForCpu, Manifest, Driver, Some(4), Some(0x100)));
     }
 
     #[test]

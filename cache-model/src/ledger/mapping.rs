@@ -179,6 +179,7 @@ impl<N> Entry<N> {
             Owner::Cpu => (self.unmapped_at, self.forgotten.0),
             Owner::Device => (Some(self.mapped_at), self.forgotten.1),
         };
+        let end = end.filter(|_| !self.mapping.attributes.skip_cpu_sync);
         let covers = |sync: &&Handover| {
             sync.to == to && (sync.addr..sync.addr.saturating_add(sync.len)).contains(&addr)
         };
@@ -224,6 +225,18 @@ mod tests {
         assert_eq!((entry.owner(0x110, 25), entry.owner(0xff, 30)), (Owner::Cpu, Owner::Cpu));
         entry.unmapped_at = Some(40);
         assert_eq!((entry.owner(0x110, 39), entry.owner(0x110, 40)), (Owner::Device, Owner::Cpu));
+    }
+
+    #[test]
+    fn only_syncs_hand_over_what_is_mapped_without() {
+        let mut entry = entry();
+        entry.mapping.attributes.skip_cpu_sync = true;
+        assert_eq!(entry.last_transfer(Owner::Device, 0x100, 50), None);
+        entry.synced(Handover { to: Owner::Device, addr: 0x100, len: 0x100, at: 20 });
+        entry.unmapped_at = Some(40);
+        assert_eq!((entry.owner(0x100, 19), entry.owner(0x100, 50)), (Owner::Cpu, Owner::Device));
+        entry.synced(Handover { to: Owner::Cpu, addr: 0x100, len: 0x100, at: 30 });
+        assert_eq!(entry.owner(0x100, 50), Owner::Cpu);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct CacheStatistics {
     pub all: Stats,
     /// Accesses that missed the first level and found their line in the second.
     pub second_level_hits: u64,
+    /// Reads not judged since their line's past is unknown: of a cache with scope=dma.
+    pub unjudged: u64,
     /// What each vCPU and device has caused, vCPUs first.
     pub agents: Vec<AgentStatistics>,
 }
@@ -34,6 +36,7 @@ impl Machine {
         Some(CacheStatistics {
             all: model.stats(),
             second_level_hits: model.second_level_hits(),
+            unjudged: model.unjudged(),
             agents: agents.map(|(agent, stats)| AgentStatistics { agent: self.who(agent), stats }).collect(),
         })
     }

@@ -84,6 +84,8 @@ fn files_that_are_not_there() {
     refused(&format!("[guest]\nmodules = ['m']\n{rest}"), &format!("FILE:4:12: modules: DIR/m: {file}"));
     let device = format!("[guest]\ndevices = [\n'mlx5',\n'blk,path=d']\n{rest}");
     refused(&device, &format!("FILE:6:1: devices: DIR/d: {file}"));
+    let pages = format!("[guest]\ncache = 'dma,pages=p'\n{rest}");
+    refused(&pages, "--cache pages=DIR/p: no such file (`staleline run` writes it)");
     let axis = format!("[guest]\n[matrix]\nx = {{ y = {{ devices = ['console,in=d'] }} }}\n{rest}");
     let suite = Suite::new(&[("bad", &axis)]);
     assert!(suite.run(&[]).stdout.contains("bad.toml:5:24: devices: "));

@@ -152,7 +152,11 @@ pub(super) struct RunArguments {
     ///
     /// seed=N: of the schedule, by default that of the run, and of policy=random;
     ///
-    /// scope=all|dma: model every access, or only those to pages that devices reach, which is faster and less exact.
+    /// scope=all|dma: model every access, or only those to pages that devices reach, which is faster and less exact: nothing is
+    /// said of a line that a device reaches for the first time until it is flushed or stored to;
+    ///
+    /// pages=FILE: with scope=dma, the pages that devices will reach, so that they are modelled from power-on. A run writes the
+    /// file if it is not there: with it the same run judges every read.
     ///
     /// Presets: l1 (the values above), l2 (with 1 MiB behind it), tiny (1 KiB, 2 ways), short-lines (32 bytes), long-lines (128
     /// bytes), through (write-through), dma (l1 with scope=dma), random and worst (l1 with that schedule).
@@ -310,6 +314,17 @@ impl RunArguments {
         outcome.exit_status(self.takes_work(), self.fail_on)
     }
 
+    /// Refuses what only one run can do, not many at once.
+    ///
+    /// # Errors
+    /// With the option.
+    pub(super) fn check_repeatable(&self) -> Result<()> {
+        match self.cache.pages().filter(|path| !path.exists()) {
+            Some(path) => bail!("--cache pages={}: no such file (`staleline run` writes it)", path.display()),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses what this version cannot do.
     pub(super) fn check(&self) -> Result<()> {
         refuse("--arch riscv64", self.arch == Arch::Riscv64)?;
@@ -322,6 +337,12 @@ impl RunArguments {
         refuse("--dma lying", self.dma == Dma::Lying)?;
         if !self.cache.is_off() && self.engine == EngineChoice::Kvm {
             bail!("--cache: the KVM engine does not show the guest's accesses (--engine soft does)");
+        }
+        if let Some(path) = self.cache.pages()
+            && let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty())
+            && !folder.is_dir()
+        {
+            bail!("--cache pages={}: there is no such folder to write it in", path.display());
         }
         if self.follows_dma() && self.engine == EngineChoice::Kvm {
             bail!("--ledger: the KVM engine cannot follow the guest (--engine soft can)");
@@ -597,6 +618,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
         work: arguments.work(),
         watch: Watch {
             record: arguments.record.clone(),
+            pages: arguments.cache.pages().map(Path::to_owned),
             ledger: arguments.follows_dma(),
             ledger_records: arguments.ledger_dump.is_some(),
             symbols,

@@ -148,6 +148,17 @@ impl Cache {
         self.generation
     }
 
+    /// Has these pages shown from the beginning on: nothing has happened, and so their past is known.
+    pub fn show_pages(&mut self, pages: &[u64]) {
+        self.shown.extend(pages.iter().map(|page| page / PAGE));
+        self.generation += 1;
+    }
+
+    /// Addresses of the pages that are shown with [`Scope::Dma`], lowest first.
+    pub fn shown_pages(&self) -> impl Iterator<Item = u64> {
+        self.shown.iter().map(|page| page * PAGE)
+    }
+
     /// Devices reach these bytes: with [`Scope::Dma`] their pages are shown from now on, lines of unknown past.
     pub fn enter(&mut self, ram: &GuestRam, address: u64, length: u64) {
         let Some(last) = length.checked_sub(1).map(|more| address.saturating_add(more)) else { return };

@@ -4,6 +4,7 @@ use super::cache::{CacheConfig, Scope};
 use crate::quantity::parse_size;
 use cache_model::{Config, ConfigError, Geometry, GeometryError, Policy, Schedule, WriteBack, WritePolicy};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Names for whole specifications.
@@ -19,8 +20,7 @@ pub const PRESETS: &[(&str, &str)] = &[
     ("worst", "size=32K,ways=8,line=64,policy=lru,schedule=worst"),
 ];
 
-const KEYS: &str =
-    "size, sets, ways, line, policy, write, alloc, writeback, l2, l2-ways, l2-policy, schedule, scope, seed";
+const KEYS: &str = "size, sets, ways, line, policy, write, alloc, writeback, l2, l2-ways, l2-policy, schedule, scope, pages, seed";
 
 /// Why there cannot be such a cache.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +39,8 @@ pub enum CacheSpecError {
     Size { key: &'static str, size: u64, set: u64 },
     #[error("l2-ways and l2-policy need l2=SIZE")]
     NoSecondLevel,
+    #[error("pages=FILE needs scope=dma: with scope=all every page is shown")]
+    PagesOfAll,
     #[error(transparent)]
     Geometry(#[from] GeometryError),
     #[error(transparent)]
@@ -54,19 +56,26 @@ fn preset_names() -> String {
 pub struct CacheSpec {
     text: String,
     config: Option<CacheConfig>,
+    pages: Option<PathBuf>,
 }
 
 impl CacheSpec {
     /// No cache.
     #[must_use]
     pub fn off() -> Self {
-        Self { text: "off".into(), config: None }
+        Self { text: "off".into(), config: None, pages: None }
     }
 
     /// What it comes to; `None`: no cache.
     #[must_use]
     pub fn config(&self) -> Option<&CacheConfig> {
         self.config.as_ref()
+    }
+
+    /// The file with the pages that are shown from power-on ([`super::page_list`]); a run writes it if it is not there.
+    #[must_use]
+    pub fn pages(&self) -> Option<&Path> {
+        self.pages.as_deref()
     }
 
     /// Whether there is to be none.
@@ -86,11 +95,15 @@ impl FromStr for CacheSpec {
     type Err = CacheSpecError;
 
     fn from_str(text: &str) -> Result<Self, CacheSpecError> {
-        let config = match text {
-            "off" => None,
-            text => Some(Keys::of(text)?.config()?),
-        };
-        Ok(Self { text: text.to_owned(), config })
+        if text == "off" {
+            return Ok(Self::off());
+        }
+        let mut keys = Keys::of(text)?;
+        let pages = keys.pages.take();
+        if pages.is_some() && keys.scope == Scope::All {
+            return Err(CacheSpecError::PagesOfAll);
+        }
+        Ok(Self { text: text.to_owned(), config: Some(keys.config()?), pages })
     }
 }
 
@@ -109,6 +122,7 @@ struct Keys {
     second_policy: Option<Policy>,
     schedule: Schedule,
     scope: Scope,
+    pages: Option<PathBuf>,
     seed: Option<u64>,
 }
 
@@ -132,6 +146,7 @@ impl Keys {
             second_policy: None,
             schedule: Schedule::None,
             scope: Scope::All,
+            pages: None,
             seed: None,
         }
     }
@@ -202,6 +217,8 @@ impl Keys {
             "scope" => {
                 self.scope = choice(value, &[("all", Scope::All), ("dma", Scope::Dma)]).map_err(bad)?
             }
+            "pages" if value.is_empty() => return Err(bad("name a file".into())),
+            "pages" => self.pages = Some(value.into()),
             "seed" => self.seed = Some(number()?),
             _ => return Err(CacheSpecError::UnknownKey(key.to_owned())),
         }
@@ -277,6 +294,7 @@ mod tests {
         assert_eq!(config("sets=64").model.geometry(), config("size=32K,ways=8,line=64").model.geometry());
         assert_eq!(config("size=32768"), config("l1"));
         assert_eq!("l1,line=32".parse::<CacheSpec>().unwrap().to_string(), "l1,line=32");
+        assert_eq!("dma,pages=a/b".parse::<CacheSpec>().unwrap().pages(), Some(Path::new("a/b")));
     }
 
     #[test]
@@ -300,6 +318,8 @@ mod tests {
             ("policy=mru", "policy=mru: valid values: lru, fifo, plru, random"),
             ("scope=some", "scope=some: valid values: all, dma"),
             ("seed=-1", "seed=-1: invalid digit"),
+            ("dma,pages=", "pages=: name a file"),
+            ("l1,pages=list", "pages=FILE needs scope=dma"),
             ("l2-ways=4", "l2-ways and l2-policy need l2=SIZE"),
             ("l2=100K,l2-ways=3", "l2=102400 is not a whole number of sets: a set is 192 bytes"),
         ] {

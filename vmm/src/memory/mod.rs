@@ -5,6 +5,7 @@ pub mod cache_spec;
 pub mod dma;
 pub mod hook;
 pub mod layout;
+pub mod page_list;
 pub mod pages;
 pub mod ram;
 pub mod reach;

@@ -16,6 +16,8 @@ use crate::engine::{Engine, EngineError, EngineKind, Exit, Kick};
 use crate::guest::SymbolFile;
 use crate::host::{Host, HostEvent};
 use crate::machine::{Machine, MachineConfig, MachineError, Port, SharedMachine};
+use crate::memory::layout::PAGE;
+use crate::memory::page_list::{self, PageListError};
 use devices::bus::{Nanos, PowerRequest};
 use devices::serial::INPUT_LIMIT;
 use guest_images::channel;
@@ -54,6 +56,9 @@ pub struct Watch {
     /// Where every operation on its memory is written, as a trace that `staleline replay` reads: of a machine with a cache
     /// that is shown everything.
     pub record: Option<PathBuf>,
+    /// The pages that a cache with scope=dma is shown from power-on: a file ([`crate::memory::page_list`]). If it is not there, the
+    /// run writes those that it has shown in the end.
+    pub pages: Option<PathBuf>,
     /// Symbols of its kernel; `None`: those that it carries in its memory.
     pub symbols: Option<Arc<SymbolFile>>,
 }
@@ -86,6 +91,8 @@ pub enum SessionError {
     Engine(#[from] EngineError),
     #[error("the recording cannot be written: {0}")]
     Record(io::Error),
+    #[error("--cache pages=: {0}")]
+    Pages(#[from] PageListError),
     /// How the boot ended: as every run that is no different up to there.
     #[error("the guest did not come to its ready mark: {}", .0.cause.description())]
     NotReady(Box<Outcome>),
@@ -135,6 +142,8 @@ pub struct Session {
     start: Option<Start>,
     /// What of RAM the outcome has.
     kept: Vec<MemoryRange>,
+    /// Where the pages shown to the cache are written in the end.
+    pages_to: Option<PathBuf>,
 }
 
 /// Entries of input beyond which only the log has them.
@@ -167,6 +176,13 @@ impl Session {
             let file = File::create(path).map_err(SessionError::Record)?;
             machine.memory_mut().record(file).map_err(SessionError::Record)?;
         }
+        let mut pages_to = config.watch.pages.clone();
+        if let Some(path) = pages_to.take_if(|path| path.exists()) {
+            let pages = page_list::read(&path, |page| machine.ram().contains(page, PAGE))?;
+            if let Some(cache) = &mut machine.memory_mut().cache {
+                cache.show_pages(&pages);
+            }
+        }
         let mut engine = config.engine.create(machine.ram(), kick)?;
         engine.create_vcpus(cpus, &state)?;
         if engine.owns_interrupt_controllers() {
@@ -185,6 +201,7 @@ impl Session {
             transcript: None,
             start: None,
             kept: Vec::new(),
+            pages_to,
         })
     }
 
@@ -219,6 +236,9 @@ impl Session {
 
     fn end(self, cause: Cause) -> Result<Outcome, SessionError> {
         self.machine.lock().memory_mut().finish_recording().map_err(SessionError::Record)?;
+        if let (Some(path), Some(cache)) = (&self.pages_to, &self.machine.lock().memory_mut().cache) {
+            page_list::write(path, cache.shown_pages())?;
+        }
         Ok(self.outcome(cause))
     }
 

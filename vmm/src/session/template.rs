@@ -125,6 +125,7 @@ impl Template {
             transcript: None,
             start: Some(self.start.clone()),
             kept: Vec::new(),
+            pages_to: template.pages_to.clone(),
         };
         fork.pass_ready_mark();
         Ok(fork)

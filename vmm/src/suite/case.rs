@@ -187,12 +187,21 @@ impl Case {
             let name = module.file_name().unwrap_or_default().to_string_lossy();
             add("file", Some(format!("{}:/{name}", text(module))));
         }
-        add("cache", guest.cache.clone());
+        add("cache", guest.cache.as_deref().map(|spec| self.cache(spec)));
         add("iommu", guest.iommu.clone());
         add("confidential", guest.confidential.clone());
         add("dma", guest.dma.clone());
         add("ledger", guest.ledger.clone());
         line
+    }
+
+    /// `cache` with the path of its file.
+    fn cache(&self, spec: &str) -> String {
+        let words = spec.split(',').map(|word| match word.strip_prefix("pages=") {
+            Some(file) => format!("pages={}", self.path(file).display()),
+            None => word.to_owned(),
+        });
+        words.collect::<Vec<_>>().join(",")
     }
 }
 

@@ -34,7 +34,10 @@ enum RunCommand {
 
 fn parse_run(arguments: &[String]) -> Result<RunArguments> {
     match RunLine::try_parse_from(arguments) {
-        Ok(RunLine { command: RunCommand::Run(arguments) }) => Ok(*arguments),
+        Ok(RunLine { command: RunCommand::Run(arguments) }) => {
+            arguments.check_repeatable()?;
+            Ok(*arguments)
+        }
         Err(error) => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();

@@ -219,6 +219,7 @@ impl Template {
             transcript: None,
             start: None,
             kept: Vec::new(),
+            pages_to: None,
         };
         let transcript = Arc::new(Transcript { console: saved.console, channel: saved.channel });
         let start = Start { transcript, exit: saved.exit };

@@ -342,6 +342,23 @@ fn an_image_s_seeds_are_forked_and_their_command_lines_do_the_same_by_themselves
 }
 
 #[test]
+fn with_a_cache_forks_find_what_boots_of_their_own_find() {
+    let scenario = "seeds = '1..2'\n[guest]\nkernel = 'linux-6.12-debug'\ncache = 'random'\n\
+         devices = ['mlx5,no-snoop=payload,umr=off']\n[[step]]\nscript = 'verbs-verify --polling uc.send || true'\n\
+         [[expect]]\nfindings = [{ blame = 'platform' }]\n";
+    let suite = Suite::new(&[("cache", scenario)]);
+    let cold = suite.evidence(&["--cold"]);
+    let forked = suite.evidence(&[]);
+    assert_eq!((cold.0, forked.0), (0, 0), "{} {}", cold.1, forked.1);
+    assert!(forked.3.contains("; 2 forked from 1 boot, "), "{}", forked.3);
+    assert_eq!(forked.1, cold.1);
+    assert!(forked.2 == cold.2, "artefacts of forks are those of boots");
+    let findings =
+        |seed: u32| &forked.2[&suite.artefacts().join(format!("cache/seed-{seed}/findings.jsonl"))];
+    assert!(!findings(1).is_empty() && findings(1) != findings(2), "the schedule has a seed");
+}
+
+#[test]
 fn what_cannot_be_forked_boots_by_itself() {
     let suite = Suite::new(&[]);
     let out = suite.folder.path().join("out");

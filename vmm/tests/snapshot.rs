@@ -21,11 +21,7 @@ const RDMA: &str = "peer-walk --nodes 4 &&
     (ibv_rc_pingpong -c -n 20 & sleep 1; ibv_rc_pingpong -c -n 20 127.0.0.1) && exit 5";
 
 /// Saves a machine of `config` and restores it for each of several works; a restored machine can be saved again.
-fn restored_runs_equal_cold_runs(config: &SessionConfig) {
-    let works = [
-        shell(RDMA, None),
-        shell("head -c 64 /dev/hwrng | md5sum; cat /proc/interrupts; echo more > /dev/hvc0; date", Some(7)),
-    ];
+fn restored_runs_equal_cold_runs(config: &SessionConfig, works: &[Work]) -> Vec<Ran> {
     let (folder, file) = common::new_file();
     let template = boot(config).unwrap();
     let length = template.save(&file, "the image").unwrap();
@@ -46,17 +42,40 @@ fn restored_runs_equal_cold_runs(config: &SessionConfig) {
         restored.template.save(&again, &restored.guest).unwrap();
         assert!(std::fs::read(&again).unwrap() == std::fs::read(&file).unwrap(), "another file");
     }
+    forks
+}
+
+fn restored_rdma_equals_cold_runs(cpus: u32) {
+    let works = [
+        shell(RDMA, None),
+        shell("head -c 64 /dev/hwrng | md5sum; cat /proc/interrupts; echo more > /dev/hvc0; date", Some(7)),
+    ];
+    let forks = restored_runs_equal_cold_runs(&config(cpus), &works);
     assert_eq!(forks[0].outcome.cause, Cause::Exited(5), "{forks:?}");
 }
 
 #[test]
 fn restored_runs_with_one_vcpu_equal_cold_runs() {
-    restored_runs_equal_cold_runs(&config(1));
+    restored_rdma_equals_cold_runs(1);
 }
 
 #[test]
 fn restored_runs_with_two_vcpus_equal_cold_runs() {
-    restored_runs_equal_cold_runs(&config(2));
+    restored_rdma_equals_cold_runs(2);
+}
+
+/// The cache is full at the mark, and what it does from there on depends on the seed.
+#[test]
+fn restored_runs_with_a_cache_equal_cold_runs() {
+    let mut config = config(1);
+    config.machine.cache = "random".parse().unwrap();
+    config.machine.devices = vec!["mlx5,no-snoop=payload,umr=off".parse().unwrap()];
+    config.watch.ledger = true;
+    let works = [None, Some(7)].map(|seed| shell("verbs-verify --polling uc.send", seed));
+    let forks = restored_runs_equal_cold_runs(&config, &works);
+    let findings = forks.iter().map(|ran| &ran.outcome.findings).collect::<Vec<_>>();
+    assert!(findings.iter().all(|raised| !raised.reports.is_empty()), "{findings:?}");
+    assert!(findings.iter().any(|raised| *raised != findings[0]), "the schedule has a seed: {findings:?}");
 }
 
 /// Runs the program and returns its output, and instructions and virtual time from its status.

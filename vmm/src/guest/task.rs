@@ -69,18 +69,18 @@ impl TaskLayout {
         })
     }
 
-    /// The per-CPU area of a vCPU: one of the bases of GS, whichever the kernel knows. The other is the user's.
+    /// The per-CPU area of a vCPU: one of the bases of GS, whichever the kernel knows. The other is the user's, often 0 as in the
+    /// table where there is no vCPU.
     fn area(&self, memory: &GuestMemory<'_>, registers: &Registers) -> Option<u64> {
         let bases = if registers.cpl == 3 {
             [registers.kernel_gs_base, registers.gs_base]
         } else {
             [registers.gs_base, registers.kernel_gs_base]
         };
-        let Some(areas) = self.areas else {
-            return bases.into_iter().find(|base| base >> 63 != 0);
-        };
+        let mut kernels = bases.into_iter().filter(|base| base >> 63 != 0);
+        let Some(areas) = self.areas else { return kernels.next() };
         let known = memory.mapped_bytes(areas, 8 * MAX_CPUS);
         let known = known.as_chunks().0;
-        bases.into_iter().find(|base| known.contains(&base.to_le_bytes()))
+        kernels.find(|base| known.contains(&base.to_le_bytes()))
     }
 }

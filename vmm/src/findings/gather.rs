@@ -1,5 +1,6 @@
 //! From an observation to a report: judgement by the ledger, names by the guest's symbols.
 
+use super::agent::agent_name;
 use super::collector::{Found, Key, Place};
 use super::raw::{LINE, Raw, SavedAccess};
 use super::report::{Access, Action, Frame, Mapped, Moment, Occurrence, Report, Task, What};
@@ -319,14 +320,11 @@ impl Scene<'_> {
     }
 
     fn who(&self, agent: Agent) -> String {
-        match agent {
-            Agent::Cpu(index) => format!("vCPU {index}"),
-            Agent::Device(device) => self.device(device),
-        }
+        agent_name(agent, self.devices)
     }
 
     fn device(&self, device: u32) -> String {
-        self.devices.get(&device).cloned().unwrap_or_else(|| format!("device {device:#x}"))
+        self.who(Agent::Device(device))
     }
 
     fn frame(&self, address: u64) -> Frame {

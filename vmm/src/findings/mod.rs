@@ -1,5 +1,6 @@
 //! Findings: what the cache model and the DMA ledger have seen, told to people and to programs.
 
+mod agent;
 mod collector;
 mod gather;
 mod raw;
@@ -9,6 +10,7 @@ pub(crate) mod samples;
 mod sink;
 mod text;
 
+pub use agent::agent_name;
 pub use collector::{Counts, DISTINCT, Findings, Found, Key, OCCURRENCES, Place};
 pub use gather::{Callers, Scene};
 pub use raw::{LINE, Raw, SavedAccess, Transaction, WAITING};

@@ -1,8 +1,8 @@
 //! What the machine's cache has done, and for whom.
 
 use super::Machine;
-use crate::memory::system::PLATFORM;
-use cache_model::{Agent, Stats};
+use crate::findings::agent_name;
+use cache_model::Stats;
 use serde::Serialize;
 
 /// Counters of the machine's cache.
@@ -37,17 +37,9 @@ impl Machine {
             all: model.stats(),
             second_level_hits: model.second_level_hits(),
             unjudged: model.unjudged(),
-            agents: agents.map(|(agent, stats)| AgentStatistics { agent: self.who(agent), stats }).collect(),
+            agents: agents
+                .map(|(agent, stats)| AgentStatistics { agent: agent_name(agent, &self.devices), stats })
+                .collect(),
         })
-    }
-
-    fn who(&self, agent: Agent) -> String {
-        match agent {
-            Agent::Cpu(index) => format!("vCPU {index}"),
-            Agent::Device(PLATFORM) => "platform".to_owned(),
-            Agent::Device(device) => {
-                self.devices.get(&device).cloned().unwrap_or_else(|| format!("device {device:#x}"))
-            }
-        }
     }
 }

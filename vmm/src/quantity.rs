@@ -1,4 +1,4 @@
-//! Sizes and times as people write them.
+//! Sizes, times and addresses as people write them.
 
 use crate::memory::layout::{GIB, MIB};
 use std::time::Duration;
@@ -17,6 +17,12 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let number = text.get(..text.len() - 1).unwrap_or_default();
     let number: u64 = number.parse().map_err(|_| format!("'{number}' is not a whole number"))?;
     number.checked_mul(unit).ok_or_else(|| "too large".into())
+}
+
+/// Parses a number as C's `%#x` or `%d` prints it.
+#[must_use]
+pub fn parse_number(text: &str) -> Option<u64> {
+    text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u64::from_str_radix(hex, 16).ok())
 }
 
 /// Parses a number of seconds, fractions allowed.

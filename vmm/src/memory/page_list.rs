@@ -4,6 +4,7 @@
 //! One page a line by its address, in decimal or hexadecimal (0x); `#` begins a comment.
 
 use super::layout::PAGE;
+use crate::quantity::parse_number;
 use std::fmt::Write;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,14 +42,10 @@ pub fn read(path: &Path, is_ram: impl Fn(u64) -> bool) -> Result<Vec<u64>, PageL
 }
 
 fn address(word: &str) -> Result<u64, String> {
-    let number = match word.strip_prefix("0x") {
-        Some(digits) => u64::from_str_radix(digits, 16),
-        None => word.parse(),
-    };
-    match number {
-        Ok(page) if page.is_multiple_of(PAGE) => Ok(page),
-        Ok(page) => Err(format!("{page:#x} is not the address of a page: a page has {PAGE} bytes")),
-        Err(_) => Err(format!("'{word}' is no address: one page a line, as 0x1000")),
+    match parse_number(word) {
+        Some(page) if page.is_multiple_of(PAGE) => Ok(page),
+        Some(page) => Err(format!("{page:#x} is not the address of a page: a page has {PAGE} bytes")),
+        None => Err(format!("'{word}' is no address: one page a line, as 0x1000")),
     }
 }
 

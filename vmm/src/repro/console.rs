@@ -1,5 +1,7 @@
 //! A guest's console as lines of text, without what the kernel and its loggers put in front of a message.
 
+use crate::quantity::parse_number;
+
 /// A line longer than this is cut; no kernel message is.
 const MAX_LINE: usize = 2048;
 
@@ -49,11 +51,6 @@ pub(super) fn word_after<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(key)?;
     let word = rest.split([' ', ',', '\t']).next()?;
     (!word.is_empty()).then_some(word)
-}
-
-/// A number as C's `%#x` or `%d` prints it.
-pub(super) fn number(text: &str) -> Option<u64> {
-    text.strip_prefix("0x").map_or_else(|| text.parse().ok(), |hex| u64::from_str_radix(hex, 16).ok())
 }
 
 /// What the kernel log says of the machine, for the report's first line and for comparing with the original report.
@@ -131,7 +128,7 @@ fn pci_function(text: &str) -> Option<PciFunction> {
     Some(PciFunction {
         vendor: u64::from_str_radix(vendor, 16).ok()?,
         device: u64::from_str_radix(device, 16).ok()?,
-        class: number(word_after(rest, "class ")?)?,
+        class: parse_number(word_after(rest, "class ")?)?,
     })
 }
 

@@ -1,7 +1,8 @@
 //! Registrations of memory regions: what the guest's program says of them, and what the driver logs.
 
 use super::catalogue::ExpectedRegistration;
-use super::console::{message, number, word_after};
+use super::console::{message, word_after};
+use crate::quantity::parse_number;
 
 /// Bytes; both first bytes of a reproduction lie in one.
 const PAGE: u64 = 0x1000;
@@ -68,7 +69,7 @@ fn attempt(text: &str) -> Option<Attempt> {
     let (what, result) = text.split_once(": ")?;
     let (offset, length) = what.split_once(" length ")?;
     let result = if result == "ok" || result.starts_with("ok,") { Ok(()) } else { Err(result.to_owned()) };
-    Some(Attempt { offset: number(offset)?, length: number(length)?, result })
+    Some(Attempt { offset: parse_number(offset)?, length: parse_number(length)?, result })
 }
 
 /// `0 -> 1`
@@ -101,9 +102,9 @@ pub(super) fn logged(lines: &[String], function: &str) -> Vec<Logged> {
 fn logged_line(text: &str, key: &str) -> Option<Logged> {
     let (_, rest) = text.split_once(key)?;
     let (place, values) = rest.split_once("): ")?;
-    let value = |name| word_after(values, name).and_then(number);
+    let value = |name| word_after(values, name).and_then(parse_number);
     Some(Logged {
-        pid: number(place.rsplit_once("(pid ")?.1)?,
+        pid: parse_number(place.rsplit_once("(pid ")?.1)?,
         start: value("start ")?,
         length: value("length ")?,
         access_flags: value("access_flags ")?,

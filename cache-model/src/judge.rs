@@ -56,6 +56,8 @@ pub enum Kind {
     OutOfMapping,
     /// DMA for which the mapping has the other direction.
     AgainstDirection,
+    /// DMA that the IOMMU did not let through.
+    BlockedDma,
     /// DMA_ATTR_REQUIRE_COHERENT on the kernel's own memory.
     RequireCoherentOnKernelMemory,
     /// Mappings with different rules of coherence share a line.
@@ -64,7 +66,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::StaleDeviceRead,
         Self::StaleCpuRead,
         Self::LostDmaWrite,
@@ -77,6 +79,7 @@ impl Kind {
         Self::UseAfterUnmap,
         Self::OutOfMapping,
         Self::AgainstDirection,
+        Self::BlockedDma,
         Self::RequireCoherentOnKernelMemory,
         Self::MixedAttributes,
     ];
@@ -97,6 +100,7 @@ impl Kind {
             Self::UseAfterUnmap => "use-after-unmap",
             Self::OutOfMapping => "out-of-mapping",
             Self::AgainstDirection => "against-direction",
+            Self::BlockedDma => "blocked-dma",
             Self::RequireCoherentOnKernelMemory => "require-coherent-on-kernel-memory",
             Self::MixedAttributes => "mixed-attributes",
         }
@@ -187,6 +191,13 @@ pub fn judge_rogue<'a, N>(rogue: &Rogue<'a, N>, culprit: Writer) -> Judgement<'a
     let (verdict, blame) = (Verdict::Manifest, Blame::Driver);
     let (kind, culprit, mapping) = (rogue.kind.into(), Some(culprit), rogue.mapping);
     Judgement { kind, verdict, blame, uapi_cannot_sync: false, culprit, mapping }
+}
+
+/// Judges a transaction that the IOMMU did not let through; `mapping` is the nearest. `culprit` is the device with the time.
+#[must_use]
+pub fn judge_blocked<N>(mapping: Option<&Entry<N>>, culprit: Writer) -> Judgement<'_, N> {
+    let (kind, verdict, blame) = (Kind::BlockedDma, Verdict::Manifest, Blame::Driver);
+    Judgement { kind, verdict, blame, uapi_cannot_sync: false, culprit: Some(culprit), mapping }
 }
 
 /// Judges a mapping that is wrong in itself; `culprit` made it.

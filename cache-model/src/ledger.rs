@@ -17,6 +17,9 @@ use thiserror::Error;
 use index::Index;
 pub use mapping::{Attributes, Direction, Entry, Handover, Mapping, Owner, Transfer};
 
+/// Bytes around a transaction in which a mapping counts as near.
+pub const NEAR: u64 = 1 << 16;
+
 /// The most mappings that may be live at once.
 pub const MAX_MAPPINGS: usize = 1 << 17;
 
@@ -275,6 +278,24 @@ impl<N> Ledger<N> {
         }
         None
     }
+
+    /// The mapping of a device that comes nearest to the `len` bytes at `addr`, for reports: one that has some of them, else one
+    /// that had, else the live one that is the fewest bytes away, [`NEAR`] at most.
+    #[must_use]
+    pub fn nearest(&self, device: u32, addr: u64, len: u64) -> Option<&Entry<N>> {
+        let of_device = |entry: &&Entry<N>| entry.mapping.device == device;
+        let live = self.live_at(addr, len.max(1)).into_iter().find(of_device);
+        let touching = live.or_else(|| self.past_at(addr, len.max(1)).into_iter().find(of_device));
+        touching.or_else(|| {
+            let (start, end) = (addr.saturating_sub(NEAR), addr.saturating_add(len).saturating_add(NEAR));
+            let distance = |entry: &&Entry<N>| {
+                let mapping = &entry.mapping;
+                let before = addr.checked_sub(mapping.end());
+                (before.unwrap_or_else(|| mapping.addr.saturating_sub(addr)), entry.id)
+            };
+            self.live_at(start, end - start).into_iter().filter(of_device).min_by_key(distance)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -314,6 +335,22 @@ mod tests {
         assert_eq!(rogue(&ledger, Transfer::Write, 0x110, 2), Some((after, 0x110, Some(6))));
         ledger.map(7, mapping(0x110, 0x10, Direction::FromDevice), 2).unwrap();
         assert_eq!(rogue(&ledger, Transfer::Write, 0x110, 2), None);
+    }
+
+    #[test]
+    fn the_nearest_mapping_is_one_that_has_the_bytes_or_had_or_is_close() {
+        let mut ledger = Ledger::default();
+        let nearest = |ledger: &Ledger, addr| ledger.nearest(1, addr, 8).map(|entry| entry.id);
+        assert_eq!(nearest(&ledger, 0x100), None);
+        ledger.map(5, mapping(0x100, 0x10, Direction::ToDevice), 0).unwrap();
+        ledger.map(6, mapping(0x200, 0x10, Direction::ToDevice), 0).unwrap();
+        ledger.map(7, Mapping::new(2, 0x180, 0x10, Direction::ToDevice), 0).unwrap();
+        for (addr, id) in [(0x100, 5), (0xf9, 5), (0x120, 5), (0x1f0, 6), (0x180, 5), (0x210, 6), (0, 5)] {
+            assert_eq!(nearest(&ledger, addr), Some(id), "{addr:#x}");
+        }
+        assert_eq!(nearest(&ledger, 0x210 + NEAR), None);
+        ledger.unmap(6, 1).unwrap();
+        assert_eq!((nearest(&ledger, 0x200), nearest(&ledger, 0x210)), (Some(6), Some(5)));
     }
 
     #[test]

@@ -48,6 +48,15 @@ pub enum AtomicOp {
 }
 
 impl AtomicOp {
+    /// What it brings: the value to store, or to add.
+    #[must_use]
+    pub fn operand(self) -> u64 {
+        match self {
+            Self::CompareSwap { swap, .. } => swap,
+            Self::FetchAdd(addend) => addend,
+        }
+    }
+
     /// What it makes of the value that it finds.
     #[must_use]
     pub fn apply(self, old: u64) -> u64 {

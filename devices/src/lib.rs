@@ -14,6 +14,7 @@ pub mod duration;
 pub mod fw_cfg;
 pub mod i8042;
 pub mod interrupt;
+pub mod iommu;
 pub mod mlx5;
 pub mod pci;
 pub mod pit;

@@ -4,7 +4,7 @@ use crate::boot::{InitrdPart, cmdline};
 use crate::bounded::Bounded;
 use crate::engine::{EngineKind, Kick};
 use crate::host::{Host, HostOptions};
-use crate::machine::MachineConfig;
+use crate::machine::{IommuSpec, MachineConfig};
 use crate::memory::CacheSpec;
 use crate::quantity::parse_size;
 use crate::repro::{Ended, Evidence, Origin, Reproduction};
@@ -119,6 +119,7 @@ pub fn run(
             seed: variation.seed,
             devices,
             cache: CacheSpec::off(),
+            iommu: IommuSpec::Off,
         },
         engine: EngineKind::Soft,
         kernel: boot.kernel,

@@ -262,7 +262,7 @@ fn an_interactive_console_is_left_by_its_escape() {
 #[test]
 fn a_second_processor_starts() {
     use staleline::engine::{EngineKind, Kick};
-    use staleline::machine::MachineConfig;
+    use staleline::machine::{IommuSpec, MachineConfig};
     use staleline::session::{Cause, Output, Session, SessionConfig, Watch};
     // At 0x8000: mov dx, 0xf4; mov al, 5; out dx, al (16-bit code).
     let mut code = vec![0x48, 0xb8, 0xba, 0xf4, 0x00, 0xb0, 0x05, 0xee, 0xf4, 0x90];
@@ -279,6 +279,7 @@ fn a_second_processor_starts() {
             seed: 1,
             devices: Vec::new(),
             cache: staleline::memory::CacheSpec::off(),
+            iommu: IommuSpec::Off,
         },
         engine: EngineKind::Soft,
         kernel: kernel.path().to_owned(),

@@ -6,7 +6,7 @@ mod common;
 use common::bare_kernel;
 use common::session::{Ran, boot, cold, config, run, shell};
 use staleline::engine::{EngineKind, Kick};
-use staleline::machine::MachineConfig;
+use staleline::machine::{IommuSpec, MachineConfig};
 use staleline::session::{Cause, SessionConfig, SessionError, Watch, Work};
 
 /// Several forks of one template at once, on threads, each beside the run that boots by itself.
@@ -72,6 +72,7 @@ fn a_guest_that_never_gets_ready_is_an_error() {
             seed: 1,
             devices: Vec::new(),
             cache: staleline::memory::CacheSpec::off(),
+            iommu: IommuSpec::Off,
         },
         engine: EngineKind::Soft,
         kernel: kernel.path().to_owned(),
@@ -98,6 +99,7 @@ fn what_cannot_be_had_twice_is_named() {
             seed: 1,
             devices: vec![format!("console,out={}", common::path(&path)).parse().unwrap()],
             cache: staleline::memory::CacheSpec::off(),
+            iommu: IommuSpec::Off,
         },
         engine: EngineKind::Soft,
         kernel: kernel.path().to_owned(),

@@ -8,7 +8,7 @@ use common::session::{Ran, boot, cold, run, shell};
 use staleline::boot::{InitrdPart, cmdline};
 use staleline::engine::{EngineKind, Kick};
 use staleline::ledger::{Kind, Record, Report};
-use staleline::machine::MachineConfig;
+use staleline::machine::{IommuSpec, MachineConfig};
 use staleline::session::{Cause, SessionConfig, Template, Watch};
 use x86_cpu::reg;
 
@@ -40,6 +40,7 @@ fn config(image: &str, cpus: u32, watch: Watch) -> SessionConfig {
                 .map(|device| device.parse().unwrap())
                 .into(),
             cache: staleline::memory::CacheSpec::off(),
+            iommu: IommuSpec::Off,
         },
         engine: EngineKind::Soft,
         kernel: image.kernel,

@@ -8,7 +8,7 @@ use common::{bare_kernel, out, path, staleline, status_member};
 use devices::random::Random;
 use sha2::{Digest, Sha256};
 use staleline::engine::{EngineKind, Kick};
-use staleline::machine::MachineConfig;
+use staleline::machine::{IommuSpec, MachineConfig};
 use staleline::session::{
     Cause, FileError, Output, Session, SessionConfig, SessionError, SnapshotError, Template, Watch, Work,
     saved_memory,
@@ -137,6 +137,7 @@ fn tiny_config(devices: &[&str]) -> (NamedTempFile, SessionConfig) {
             seed: 1,
             devices: devices.iter().map(|device| device.parse().unwrap()).collect(),
             cache: staleline::memory::CacheSpec::off(),
+            iommu: IommuSpec::Off,
         },
         engine: EngineKind::Soft,
         kernel: kernel.path().to_owned(),

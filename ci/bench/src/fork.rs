@@ -6,7 +6,7 @@ use guest_images::progress::for_stderr;
 use guest_images::{Store, work_archive};
 use staleline::boot::{InitrdPart, cmdline};
 use staleline::engine::{EngineKind, Kick};
-use staleline::machine::MachineConfig;
+use staleline::machine::{IommuSpec, MachineConfig};
 use staleline::session::{Cause, Output, SessionConfig, Template, Watch, Work};
 use std::io::{self, Write};
 use std::sync::Barrier;
@@ -81,6 +81,7 @@ fn boot() -> Result<Template> {
             seed: 1,
             devices: vec!["mlx5".parse()?],
             cache: staleline::memory::CacheSpec::off(),
+            iommu: IommuSpec::Off,
         },
         engine: EngineKind::Soft,
         kernel: image.kernel,

@@ -20,6 +20,7 @@ use crate::bus::{Access, Nanos};
 use crate::dma::{AtomicOp, DmaAttrs, DmaError};
 use crate::state::SaveState;
 use crate::storage::Storage;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Identity and resources of a function, fixed at construction; the PCI layer builds its configuration space,
@@ -149,14 +150,14 @@ impl Clone for Box<dyn PciDevice> {
 pub type Slot = u8;
 
 /// Bus, device and function number: the address of a configuration space and the requester ID of a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Bdf(u16);
 
 impl Bdf {
     /// Device numbers have 5 bits and function numbers 3; excess bits are dropped.
     #[must_use]
-    pub fn new(bus: u8, device: u8, function: u8) -> Self {
-        Self((u16::from(bus) << 8) | (u16::from(device & 0x1f) << 3) | u16::from(function & 7))
+    pub const fn new(bus: u8, device: u8, function: u8) -> Self {
+        Self(((bus as u16) << 8) | (((device & 0x1f) as u16) << 3) | (function & 7) as u16)
     }
 
     /// From a requester ID.

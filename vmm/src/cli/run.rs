@@ -10,7 +10,7 @@ use crate::guest::SymbolFile;
 use crate::guest_file::parse_file;
 use crate::host::{Host, HostOptions, LastResort};
 use crate::ledger::Report;
-use crate::machine::{CPUS_MAX, DeviceSpec, MachineConfig};
+use crate::machine::{BlockedFunction, CPUS_MAX, DeviceSpec, IommuSpec, IommuStatistics, MachineConfig};
 use crate::memory::{CacheSpec, Scope};
 use crate::quantity::{parse_seconds, parse_size};
 use crate::session::{
@@ -20,6 +20,7 @@ use crate::suite::case::shell_line;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use devices::bus::Nanos;
+use devices::iommu::Blocked;
 use guest_images::{Image, KernelTree, Store};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -60,6 +61,11 @@ enum LedgerMode {
     On,
     Off,
 }
+
+/// Has Linux bounce all DMA, and has it say where its buffers are, which it does not for the former alone where there is little
+/// memory (Documentation/admin-guide/kernel-parameters.txt; arch/x86/kernel/pci-dma.c).
+const FORCE_BOUNCING: &str = "swiotlb=force";
+const SAY_WHERE: &str = "iommu=soft";
 
 /// What a saved machine is, and so cannot be told again: arguments that `--restore` excludes.
 const FIXED_BY_FILE: [&str; 15] = [
@@ -162,9 +168,17 @@ pub(super) struct RunArguments {
     /// bytes), through (write-through), dma (l1 with scope=dma), random and worst (l1 with that schedule).
     #[arg(long, value_name = "off|SPEC", default_value = "off")]
     cache: CacheSpec,
-    /// IOMMU.
-    #[arg(long, value_name = "off|bounce|window=…", default_value = "off")]
-    iommu: String,
+    /// What lies between devices and memory. Requests that it does not let through are answered as unsupported (reads return
+    /// all-ones), counted (`--status`) and told as findings.
+    ///
+    /// bounce: devices reach only what the guest shares with them: the bounce buffers of its SWIOTLB, and what it has allocated
+    /// for them (dma_alloc_coherent). `swiotlb=force` (and `iommu=soft`, for the kernel to
+    /// say where its buffers are) is added to the kernel's command line if it is not there. By the
+    /// software engine only; needs Linux from 6.1 on, and the ledger, which is on by default then.
+    ///
+    /// window=BASE+SIZE: devices reach these addresses only, as those with few address lines: window=0+256M.
+    #[arg(long, value_name = "off|bounce|window=BASE+SIZE", default_value_t)]
+    iommu: IommuSpec,
     /// Memory encryption that the guest is shown.
     #[arg(long, value_name = "sev")]
     confidential: Option<String>,
@@ -262,7 +276,7 @@ impl RunArguments {
     fn follows_dma(&self) -> bool {
         match self.ledger {
             LedgerMode::On => true,
-            LedgerMode::Auto => !self.cache.is_off(),
+            LedgerMode::Auto => !self.cache.is_off() || self.iommu == IommuSpec::Bounce,
             LedgerMode::Off => false,
         }
     }
@@ -274,7 +288,7 @@ impl RunArguments {
 
     /// Whether there may be something that could find anything.
     pub(super) fn can_find(&self) -> bool {
-        !self.cache.is_off() || self.follows_dma() || self.restore.is_some()
+        !self.cache.is_off() || self.iommu != IommuSpec::Off || self.follows_dma() || self.restore.is_some()
     }
 
     /// What is asked of the ledger of a machine that `file` has, which has one or not.
@@ -331,7 +345,16 @@ impl RunArguments {
         if !(1..=CPUS_MAX).contains(&self.cpus) {
             bail!("--cpus {}: a machine has 1 to {CPUS_MAX} vCPUs", self.cpus);
         }
-        refuse(&format!("--iommu {}", self.iommu), self.iommu != "off")?;
+        if self.iommu == IommuSpec::Bounce {
+            if self.engine == EngineChoice::Kvm {
+                bail!(
+                    "--iommu bounce: the KVM engine cannot follow what the guest shares (--engine soft can)"
+                );
+            }
+            if self.ledger == LedgerMode::Off {
+                bail!("--iommu bounce: what the guest shares is known by the ledger: leave out --ledger off");
+            }
+        }
         refuse("--confidential", self.confidential.is_some())?;
         refuse("--dma noncoherent", self.dma == Dma::Noncoherent)?;
         refuse("--dma lying", self.dma == Dma::Lying)?;
@@ -601,6 +624,10 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
         }
         command_line = Some(if has_init { line } else { cmdline::append(&line, cmdline::OUR_INIT) });
     }
+    if arguments.iommu == IommuSpec::Bounce {
+        let line = command_line.unwrap_or_else(|| cmdline::DEFAULT.into());
+        command_line = Some(bouncing(&line)?);
+    }
     let symbols = arguments.read_symbols()?;
     let config = SessionConfig {
         machine: MachineConfig {
@@ -609,6 +636,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
             seed: arguments.seed,
             devices: arguments.devices.clone(),
             cache: arguments.cache.clone(),
+            iommu: arguments.iommu,
         },
         engine: choose_engine(arguments.engine, arguments.save.is_some() || arguments.can_find())?,
         kernel: guest.kernel,
@@ -631,6 +659,18 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
         work: arguments.work(),
         deadline: arguments.virtual_deadline(),
     })
+}
+
+/// The command line `line` of a kernel that is to bounce all DMA.
+fn bouncing(line: &str) -> Result<String> {
+    let options = || line.split_whitespace().filter_map(|word| word.strip_prefix("swiotlb="));
+    if options().any(|option| option.split(',').any(|word| word == "noforce")) {
+        bail!("--iommu bounce: the command line has swiotlb=noforce: the kernel would bounce nothing");
+    }
+    let forced = options().any(|option| option.split(',').any(|word| word == "force"));
+    let has_iommu = line.split_whitespace().any(|word| word.starts_with("iommu="));
+    let missing = [(forced, FORCE_BOUNCING), (has_iommu, SAY_WHERE)].into_iter().filter(|(there, _)| !there);
+    Ok(missing.fold(line.to_owned(), |line, (_, word)| cmdline::append(&line, word)))
 }
 
 /// Boots to the ready mark, saves the machine, and goes on if there is anything to do.
@@ -699,6 +739,9 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
             write_records(report, path).with_context(|| format!("--ledger-dump {}", path.display()))?;
         }
     }
+    if let Some(statistics) = &outcome.iommu {
+        explain_iommu(statistics);
+    }
     if let Some(path) = &arguments.status {
         Status::of(&outcome, engine, image, seeds).write(path)?;
     }
@@ -722,6 +765,16 @@ fn last_resort(status: Option<PathBuf>, image: String, seeds: Seeds) -> LastReso
 
 fn create(path: &Path) -> Result<File> {
     File::create(path).with_context(|| format!("--console {}", path.display()))
+}
+
+/// Says on standard error what the IOMMU has not let through.
+fn explain_iommu(statistics: &IommuStatistics) {
+    for BlockedFunction { device, requests } in &statistics.blocked {
+        let Blocked { reads, writes, atomics, bytes } = requests;
+        eprintln!(
+            "staleline: iommu: {device}: blocked {reads} reads, {writes} writes, {atomics} atomics; {bytes} bytes"
+        );
+    }
 }
 
 /// Says on standard error what the ledger could not do; if it was not asked for by name, only in the log.

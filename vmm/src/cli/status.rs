@@ -1,7 +1,7 @@
 //! The file of `--status`.
 
 use crate::ledger::Report;
-use crate::machine::CacheStatistics;
+use crate::machine::{CacheStatistics, IommuStatistics};
 use crate::session::{Cause, Outcome};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -50,6 +50,9 @@ pub(super) struct Status<'a> {
     /// What the modelled cache has done, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<&'a CacheStatistics>,
+    /// What the IOMMU has not let through, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iommu: Option<&'a IommuStatistics>,
     /// Host input: instruction count at which it entered, bytes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<(u64, usize)>,
@@ -73,6 +76,7 @@ impl<'a> Status<'a> {
             virtual_nanos: Some(outcome.virtual_nanos),
             ledger: outcome.ledger.as_ref(),
             cache: outcome.cache.as_ref(),
+            iommu: outcome.iommu.as_ref(),
             inputs: outcome.inputs.clone(),
         }
     }
@@ -103,6 +107,7 @@ impl<'a> Status<'a> {
             virtual_nanos: None,
             ledger: None,
             cache: None,
+            iommu: None,
             inputs: Vec::new(),
         }
     }

@@ -6,7 +6,7 @@ use super::raw::{LINE, Raw, SavedAccess};
 use super::report::{Access, Action, Frame, Mapped, Moment, Occurrence, Report, Task, What};
 use crate::guest::{Guest, How};
 use crate::ledger::{Ledger, Note};
-use cache_model::judge::{Judgement, Kind, Rules, judge, judge_misuse, judge_rogue};
+use cache_model::judge::{Judgement, Kind, Rules, judge, judge_blocked, judge_misuse, judge_rogue};
 use cache_model::ledger::{self as model, Entry, Misuse, Owner, Rogue, RogueKind, Transfer};
 use cache_model::{Agent, Config, EventKind, Finding, Verdict, Writer};
 use cache_model::{minimal_rogue_trace, minimal_trace};
@@ -60,7 +60,7 @@ impl Scene<'_> {
                 };
                 (Some(finding.observer), occurrence)
             }
-            Raw::Rogue { access, .. } => {
+            Raw::Rogue { access, .. } | Raw::Blocked { access, .. } => {
                 let SavedAccess { stamp: time, addr, data, .. } = access;
                 let (expected, found) = (Vec::new(), data.clone());
                 (None, Occurrence { time: *time, addr: *addr, expected, found })
@@ -79,7 +79,13 @@ impl Scene<'_> {
     pub fn tell(&self, raw: &Raw, callers: Callers) -> Found {
         self.judged(raw, |judged| match raw {
             Raw::Seen(finding) => self.seen(finding, judged, callers),
-            Raw::Rogue { access, kind, .. } => self.rogue(access, *kind, judged),
+            Raw::Rogue { access, kind, .. } => {
+                let lives = *kind != RogueKind::OutOfMapping;
+                let trace = minimal_rogue_trace(&access.into(), judged, self.config);
+                Found { trace, ..self.transaction(access, lives, judged) }
+            }
+            // What an IOMMU lets through is no matter of caches.
+            Raw::Blocked { access, .. } => self.transaction(access, true, judged),
             Raw::Misuse { misuse, entry } => self.misuse(*misuse, judged, entry),
         })
     }
@@ -95,6 +101,7 @@ impl Scene<'_> {
                 let rogue = Rogue { kind: *kind, addr: access.addr, mapping: entry.as_deref() };
                 then(&judge_rogue(&rogue, access.writer()))
             }
+            Raw::Blocked { access, entry } => then(&judge_blocked(entry.as_deref(), access.writer())),
             Raw::Misuse { misuse, entry } => then(&judge_misuse(*misuse, entry, None)),
         }
     }
@@ -156,7 +163,8 @@ impl Scene<'_> {
         Found { report, trace }
     }
 
-    fn rogue(&self, access: &SavedAccess, kind: RogueKind, judged: &Judgement<'_, Note>) -> Found {
+    /// A device's transaction that should not have been; with `lives` the timeline has its mapping.
+    fn transaction(&self, access: &SavedAccess, lives: bool, judged: &Judgement<'_, Note>) -> Found {
         let action = match access.transfer {
             Transfer::Read => Action::DmaRead,
             Transfer::Write => Action::DmaWrite,
@@ -168,7 +176,7 @@ impl Scene<'_> {
             by: culprit.as_ref().map(|culprit| culprit.who.clone()),
             at: None,
         }];
-        let mapping = judged.mapping.filter(|_| kind != RogueKind::OutOfMapping);
+        let mapping = judged.mapping.filter(|_| lives);
         self.add_life(&mut timeline, mapping, access.addr, access.stamp);
         let report = Report {
             line: access.addr - access.addr % LINE,
@@ -180,7 +188,7 @@ impl Scene<'_> {
             timeline,
             ..self.report(judged, access.stamp)
         };
-        Found { report, trace: minimal_rogue_trace(&access.into(), judged, self.config) }
+        Found { report, trace: None }
     }
 
     fn misuse(&self, misuse: Misuse, judged: &Judgement<'_, Note>, entry: &Entry<Note>) -> Found {

@@ -19,6 +19,8 @@ pub enum Raw {
     Seen(Box<cache_model::Finding>),
     /// A transaction that no mapping allows, and the mapping that it comes near.
     Rogue { access: SavedAccess, kind: RogueKind, entry: Option<Box<Entry<Note>>> },
+    /// A transaction that the IOMMU did not let through, and the mapping that is nearest to it.
+    Blocked { access: SavedAccess, entry: Option<Box<Entry<Note>>> },
     /// A mapping that is wrong in itself.
     Misuse { misuse: Misuse, entry: Box<Entry<Note>> },
 }
@@ -70,18 +72,31 @@ impl Transaction<'_> {
     #[must_use]
     pub fn judge(&self, mappings: &Ledger<Note>) -> Option<Raw> {
         let rogue = mappings.rogue(self.device, self.transfer, self.addr, self.data.len() as u64)?;
-        let start = usize::try_from(rogue.addr.checked_sub(self.addr)?).ok()?;
-        let left = usize::try_from(LINE - rogue.addr % LINE).ok()?;
+        let access = self.from(rogue.addr)?;
+        Some(Raw::Rogue { access, kind: rogue.kind, entry: rogue.mapping.cloned().map(Box::new) })
+    }
+
+    /// It was not let through, since its device may not reach `beyond`.
+    #[must_use]
+    pub fn blocked(&self, beyond: u64, mappings: Option<&Ledger<Note>>) -> Option<Raw> {
+        let access = self.from(beyond)?;
+        let nearest = mappings.and_then(|mappings| mappings.nearest(self.device, beyond, 1));
+        Some(Raw::Blocked { access, entry: nearest.cloned().map(Box::new) })
+    }
+
+    /// The part of it from `addr` to the end of the line.
+    fn from(&self, addr: u64) -> Option<SavedAccess> {
+        let start = usize::try_from(addr.checked_sub(self.addr)?).ok()?;
+        let left = usize::try_from(LINE - addr % LINE).ok()?;
         let data = self.data.get(start..)?;
-        let access = SavedAccess {
+        Some(SavedAccess {
             device: self.device,
             transfer: self.transfer,
-            addr: rogue.addr,
+            addr,
             data: data.get(..left).unwrap_or(data).to_vec(),
             no_snoop: self.no_snoop,
             purpose: self.purpose,
             stamp: self.now,
-        };
-        Some(Raw::Rogue { access, kind: rogue.kind, entry: rogue.mapping.cloned().map(Box::new) })
+        })
     }
 }

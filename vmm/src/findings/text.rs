@@ -38,6 +38,7 @@ pub fn title(kind: Kind) -> &'static str {
         Kind::UseAfterUnmap => "DMA after unmap",
         Kind::OutOfMapping => "DMA out of mapping",
         Kind::AgainstDirection => "DMA against the mapping's direction",
+        Kind::BlockedDma => "DMA blocked by the IOMMU",
         Kind::RequireCoherentOnKernelMemory => "REQUIRE_COHERENT on kernel memory",
         Kind::MixedAttributes => "mixed attributes on one line",
     }
@@ -85,6 +86,10 @@ fn reason(report: &Report) -> &'static str {
             "the device was given an address, or a length, that was never mapped"
         }
         (Blame::Driver, Kind::AgainstDirection) => "the memory is mapped for transfers the other way",
+        (Blame::Driver, Kind::BlockedDma) => {
+            "the device was given an address that it cannot reach: neither a bounce buffer, as mappings have them, nor memory \
+             allocated for it, or one beyond its address lines; the request was answered as unsupported"
+        }
         (Blame::Driver, Kind::RequireCoherentOnKernelMemory) => {
             "DMA_ATTR_REQUIRE_COHERENT is for pinned user memory: the kernel's own can be synced, and the mapping \
              fails where DMA is not coherent"

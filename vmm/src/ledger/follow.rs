@@ -2,6 +2,7 @@
 
 use super::functions::{self, Argument, Does, Function};
 use super::kernel::{Device, Kernel};
+use super::share::{Share, is_allocated};
 use super::{Call, Kind, Ledger, Note, PoolPage};
 use crate::guest::{Frame, Guest, Registers};
 use crate::memory::GuestRam;
@@ -171,11 +172,16 @@ impl Ledger {
     }
 
     fn add_pool_page(&mut self, common: &Common, piece: &Piece, note: Note, now: u64) {
-        if self.pool_pages.len() >= MAX_POOL_PAGES {
-            self.pool_pages.pop_first();
-        }
-        let page = PoolPage { size: piece.size, mapped_at: now, note };
-        self.pool_pages.insert((common.device.requester, piece.address), page);
+        let device = common.device.requester;
+        let dropped =
+            if self.pool_pages.len() >= MAX_POOL_PAGES { self.pool_pages.pop_first() } else { None };
+        let id = self.next;
+        self.next += 1;
+        let page = PoolPage { id, size: piece.size, mapped_at: now, note };
+        let replaced = self.pool_pages.insert((device, piece.address), page);
+        let ended = dropped.map(|(_, page)| page).into_iter().chain(replaced);
+        self.shares.extend(ended.map(|page| Share::Ends { id: page.id }));
+        self.shares.push(Share::Begins { id, device, addr: piece.address, len: piece.size });
         self.enter_memory(piece);
     }
 
@@ -211,6 +217,10 @@ impl Ledger {
         self.next += 1;
         match self.mappings.map(id, mapping, now) {
             Ok(()) => {
+                if is_allocated(common.kind) {
+                    let (addr, len) = (piece.address, piece.size);
+                    self.shares.push(Share::Begins { id, device: requester, addr, len });
+                }
                 self.enter_memory(piece);
                 self.look_for_misuse(id);
             }
@@ -331,14 +341,18 @@ impl Ledger {
 
     /// Allocated memory is freed: the driver's own, or a pool's.
     fn end_allocation(&mut self, device: u32, address: u64, size: u64, end: End) {
-        if self.pool_pages.remove(&(device, address)).is_none() {
-            self.end(device, address, Some(size), &[Kind::Coherent, Kind::Noncoherent], end);
+        match self.pool_pages.remove(&(device, address)) {
+            Some(page) => self.shares.push(Share::Ends { id: page.id }),
+            None => self.end(device, address, Some(size), &[Kind::Coherent, Kind::Noncoherent], end),
         }
     }
 
     fn end_mapping(&mut self, id: u64, End { at, place }: End) {
         if let Some(note) = self.mappings.note_mut(id) {
             (note.unmap_trace, note.unmap_task) = (place.trace, place.task);
+            if is_allocated(note.kind) {
+                self.shares.push(Share::Ends { id });
+            }
         }
         if let Err(error) = self.mappings.unmap(id, at) {
             log::debug!("ledger: {error}");

@@ -16,11 +16,13 @@ mod intern;
 mod kernel;
 mod pinned;
 mod record;
+mod share;
 
 pub use coverage::Coverage;
 pub use entry::{Kind, Note};
 pub use kernel::{Device, NO_FUNCTION};
 pub use record::{Record, Report};
+pub use share::Share;
 
 use crate::guest::{Frame, Guest, Registers, Task};
 use crate::memory::GuestRam;
@@ -54,6 +56,8 @@ enum State {
 /// Memory that a DMA pool has its blocks from.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct PoolPage {
+    /// Among mappings and pages of pools.
+    id: u64,
     size: u64,
     mapped_at: u64,
     note: Note,
@@ -72,7 +76,7 @@ pub struct Ledger {
     mappings: model::Ledger<Note>,
     /// By device and address.
     pool_pages: BTreeMap<(u32, u64), PoolPage>,
-    /// Identity of the next mapping.
+    /// Identity of the next mapping or page of a pool.
     next: u64,
     names: Interned<String>,
     traces: Interned<Vec<Frame>>,
@@ -83,6 +87,9 @@ pub struct Ledger {
     /// What the last call has mapped: address, as the device has it, and length.
     #[serde(skip)]
     entered: Vec<(u64, u64)>,
+    /// What has become of memory that devices and CPUs share, since that was last taken.
+    #[serde(skip)]
+    shares: Vec<Share>,
     /// Mappings that are wrong in themselves and have not been taken.
     misuses: Vec<(model::Misuse, Box<model::Entry<Note>>)>,
     /// What was mapped when the guest last printed its own ledger, if that is wanted.
@@ -113,6 +120,7 @@ impl Ledger {
             coverage: Coverage::default(),
             unknown: 0,
             entered: Vec::new(),
+            shares: Vec::new(),
             misuses: Vec::new(),
             printed: None,
             keeps_printed,
@@ -189,6 +197,7 @@ impl Ledger {
             return;
         }
         self.entered.clear();
+        self.shares.clear();
         let memory = guest.memory(ram);
         let structures = match self.structures {
             Some(structures) => structures,
@@ -264,6 +273,15 @@ impl Ledger {
         &self.coverage
     }
 
+    /// Why it has come to follow nothing, if it has.
+    #[must_use]
+    pub fn gave_up(&self) -> Option<&str> {
+        match &self.state {
+            State::Off(reason) => Some(reason),
+            State::Waiting | State::Following(..) => None,
+        }
+    }
+
     /// Why it follows nothing, if it does not.
     #[must_use]
     pub fn off(&self) -> Option<&str> {
@@ -289,6 +307,11 @@ impl Ledger {
     /// The mappings made since the last call that are wrong in themselves.
     pub fn take_misuses(&mut self) -> Vec<(model::Misuse, Box<model::Entry<Note>>)> {
         std::mem::take(&mut self.misuses)
+    }
+
+    /// What has become of memory that devices and CPUs share: to be taken after each [`Ledger::probe`].
+    pub fn take_shares(&mut self) -> Vec<Share> {
+        std::mem::take(&mut self.shares)
     }
 
     /// The task in a [`Note`].

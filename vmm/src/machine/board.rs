@@ -12,6 +12,7 @@ use cache_model::{PostedWrite, PostedWrites, Snoop};
 use devices::bus::{Nanos, Platform, PowerRequest};
 use devices::dma::{AtomicOp, DmaAttrs, DmaError, Purpose};
 use devices::interrupt::{ApicClock, Interrupts, InterruptsConfig};
+use devices::iommu::{Iommu, Request};
 use devices::pci::{Bdf, Host, Slot};
 use devices::storage::Storage;
 use x86_cpu::{CRYSTAL_HZ, TSC_PER_CRYSTAL};
@@ -119,11 +120,19 @@ fn snoop(attrs: DmaAttrs) -> Snoop {
     if attrs.no_snoop { Snoop::NoSnoop } else { Snoop::Snoop }
 }
 
+/// A transaction as findings have it.
+fn seen(by: Transaction, transfer: Transfer, addr: u64, data: &[u8]) -> findings::Transaction<'_> {
+    let Transaction { device, at: now, snoop, purpose } = by;
+    let no_snoop = snoop == Snoop::NoSnoop;
+    findings::Transaction { device, transfer, addr, data, no_snoop, purpose, now }
+}
+
 /// The machine as the root complex sees it during one call.
 pub(super) struct PciHost<'a> {
     pub memory: &'a mut MemorySystem,
     pub board: &'a mut Board,
     pub attachments: &'a mut Attachments,
+    pub iommu: Option<&'a mut Iommu>,
     pub watch: Watch<'a>,
 }
 
@@ -143,6 +152,14 @@ impl Watch<'_> {
             None => {}
         }
     }
+
+    /// A transaction that the IOMMU has not let through: what it asked for from `beyond` on its device may not reach.
+    fn see_blocked(&mut self, transaction: findings::Transaction<'_>, beyond: u64) {
+        let ledger = self.ledger.filter(|ledger| ledger.coverage().mappings);
+        if let Some(raw) = transaction.blocked(beyond, ledger.map(Ledger::mappings)) {
+            self.findings.observe(raw);
+        }
+    }
 }
 
 impl PciHost<'_> {
@@ -153,15 +170,25 @@ impl PciHost<'_> {
 
     /// A write reaches memory.
     fn write_now(&mut self, by: Transaction, iova: u64, data: &[u8]) -> Result<(), DmaError> {
+        self.check(by, Request::Write, iova, data)?;
         self.see(by, Transfer::Write, iova, data);
         self.memory.dma_write(by, iova, data)
     }
 
+    /// Asks the IOMMU; `data` is what a write, or an atomic operation, brings, or what a read that fails returns.
+    fn check(&mut self, by: Transaction, request: Request, addr: u64, data: &[u8]) -> Result<(), DmaError> {
+        let Some(iommu) = &mut self.iommu else { return Ok(()) };
+        let checked = iommu.check(Bdf::from_bits(by.device as u16), request, addr, data.len() as u64);
+        if let Err(DmaError::Blocked(beyond)) = checked {
+            let transfer = if request == Request::Read { Transfer::Read } else { Transfer::Write };
+            self.watch.see_blocked(seen(by, transfer, addr, data), beyond);
+        }
+        checked
+    }
+
     fn see(&mut self, by: Transaction, transfer: Transfer, addr: u64, data: &[u8]) {
         if self.memory.ram.contains(addr, data.len() as u64) {
-            let Transaction { device, at: now, snoop, purpose } = by;
-            let no_snoop = snoop == Snoop::NoSnoop;
-            self.watch.see(findings::Transaction { device, transfer, addr, data, no_snoop, purpose, now });
+            self.watch.see(seen(by, transfer, addr, data));
         }
     }
 
@@ -217,6 +244,8 @@ impl Host for PciHost<'_> {
     fn dma_read(&mut self, from: Bdf, iova: u64, buf: &mut [u8], attrs: DmaAttrs) -> Result<(), DmaError> {
         self.dma_flush(from);
         let by = self.of(from, attrs);
+        buf.fill(0xff);
+        self.check(by, Request::Read, iova, buf)?;
         self.memory.dma_read(by, iova, buf)?;
         self.see(by, Transfer::Read, iova, buf);
         Ok(())
@@ -231,6 +260,7 @@ impl Host for PciHost<'_> {
     fn dma_atomic(&mut self, from: Bdf, iova: u64, op: AtomicOp, attrs: DmaAttrs) -> Result<u64, DmaError> {
         self.dma_flush(from);
         let by = self.of(from, attrs);
+        self.check(by, Request::Atomic, iova, &op.operand().to_le_bytes())?;
         let old = self.memory.dma_atomic(by, iova, op)?;
         for transfer in [Transfer::Read, Transfer::Write] {
             self.see(by, transfer, iova, &old.to_le_bytes());
@@ -252,7 +282,7 @@ impl Host for PciHost<'_> {
         self.dma_flush(from);
         let by = self.of(from, DmaAttrs::default());
         if !self.board.deliver_msi(address, data)
-            && let Err(error) = self.memory.dma_write(by, address, &data.to_le_bytes())
+            && let Err(error) = self.write_now(by, address, &data.to_le_bytes())
         {
             log::debug!("{from}: interrupt message lost: {error}");
         }
@@ -286,7 +316,7 @@ mod tests {
         let mut board = Board::new(1);
         let attachments = &mut Attachments::default();
         let watch = Watch { ledger: None, findings: &mut Findings::default() };
-        let mut host = PciHost { memory: &mut memory, board: &mut board, attachments, watch };
+        let mut host = PciHost { memory: &mut memory, board: &mut board, attachments, iommu: None, watch };
         host.deliver_msi(Bdf::new(1, 0, 0), 0x5000, 0xabcd);
         host.deliver_msi(Bdf::new(1, 0, 0), u64::MAX, 0xabcd);
         let mut word = [0; 4];
@@ -302,7 +332,7 @@ mod tests {
         PlatformPort { source: Source::Platform(0), board: &mut board }.set_irq(4, true);
         let attachments = &mut Attachments::default();
         let watch = Watch { ledger: None, findings: &mut Findings::default() };
-        let mut host = PciHost { memory: &mut memory, board: &mut board, attachments, watch };
+        let mut host = PciHost { memory: &mut memory, board: &mut board, attachments, iommu: None, watch };
         host.deliver_msi(Bdf::new(1, 0, 0), 0xfee0_1000, 0x41);
         host.deliver_msi(Bdf::new(1, 0, 0), 0x5000, 0xabcd);
         let message = InterruptSignal::Message { address: 0xfee0_1000, data: 0x41 };

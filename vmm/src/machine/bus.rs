@@ -218,6 +218,7 @@ mod tests {
             seed: 1,
             devices,
             cache: crate::memory::CacheSpec::off(),
+            iommu: crate::machine::IommuSpec::Off,
         })
         .unwrap()
     }

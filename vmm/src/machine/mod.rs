@@ -6,6 +6,7 @@ mod bus;
 pub mod device;
 mod findings;
 mod guest;
+mod iommu;
 mod ports;
 mod shared;
 mod state;
@@ -17,6 +18,7 @@ mod posted_tests;
 
 pub use board::InterruptSignal;
 pub use device::{DeviceError, DeviceSpec};
+pub use iommu::{BlockedFunction, IommuSpec, IommuStatistics};
 pub use shared::SharedMachine;
 pub use statistics::{AgentStatistics, CacheStatistics};
 
@@ -30,6 +32,7 @@ use attachment::Attachments;
 use board::{Board, PciHost, PlatformPort, Watch};
 use devices::bus::{AccessLog, Nanos, PowerRequest, RangeError};
 use devices::interrupt::Interrupts;
+use devices::iommu::Iommu;
 use devices::pci::{AssignError, AttachError, Bdf, ResourceWindows, RootComplex, Slot};
 use devices::random::Random;
 use guest::KnownGuest;
@@ -51,6 +54,8 @@ pub struct MachineConfig {
     pub devices: Vec<DeviceSpec>,
     /// What lies between vCPUs and RAM.
     pub cache: CacheSpec,
+    /// What lies between devices and memory.
+    pub iommu: IommuSpec,
 }
 
 /// The machine cannot be built.
@@ -103,6 +108,9 @@ pub struct Machine {
     log: AccessLog,
     guest: KnownGuest,
     ledger: Option<Box<Ledger>>,
+    iommu: Option<Box<Iommu>>,
+    /// What of the guest's memory is shared cannot be known, for this reason: the run means nothing.
+    unconfined: Option<String>,
     findings: Findings,
     /// Devices by requester ID.
     devices: BTreeMap<u32, String>,
@@ -151,6 +159,8 @@ impl Machine {
             log: AccessLog::default(),
             guest: KnownGuest::default(),
             ledger: None,
+            iommu: config.iommu.build().map(Box::new),
+            unconfined: None,
             findings: Findings::default(),
             devices: names,
         })
@@ -170,6 +180,7 @@ impl Machine {
             memory: &mut self.memory,
             board: &mut self.board,
             attachments: &mut self.attachments,
+            iommu: self.iommu.as_deref_mut(),
             watch: Watch { ledger: self.ledger.as_deref(), findings: &mut self.findings },
         };
         (&mut self.pci, host)

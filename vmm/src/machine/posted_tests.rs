@@ -36,6 +36,7 @@ impl Lab {
             seed: 1,
             devices,
             cache: crate::memory::CacheSpec::off(),
+            iommu: super::IommuSpec::Off,
         })
         .unwrap();
         let registers = machine.pci().bar(SLOT, 0).unwrap().0;

@@ -16,6 +16,7 @@ impl SaveState for Machine {
         to.put(&self.random)?;
         to.put(&self.log)?;
         to.put(&self.ledger)?;
+        to.put(&self.iommu)?;
         to.put(&self.memory.cache)?;
         to.put(&self.findings)
     }
@@ -31,6 +32,7 @@ impl SaveState for Machine {
         if self.ledger.is_some() {
             self.look_for_guest(None);
         }
+        self.iommu = from.take()?;
         self.memory.cache = from.take()?;
         self.findings = from.take()?;
         Ok(())

@@ -147,6 +147,7 @@ unsafe impl World for Machine {
             for (misuse, entry) in ledger.take_misuses() {
                 self.findings.observe(Raw::Misuse { misuse, entry });
             }
+            self.share_memory();
         }
     }
 }

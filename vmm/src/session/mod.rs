@@ -280,6 +280,9 @@ impl Session {
         if let Some(new) = self.machine.lock().take_new_findings() {
             ended = ended.or(output.findings(new));
         }
+        if let Some(reason) = self.machine.lock().unconfined() {
+            ended = ended.or(Some(Cause::Unconfined(reason)));
+        }
         let sent = self.machine.lock().serial_output(Port::Channel);
         if let Some(bytes) = sent {
             if let Some(transcript) = &mut self.transcript {
@@ -415,6 +418,7 @@ impl Session {
             cause,
             ledger: machine.ledger_report(),
             cache: machine.cache_statistics(),
+            iommu: machine.iommu_statistics(),
             instructions: progress.instructions,
             virtual_nanos: progress.now,
             ready: self.mark == Mark::Passed,

@@ -2,7 +2,7 @@
 
 use crate::findings::{FailOn, Raised, STATUS_FINDINGS};
 use crate::ledger::Report;
-use crate::machine::CacheStatistics;
+use crate::machine::{CacheStatistics, IommuStatistics};
 use crate::memory::ram::NotRam;
 
 /// Why a run is over.
@@ -34,6 +34,8 @@ pub enum Cause {
     Interrupted(i32),
     /// The user left the console.
     Left,
+    /// What the guest shares with its devices cannot be known, although the IOMMU goes by that.
+    Unconfined(String),
     /// The guest's output cannot be written any more.
     OutputLost(String),
     /// The machine has been saved, which was all there was to do.
@@ -55,6 +57,7 @@ pub const CAUSES: &[&str] = &[
     "deadline",
     "interrupted",
     "left",
+    "unconfined",
     "output-lost",
     "saved",
 ];
@@ -86,6 +89,7 @@ impl Cause {
             Self::Deadline => "deadline",
             Self::Interrupted(_) => "interrupted",
             Self::Left => "left",
+            Self::Unconfined(_) => "unconfined",
             Self::OutputLost(_) => "output-lost",
             Self::Saved => "saved",
         }
@@ -97,6 +101,9 @@ impl Cause {
         match self {
             Self::Panic(message) | Self::CommandFailed(message) | Self::OutputLost(message) => {
                 Some(message.clone())
+            }
+            Self::Unconfined(reason) => {
+                Some(format!("--iommu bounce: what the guest shares with its devices is not known: {reason}"))
             }
             Self::TripleFault(cpu) => Some(format!("vCPU {cpu} triple-faulted")),
             Self::Halted => Some("all vCPUs are halted and nothing will wake them".into()),
@@ -132,7 +139,9 @@ impl Cause {
             Self::PowerOff | Self::Reset | Self::Left | Self::Saved => 0,
             Self::Panic(_) | Self::TripleFault(_) | Self::Halted => STATUS_GUEST,
             Self::Timeout | Self::Deadline => STATUS_TIME,
-            Self::CommandFailed(_) | Self::Interrupted(_) | Self::OutputLost(_) => STATUS_ERROR,
+            Self::CommandFailed(_) | Self::Interrupted(_) | Self::Unconfined(_) | Self::OutputLost(_) => {
+                STATUS_ERROR
+            }
             Self::Exited(_) | Self::Signalled(_) | Self::DebugExit(_) => {
                 self.guest_exit().unwrap_or(STATUS_ERROR)
             }
@@ -173,6 +182,8 @@ pub struct Outcome {
     pub ledger: Option<Report>,
     /// What the modelled cache has done, if there was one.
     pub cache: Option<CacheStatistics>,
+    /// What the IOMMU has not let through, if there was one.
+    pub iommu: Option<IommuStatistics>,
     /// What the cache model and the ledger have found.
     pub findings: Raised,
 }
@@ -231,6 +242,7 @@ mod tests {
                 memory: Vec::new(),
                 ledger: None,
                 cache: None,
+                iommu: None,
                 findings,
             };
             outcome.exit_status(true, fail_on)

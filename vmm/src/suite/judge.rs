@@ -184,6 +184,7 @@ mod tests {
             memory,
             ledger: None,
             cache: None,
+            iommu: None,
             findings: Raised::default(),
         };
         Evidence {

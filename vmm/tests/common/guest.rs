@@ -4,7 +4,7 @@ use super::file;
 use staleline::boot::{self, Boot, InitrdPart, Kernel, cmdline};
 use staleline::engine::{Engine, Exit, Kick, SoftEngine};
 use staleline::guest::{Guest, Registers, SymbolFile};
-use staleline::machine::{Machine, MachineConfig, Port, SharedMachine};
+use staleline::machine::{IommuSpec, Machine, MachineConfig, Port, SharedMachine};
 use std::path::{Path, PathBuf};
 
 /// Virtual time after which a guest that has not come to where it should is given up.
@@ -51,6 +51,7 @@ impl Running {
             seed,
             devices: ["mlx5", "rng"].map(|device| device.parse().unwrap()).into(),
             cache: staleline::memory::CacheSpec::off(),
+            iommu: IommuSpec::Off,
         };
         let machine = Machine::new(&config).unwrap();
         let kernel = Kernel::open(kernel.unwrap_or(&image.kernel)).unwrap();

@@ -2,7 +2,7 @@
 
 use staleline::boot::{InitrdPart, cmdline};
 use staleline::engine::{EngineKind, Kick};
-use staleline::machine::MachineConfig;
+use staleline::machine::{IommuSpec, MachineConfig};
 use staleline::session::{
     MemoryRange, Outcome, Output, Session, SessionConfig, SessionError, Template, Watch, Work,
 };
@@ -19,6 +19,7 @@ pub fn config(cpus: u32) -> SessionConfig {
             seed: 1,
             devices: ["mlx5", "rng", "console"].map(|device| device.parse().unwrap()).into(),
             cache: staleline::memory::CacheSpec::off(),
+            iommu: IommuSpec::Off,
         },
         engine: EngineKind::Soft,
         kernel: image.kernel,

@@ -15,7 +15,7 @@ pub use file::FileError;
 use super::template::{Start, Transcript};
 use super::{Mark, Session, SessionError, Template};
 use crate::engine::{Engine, EngineError, Exit, Kick, SoftEngine};
-use crate::machine::{DeviceError, Machine, MachineConfig, SharedMachine};
+use crate::machine::{DeviceError, IommuSpec, Machine, MachineConfig, SharedMachine};
 use crate::memory::cache_spec::CacheSpecError;
 use crate::memory::pages::{self, Pages, PagesError};
 use devices::bus::Nanos;
@@ -192,6 +192,7 @@ impl Template {
             seed: saved.seed,
             devices: devices.map_err(device)?,
             cache: saved.cache.parse().map_err(cache)?,
+            iommu: IommuSpec::Off,
         };
         let mut machine = Machine::new(&config)?;
         machine.can_fork().map_err(SessionError::CannotFork)?;
@@ -247,6 +248,7 @@ mod tests {
         "8810e73729cb3649d9e6f3135d0aa106b1d08b2c9424ad20ffd24f0a7a9cf9b9",
         "736f5971cb9ecafb763662e096605671c9cfe2d7fbfaa1cd31475c997a67766b",
         "6d4d8a1aa994be17fc27bad3974ed7c01f1339f51955c7993c2329a5386f6a66",
+        "493ebd50f9d24b014c88850f7533d2124e8b07fd6569a8a8001e3d1d651bce73",
     ];
 
     #[test]
@@ -262,6 +264,7 @@ mod tests {
             seed: 1,
             devices,
             cache: CacheSpec::off(),
+            iommu: IommuSpec::Off,
         })
         .unwrap();
         let text = layout(&machine, &SoftEngine::default()).unwrap();

@@ -1,0 +1,129 @@
+//! Where the kernel has its bounce buffers (kernel/dma/swiotlb.c of Linux): as its structure says, and as it has said itself.
+
+use super::{Guest, LayoutError, Unmapped};
+use crate::memory::GuestRam;
+use std::fmt;
+
+/// The structure of the buffers that all devices use.
+const MEMORY: &str = "io_tlb_default_mem";
+/// Its fields from Linux 6.6 on, where a pool is a structure of its own, and before.
+const POOL: [&str; 2] = ["io_tlb_mem.defpool", "io_tlb_mem"];
+/// Only with CONFIG_SWIOTLB_DYNAMIC.
+const DYNAMIC: &str = "io_tlb_mem.pools";
+/// The kernel's log: a pointer to its text, and how many bytes that has.
+const LOG: (&str, &str) = ("log_buf", "log_buf_len");
+/// Bytes of a slot (IO_TLB_SIZE).
+const SLOT: u64 = 2048;
+/// Most bytes of it that are looked at: CONFIG_LOG_BUF_SHIFT is 25 at most.
+const MAX_LOG: usize = 1 << 25;
+/// What the kernel says of the buffers.
+const LINE: &[u8] = b"software IO TLB: mapped [mem ";
+
+/// The bounce buffers, in guest-physical memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SwiotlbPool {
+    pub start: u64,
+    /// After the last byte.
+    pub end: u64,
+}
+
+/// The bounce buffers are not known.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SwiotlbError {
+    #[error(
+        "the kernel has no symbol {0} (it needs CONFIG_SWIOTLB, CONFIG_KALLSYMS and CONFIG_KALLSYMS_ALL)"
+    )]
+    Symbol(&'static str),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Memory(#[from] Unmapped),
+    #[error("the kernel's bounce buffers come and go (CONFIG_SWIOTLB_DYNAMIC), which is not followed")]
+    Dynamic,
+    #[error("{MEMORY} says that the bounce buffers are {0}, which is not what {1} slots take, or no memory")]
+    Impossible(SwiotlbPool, u64),
+    #[error(
+        "{MEMORY} says that the bounce buffers are {structure}, and the kernel's log that they are {said}"
+    )]
+    Disagreement { structure: SwiotlbPool, said: SwiotlbPool },
+}
+
+impl fmt::Display for SwiotlbPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[mem {:#x}-{:#x}]", self.start, self.end)
+    }
+}
+
+impl Guest {
+    /// The bounce buffers that devices share; none before the kernel has them.
+    ///
+    /// # Errors
+    /// [`SwiotlbError`] if they cannot be known for certain.
+    pub fn swiotlb(&self, ram: &GuestRam) -> Result<Option<SwiotlbPool>, SwiotlbError> {
+        let memory = self.memory(ram);
+        let symbol = |name| self.address(name).ok_or(SwiotlbError::Symbol(name));
+        let base = symbol(MEMORY)?;
+        if self.offset(DYNAMIC).is_ok() {
+            return Err(SwiotlbError::Dynamic);
+        }
+        let field = |pool: &str, field: &str| self.offset(&format!("{pool}.{field}"));
+        let [new, old] = POOL;
+        let pool = if field(new, "start").is_ok() { new } else { old };
+        let number =
+            |name| -> Result<u64, SwiotlbError> { Ok(memory.u64(base.wrapping_add(field(pool, name)?))?) };
+        let slots = number("nslabs")?;
+        if slots == 0 {
+            return Ok(None);
+        }
+        let structure = SwiotlbPool { start: number("start")?, end: number("end")? };
+        let length = structure.end.checked_sub(structure.start);
+        let possible = length.filter(|&length| slots.checked_mul(SLOT) == Some(length));
+        if !possible.is_some_and(|length| ram.contains(structure.start, length)) {
+            return Err(SwiotlbError::Impossible(structure, slots));
+        }
+        let (log, length) = (memory.u64(symbol(LOG.0)?)?, memory.u32(symbol(LOG.1)?)?);
+        let text = memory.mapped_bytes(log, (length as usize).min(MAX_LOG));
+        match said(&text) {
+            Some(said) if said != structure => Err(SwiotlbError::Disagreement { structure, said }),
+            Some(_) => Ok(Some(structure)),
+            None => {
+                // Where memory alone would not need them it says nothing, although they are forced, without iommu=soft.
+                log::info!("bounce buffers {structure}: the kernel has not said where they are");
+                Ok(Some(structure))
+            }
+        }
+    }
+}
+
+/// What the kernel has said last: `[mem 0x000000005bf00000-0x000000005ff00000] (64MB)`, the end being after the last byte.
+fn said(log: &[u8]) -> Option<SwiotlbPool> {
+    let at = log.windows(LINE.len()).rposition(|window| window == LINE)?;
+    let rest = log.get(at + LINE.len()..)?;
+    let rest = rest.get(..rest.iter().position(|&byte| byte == b']')?)?;
+    let (start, end) = std::str::from_utf8(rest).ok()?.split_once('-')?;
+    let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    Some(SwiotlbPool { start: number(start)?, end: number(end)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_line_is_read() {
+        let log =
+            b"\0\0PCI-DMA: Using software bounce buffering for IO (SWIOTLB)\0software IO TLB: mapped [mem \
+                    0x000000001bf00000-0x000000001ff00000] (64MB)\0\xff";
+        assert_eq!(said(log), Some(SwiotlbPool { start: 0x1bf0_0000, end: 0x1ff0_0000 }));
+        for other in [
+            &b"software IO TLB: area num 1."[..],
+            b"software IO TLB: mapped [mem 0x1000-0x2000",
+            b"software IO TLB: mapped [mem 0x1000]",
+            b"software IO TLB: mapped [mem 1000-0x2000]",
+            b"software IO TLB: mapped [mem 0xfffffffffffffffff-0x2000]",
+            b"",
+        ] {
+            assert_eq!(said(other), None, "{}", String::from_utf8_lossy(other));
+        }
+    }
+}

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod dmalab_model;
+pub mod iommu_model;
 pub mod mlx5_model;
 pub mod mlx5_verbs;
 pub mod mock_port;

@@ -192,9 +192,10 @@ impl PciHost<'_> {
         }
     }
 
-    /// A write with relaxed ordering goes on its way, line by line. One that memory would refuse is made at once, for the
-    /// device to hear of it.
+    /// A write with relaxed ordering goes on its way, line by line. One that the IOMMU or memory would refuse is made at once,
+    /// for the device to hear of it; each line is checked again when it is made.
     fn post(&mut self, from: Bdf, iova: u64, data: &[u8], attrs: DmaAttrs) -> Result<(), DmaError> {
+        self.check(self.of(from, attrs), Request::Write, iova, data)?;
         for (addr, range) in dma::lines(iova, data.len()) {
             let part = data.get(range).unwrap_or_default();
             let by = self.of(from, attrs);

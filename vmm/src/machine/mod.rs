@@ -14,6 +14,8 @@ mod statistics;
 mod world;
 
 #[cfg(test)]
+mod iommu_tests;
+#[cfg(test)]
 mod posted_tests;
 
 pub use board::InterruptSignal;

@@ -120,6 +120,7 @@ pub fn run(
             devices,
             cache: CacheSpec::off(),
             iommu: IommuSpec::Off,
+            confidential: None,
         },
         engine: EngineKind::Soft,
         kernel: boot.kernel,

@@ -280,6 +280,7 @@ fn a_second_processor_starts() {
             devices: Vec::new(),
             cache: staleline::memory::CacheSpec::off(),
             iommu: IommuSpec::Off,
+            confidential: None,
         },
         engine: EngineKind::Soft,
         kernel: kernel.path().to_owned(),

@@ -41,6 +41,7 @@ fn config(image: &str, cpus: u32, watch: Watch) -> SessionConfig {
                 .into(),
             cache: staleline::memory::CacheSpec::off(),
             iommu: IommuSpec::Off,
+            confidential: None,
         },
         engine: EngineKind::Soft,
         kernel: image.kernel,

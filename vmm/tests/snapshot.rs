@@ -138,6 +138,7 @@ fn tiny_config(devices: &[&str]) -> (NamedTempFile, SessionConfig) {
             devices: devices.iter().map(|device| device.parse().unwrap()).collect(),
             cache: staleline::memory::CacheSpec::off(),
             iommu: IommuSpec::Off,
+            confidential: None,
         },
         engine: EngineKind::Soft,
         kernel: kernel.path().to_owned(),

@@ -82,6 +82,7 @@ fn boot() -> Result<Template> {
             devices: vec!["mlx5".parse()?],
             cache: staleline::memory::CacheSpec::off(),
             iommu: IommuSpec::Off,
+            confidential: None,
         },
         engine: EngineKind::Soft,
         kernel: image.kernel,

@@ -1,5 +1,6 @@
 //! The map of physical memory that the kernel is given (ACPI specification, 15.4: address range types).
 
+use crate::machine::Confidential;
 use crate::memory::GuestRam;
 use crate::memory::layout::{CONVENTIONAL_END, ECAM, FIRMWARE_END, FIRMWARE_START, HIGH_RAM};
 
@@ -9,6 +10,8 @@ use crate::memory::layout::{CONVENTIONAL_END, ECAM, FIRMWARE_END, FIRMWARE_START
 pub enum Kind {
     Ram = 1,
     Reserved = 2,
+    /// ACPI tables, whose memory the kernel could have once it has read them.
+    AcpiTables = 3,
 }
 
 /// One range.
@@ -20,13 +23,15 @@ pub struct Range {
 }
 
 /// The map of a machine with this RAM, sorted by address. The VGA hole and the firmware area are not RAM to the kernel;
-/// the ECAM is reserved, or the kernel would not trust the MCFG.
+/// the ECAM is reserved, or the kernel would not trust the MCFG. An encrypted guest takes what is reserved for memory of
+/// devices, which is not private: to it the firmware area is that of the tables.
 #[must_use]
-pub fn map(ram: &GuestRam) -> Vec<Range> {
+pub fn map(ram: &GuestRam, confidential: Option<Confidential>) -> Vec<Range> {
+    let firmware = if confidential.is_some() { Kind::AcpiTables } else { Kind::Reserved };
     let range = |start, end: u64, kind| Range { start, size: end - start, kind };
     let mut map = vec![
         range(0, CONVENTIONAL_END, Kind::Ram),
-        range(FIRMWARE_START, FIRMWARE_END, Kind::Reserved),
+        range(FIRMWARE_START, FIRMWARE_END, firmware),
         range(FIRMWARE_END, ram.low_end(), Kind::Ram),
         range(ECAM.start, ECAM.end(), Kind::Reserved),
     ];
@@ -57,7 +62,7 @@ mod tests {
     fn ranges_are_sorted_and_apart() {
         for size in [16 * MIB, 3 * GIB, 6 * GIB] {
             let ram = GuestRam::new(size).unwrap();
-            let map = map(&ram);
+            let map = map(&ram, None);
             for pair in map.windows(2) {
                 assert!(pair[0].start + pair[0].size <= pair[1].start, "{pair:x?}");
             }

@@ -1,8 +1,10 @@
 //! The processor's state at the kernel's first instruction.
 
 use super::{multiboot, place};
+use crate::machine::Confidential;
 use crate::memory::GuestRam;
 use crate::memory::ram::NotRam;
+use x86_cpu::encryption::C_BIT;
 use x86_cpu::{Segment, TableRegister, cr0, cr4, efer, reg, seg};
 
 /// How a kernel is entered.
@@ -107,13 +109,22 @@ pub(super) fn protected_mode(
     Ok(state)
 }
 
-/// State for an entry in 64-bit mode, with page tables that map the first 4 GiB to themselves.
-pub(super) fn long_mode(ram: &GuestRam, rip: u64) -> Result<CpuState, NotRam> {
+/// State for an entry in 64-bit mode, with page tables that map the first 4 GiB to themselves: as private memory to a guest
+/// that knows of it, in which the boot code leaves everything.
+pub(super) fn long_mode(
+    ram: &GuestRam,
+    rip: u64,
+    confidential: Option<Confidential>,
+) -> Result<CpuState, NotRam> {
     const PRESENT_WRITABLE: u64 = 3;
     const LARGE: u64 = 0x80;
     let pdpt = place::PAGE_TABLES + 0x1000;
     let directories = pdpt + 0x1000;
-    let put = |at: u64, entry: u64| ram.write(at, &entry.to_le_bytes());
+    let private = match confidential {
+        Some(Confidential::Sev) => C_BIT,
+        None => 0,
+    };
+    let put = |at: u64, entry: u64| ram.write(at, &(entry | private).to_le_bytes());
     put(place::PAGE_TABLES, pdpt | PRESENT_WRITABLE)?;
     for gib in 0..4 {
         put(pdpt + 8 * gib, (directories + 0x1000 * gib) | PRESENT_WRITABLE)?;
@@ -124,7 +135,7 @@ pub(super) fn long_mode(ram: &GuestRam, rip: u64) -> Result<CpuState, NotRam> {
     let mut state = state(ram, rip, ATTR_CODE_64)?;
     state.gpr[reg::RSI] = place::ZERO_PAGE;
     state.cr0 |= cr0::PG;
-    state.cr3 = place::PAGE_TABLES;
+    state.cr3 = place::PAGE_TABLES | private;
     state.cr4 = cr4::PAE;
     state.efer = efer::LME | efer::LMA;
     Ok(state)
@@ -144,7 +155,7 @@ mod tests {
     #[test]
     fn long_mode_maps_4_gib_to_itself() {
         let ram = GuestRam::new(16 * MIB).unwrap();
-        let state = long_mode(&ram, 0x100_0000).unwrap();
+        let state = long_mode(&ram, 0x100_0000, None).unwrap();
         for address in [0_u64, 0x100_0000, 0xfee0_0000, 0xffff_ffff] {
             let pdpt = word(&ram, state.cr3) & !0xfff;
             let directory = word(&ram, pdpt + 8 * (address >> 30)) & !0xfff;

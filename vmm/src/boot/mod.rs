@@ -18,6 +18,7 @@ pub use entry::{CpuState, Entry};
 pub use initrd::InitrdPart;
 pub use kernel::{Kernel, KernelError};
 
+use crate::machine::Confidential;
 use crate::memory::GuestRam;
 use crate::memory::layout::{FIRMWARE_END, PAGE};
 use crate::memory::ram::NotRam;
@@ -86,6 +87,8 @@ pub struct Boot<'a> {
     pub initrd: &'a [InitrdPart],
     pub command_line: &'a str,
     pub cpus: u32,
+    /// Memory encryption that the guest is shown.
+    pub confidential: Option<Confidential>,
 }
 
 /// Loads kernel, initrd, command line and firmware tables, and returns the state in which the bootstrap processor starts.
@@ -106,7 +109,7 @@ pub fn load(ram: &GuestRam, boot: &Boot<'_>) -> Result<CpuState, BootError> {
     line.push(0);
     ram.write(place::COMMAND_LINE, &line)?;
 
-    let map = e820::map(ram);
+    let map = e820::map(ram, boot.confidential);
     let initrd = || initrd::load(ram, boot.initrd, free, top);
     let state = match kernel.entry() {
         Entry::Multiboot(address) => {
@@ -121,7 +124,7 @@ pub fn load(ram: &GuestRam, boot: &Boot<'_>) -> Result<CpuState, BootError> {
         }
         Entry::Long(address) => {
             zero_page::write(ram, kernel.setup_header(), &map, initrd()?, &command_line)?;
-            entry::long_mode(ram, address)?
+            entry::long_mode(ram, address, boot.confidential)?
         }
         Entry::Protected(address) => {
             zero_page::write(ram, kernel.setup_header(), &map, initrd()?, &command_line)?;

@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn start_info_points_to_its_parts() {
         let ram = GuestRam::new(64 * MIB).unwrap();
-        let map = e820::map(&ram);
+        let map = e820::map(&ram, None);
         write(&ram, &map, Initrd { address: 0x300_0000, size: 77 }).unwrap();
         let mut info = hvm_start_info::default();
         ram.read(place::PVH_START_INFO, info.as_mut_slice()).unwrap();

@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn fields_are_where_the_kernel_looks() {
         let ram = GuestRam::new(64 * MIB).unwrap();
-        let map = e820::map(&ram);
+        let map = e820::map(&ram, None);
         write(&ram, None, &map, Initrd { address: 0x300_0000, size: 77 }, "quiet").unwrap();
         let mut page = [0; 4096];
         ram.read(place::ZERO_PAGE, &mut page).unwrap();

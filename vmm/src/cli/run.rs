@@ -10,7 +10,9 @@ use crate::guest::SymbolFile;
 use crate::guest_file::parse_file;
 use crate::host::{Host, HostOptions, LastResort};
 use crate::ledger::Report;
-use crate::machine::{BlockedFunction, CPUS_MAX, DeviceSpec, IommuSpec, IommuStatistics, MachineConfig};
+use crate::machine::{
+    BlockedFunction, CPUS_MAX, Confidential, DeviceSpec, IommuSpec, IommuStatistics, MachineConfig,
+};
 use crate::memory::{CacheSpec, Scope};
 use crate::quantity::{parse_seconds, parse_size};
 use crate::session::{
@@ -179,9 +181,11 @@ pub(super) struct RunArguments {
     /// window=BASE+SIZE: devices reach these addresses only, as those with few address lines: window=0+256M.
     #[arg(long, value_name = "off|bounce|window=BASE+SIZE", default_value_t)]
     iommu: IommuSpec,
-    /// Memory encryption that the guest is shown.
-    #[arg(long, value_name = "sev")]
-    confidential: Option<String>,
+    /// Memory encryption that the guest is shown: AMD SEV. Devices reach what the guest shares, as stock kernels do with their
+    /// bounce buffers; of any other memory they read what looks like noise, and what they write there looks so to the guest.
+    /// By the software engine only, and without `--cache`.
+    #[arg(long, value_enum)]
+    confidential: Option<Confidential>,
     /// What the machine's DMA is.
     #[arg(long, value_enum, default_value = "coherent")]
     dma: Dma,
@@ -355,7 +359,12 @@ impl RunArguments {
                 bail!("--iommu bounce: what the guest shares is known by the ledger: leave out --ledger off");
             }
         }
-        refuse("--confidential", self.confidential.is_some())?;
+        if self.confidential.is_some() && self.engine == EngineChoice::Kvm {
+            bail!("--confidential: the KVM engine shows guests no memory encryption (--engine soft does)");
+        }
+        if self.confidential.is_some() && !self.cache.is_off() {
+            bail!("--confidential: encrypted memory is not modelled behind a cache (leave out --cache)");
+        }
         refuse("--dma noncoherent", self.dma == Dma::Noncoherent)?;
         refuse("--dma lying", self.dma == Dma::Lying)?;
         if !self.cache.is_off() && self.engine == EngineChoice::Kvm {
@@ -637,8 +646,12 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
             devices: arguments.devices.clone(),
             cache: arguments.cache.clone(),
             iommu: arguments.iommu,
+            confidential: arguments.confidential,
         },
-        engine: choose_engine(arguments.engine, arguments.save.is_some() || arguments.can_find())?,
+        engine: choose_engine(
+            arguments.engine,
+            arguments.save.is_some() || arguments.can_find() || arguments.confidential.is_some(),
+        )?,
         kernel: guest.kernel,
         initrd,
         command_line,

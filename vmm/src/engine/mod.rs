@@ -10,7 +10,7 @@ pub use kvm::{KvmEngine, KvmError, Paravirtual};
 pub use soft::SoftEngine;
 
 use crate::boot::CpuState;
-use crate::machine::SharedMachine;
+use crate::machine::{Confidential, SharedMachine};
 use crate::memory::GuestRam;
 use devices::bus::{Nanos, PowerRequest};
 use devices::state::{Saver, StateError};
@@ -83,6 +83,8 @@ pub enum EngineError {
     NoVcpu(u32),
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    #[error("the {0} engine shows guests no memory encryption")]
+    NotConfidential(&'static str),
     #[error("the {0} engine cannot save its vCPUs")]
     CannotSave(&'static str),
     #[error(transparent)]
@@ -94,11 +96,17 @@ pub enum EngineError {
 /// [`Engine::create_vcpus`] comes first; the others only after it. State may be read and written only between calls of
 /// [`Engine::run`].
 pub trait Engine: std::fmt::Debug + Send {
-    /// Creates `count` vCPUs: the first starts in state `boot`, the others wait for a start-up IPI.
+    /// Creates `count` vCPUs, which show the guest memory encryption or none: the first starts in state `boot`, the others
+    /// wait for a start-up IPI.
     ///
     /// # Errors
-    /// [`EngineError`] if the engine cannot have that many.
-    fn create_vcpus(&mut self, count: u32, boot: &CpuState) -> Result<(), EngineError>;
+    /// [`EngineError`] if the engine cannot have that many, or has no memory encryption.
+    fn create_vcpus(
+        &mut self,
+        count: u32,
+        boot: &CpuState,
+        confidential: Option<Confidential>,
+    ) -> Result<(), EngineError>;
     /// Runs until virtual time `until`, or until something needs the machine's owner, who must not hold the machine. No
     /// vCPU executes between calls.
     ///

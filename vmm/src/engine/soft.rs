@@ -2,7 +2,7 @@
 
 use super::{Engine, EngineError, Exit, Kick, Progress};
 use crate::boot::{CpuState, firmware};
-use crate::machine::{Machine, SharedMachine};
+use crate::machine::{Confidential, Machine, SharedMachine};
 use devices::bus::Nanos;
 use devices::state::{Loader, Saver, StateError};
 use serde::{Deserialize, Serialize};
@@ -186,11 +186,17 @@ impl SoftEngine {
 }
 
 impl Engine for SoftEngine {
-    fn create_vcpus(&mut self, count: u32, boot: &CpuState) -> Result<(), EngineError> {
+    fn create_vcpus(
+        &mut self,
+        count: u32,
+        boot: &CpuState,
+        confidential: Option<Confidential>,
+    ) -> Result<(), EngineError> {
         self.vcpus = (0..count).map(Vcpu::new).collect();
         self.tsc_adjust = vec![0; self.vcpus.len()];
         for vcpu in &mut self.vcpus {
             vcpu.count = count;
+            vcpu.sev = confidential == Some(Confidential::Sev);
             vcpu.msr.mtrr = firmware::mtrrs();
             if vcpu.id != 0 {
                 vcpu.activity = Activity::WaitForSipi;

@@ -2,14 +2,16 @@
 //! is touched. What is read is the CPU's view.
 
 use crate::memory::GuestRam;
+use x86_cpu::encryption::C_BIT;
 
 /// Bytes of the smallest page.
 const PAGE: u64 = 1 << 12;
 /// Bits of an entry of a page table (SDM volume 3A, table 5-15 and others).
 const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
-/// Bits 51:12 of an entry: what it points to.
-const FRAME: u64 = ((1 << 52) - 1) & !(PAGE - 1);
+/// Bits 51:12 of an entry: what it points to, but for the bit that makes memory private to an encrypted guest, which is above
+/// all addresses of the machine.
+const FRAME: u64 = ((1 << 52) - 1) & !(PAGE - 1) & !C_BIT;
 /// CR3 without what is not an address.
 const ROOT: u64 = FRAME;
 

@@ -219,6 +219,7 @@ mod tests {
             devices,
             cache: crate::memory::CacheSpec::off(),
             iommu: crate::machine::IommuSpec::Off,
+            confidential: None,
         })
         .unwrap()
     }

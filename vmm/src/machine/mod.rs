@@ -29,9 +29,10 @@ use crate::clock::events::Source;
 use crate::findings::Findings;
 use crate::ledger::Ledger;
 use crate::memory::layout::{PCI_WINDOW_32, PCI_WINDOW_64};
-use crate::memory::{CacheSpec, GuestRam, MemorySystem, RamError};
+use crate::memory::{CacheSpec, Encryption, GuestRam, MemorySystem, RamError};
 use attachment::Attachments;
 use board::{Board, PciHost, PlatformPort, Watch};
+use clap::ValueEnum;
 use devices::bus::{AccessLog, Nanos, PowerRequest, RangeError};
 use devices::interrupt::Interrupts;
 use devices::iommu::Iommu;
@@ -39,6 +40,7 @@ use devices::pci::{AssignError, AttachError, Bdf, ResourceWindows, RootComplex, 
 use devices::random::Random;
 use guest::KnownGuest;
 use ports::PortDevices;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The most vCPUs that a machine can have.
@@ -58,6 +60,15 @@ pub struct MachineConfig {
     pub cache: CacheSpec,
     /// What lies between devices and memory.
     pub iommu: IommuSpec,
+    /// Memory encryption that the guest is shown.
+    pub confidential: Option<Confidential>,
+}
+
+/// A kind of memory encryption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+pub enum Confidential {
+    /// AMD SEV, without the encrypted state of SEV-ES and the integrity of SEV-SNP.
+    Sev,
 }
 
 /// The machine cannot be built.
@@ -75,6 +86,8 @@ pub enum MachineError {
     Assign(#[from] AssignError),
     #[error(transparent)]
     Ports(#[from] RangeError),
+    #[error("memory encryption and a cache model cannot be had together")]
+    EncryptedCache,
     #[error("device {0}: all eight PCI slots are taken")]
     NoFreeSlot(String),
 }
@@ -127,7 +140,12 @@ impl Machine {
         if !(1..=CPUS_MAX).contains(&config.cpus) {
             return Err(MachineError::Cpus(config.cpus));
         }
+        if config.confidential.is_some() && !config.cache.is_off() {
+            return Err(MachineError::EncryptedCache);
+        }
         let ram = GuestRam::new(config.memory)?;
+        let encryption =
+            config.confidential.map(|Confidential::Sev| Box::new(Encryption::new(config.seed, ram.end())));
         let mut pci = RootComplex::new();
         let mut attachments = Attachments::default();
         let mut names = BTreeMap::new();
@@ -151,11 +169,11 @@ impl Machine {
             memory64: (PCI_WINDOW_64.start, PCI_WINDOW_64.last()),
         })?;
         Ok(Self {
-            ports: PortDevices::new(&ram, config.cpus)?,
+            ports: PortDevices::new(&ram, config)?,
             board: Board::new(config.cpus),
             pci,
             attachments,
-            memory: MemorySystem::new(ram, config.cache.config()),
+            memory: MemorySystem { encryption, ..MemorySystem::new(ram, config.cache.config()) },
             random: Random::new(config.seed),
             seed: config.seed,
             log: AccessLog::default(),

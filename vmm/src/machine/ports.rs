@@ -1,5 +1,6 @@
 //! The platform devices and the I/O ports they answer at.
 
+use super::MachineConfig;
 use super::Port;
 use super::board::{Board, PlatformPort};
 use crate::boot::e820;
@@ -44,9 +45,10 @@ pub(super) struct PortDevices {
 }
 
 impl PortDevices {
-    pub(super) fn new(ram: &GuestRam, cpus: u32) -> Result<Self, RangeError> {
-        let cpus = u16::try_from(cpus).unwrap_or(u16::MAX);
-        let files = vec![("etc/e820".to_owned(), e820::table(&e820::map(ram)))];
+    pub(super) fn new(ram: &GuestRam, config: &MachineConfig) -> Result<Self, RangeError> {
+        let cpus = u16::try_from(config.cpus).unwrap_or(u16::MAX);
+        let map = e820::map(ram, config.confidential);
+        let files = vec![("etc/e820".to_owned(), e820::table(&map))];
         let described = FwCfgConfig { memory: ram.size(), cpus, max_cpus: cpus, files };
         let mut devices = Self {
             serial: [Serial::new(platform::COM1_GSI), Serial::new(platform::COM2_GSI)],

@@ -37,6 +37,7 @@ impl Lab {
             devices,
             cache: crate::memory::CacheSpec::off(),
             iommu: super::IommuSpec::Off,
+            confidential: None,
         })
         .unwrap();
         let registers = machine.pci().bar(SLOT, 0).unwrap().0;

@@ -4,6 +4,7 @@
 use super::Machine;
 use super::board::Board;
 use super::ports::PortDevices;
+use crate::memory::Encryption;
 use devices::state::{Loader, SaveState, Saver, StateError};
 
 /// A machine is restored into one built from the same [`super::MachineConfig`] that has not run.
@@ -18,6 +19,7 @@ impl SaveState for Machine {
         to.put(&self.ledger)?;
         to.put(&self.iommu)?;
         to.put(&self.memory.cache)?;
+        to.put(&self.memory.encryption)?;
         to.put(&self.findings)
     }
 
@@ -34,6 +36,14 @@ impl SaveState for Machine {
         }
         self.iommu = from.take()?;
         self.memory.cache = from.take()?;
+        let encryption: Option<Box<Encryption>> = from.take()?;
+        let end = self.memory.ram.end();
+        if encryption.is_some() != self.memory.encryption.is_some()
+            || encryption.as_ref().is_some_and(|encryption| !encryption.is_of(end))
+        {
+            return Err(StateError::unfit("page labels", "they are not those of the machine's RAM"));
+        }
+        self.memory.encryption = encryption;
         self.findings = from.take()?;
         Ok(())
     }

@@ -4,7 +4,9 @@ use super::Machine;
 use super::guest::KnownGuest;
 use crate::findings::Raw;
 use crate::guest::{AddressSpace, GuestMemory, Registers};
+use crate::memory::MemorySystem;
 use std::ptr::NonNull;
+use x86_cpu::encryption::{Hypercall, hypercall_error};
 use x86_cpu::{CacheOp, CodePages, Dropped, MemoryType, Probes, RamAccess, Shown, Vcpu, World};
 
 // SAFETY: `ram_frame` returns addresses within the mapping of `self.memory.ram`, which lives as long as the machine. The
@@ -129,6 +131,20 @@ unsafe impl World for Machine {
         let now = if cpu.long_mode() { memory.translate(linear).ok() } else { None };
         let frames: Vec<_> = frame.into_iter().chain(now).collect();
         cache.translations_dropped(cpu.id, Some(&frames));
+    }
+    fn set_label(&mut self, frame: u64, private: bool) -> bool {
+        let MemorySystem { ram, code, encryption: Some(encryption), .. } = &mut self.memory else {
+            return false;
+        };
+        encryption.set_label(ram, code, frame, private)
+    }
+    #[inline]
+    fn label_generation(&self) -> u64 {
+        self.memory.encryption.as_ref().map_or(0, |encryption| encryption.generation())
+    }
+    fn hypercall(&mut self, _cpu: u32, _now: u64, call: Hypercall) -> u64 {
+        let Some(encryption) = &mut self.memory.encryption else { return hypercall_error::UNKNOWN };
+        encryption.hypercall(call)
     }
     fn wants_attention(&self) -> bool {
         self.memory.has_found()

@@ -2,6 +2,7 @@
 //! brought in at any moment (SDM volume 3, 12.3), and stays until it is flushed.
 
 use super::layout::PAGE;
+use super::page_set::PageSet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use x86_cpu::MemoryType;
@@ -22,25 +23,6 @@ pub struct Reach {
     absent: PageSet,
     /// Of other pages out of reach, the lines that have been flushed.
     flushed: BTreeMap<u64, [u64; LINE_WORDS]>,
-}
-
-/// A set of pages of RAM.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct PageSet(Vec<u64>);
-
-impl PageSet {
-    fn new(pages: u64, present: bool) -> Self {
-        Self(vec![if present { u64::MAX } else { 0 }; usize::try_from(pages.div_ceil(64)).unwrap_or(0)])
-    }
-    fn set(&mut self, page: u64, present: bool) {
-        if let Some(word) = self.0.get_mut((page / 64) as usize) {
-            let bit = 1 << (page % 64);
-            *word = if present { *word | bit } else { *word & !bit };
-        }
-    }
-    fn contains(&self, page: u64) -> bool {
-        self.0.get((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 != 0)
-    }
 }
 
 impl Reach {
@@ -86,7 +68,7 @@ impl Reach {
     /// A vCPU has dropped all translations.
     pub fn dropped_all(&mut self, cpu: u32) {
         if let Some(used) = self.used.get_mut(cpu as usize) {
-            used.0.fill(0);
+            used.words_mut().fill(0);
         }
     }
 
@@ -113,9 +95,9 @@ impl Reach {
     /// Every line has been flushed or dropped.
     pub fn flushed_all(&mut self) {
         self.flushed.clear();
-        for (index, absent) in self.absent.0.iter_mut().enumerate() {
+        for (index, absent) in self.absent.words_mut().iter_mut().enumerate() {
             let reached =
-                self.used.iter().filter_map(|used| used.0.get(index)).fold(0, |all, word| all | word);
+                self.used.iter().filter_map(|used| used.words().get(index)).fold(0, |all, word| all | word);
             *absent |= !reached;
         }
     }

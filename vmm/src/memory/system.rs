@@ -1,7 +1,7 @@
 //! RAM, and what lies between it, the vCPUs and devices.
 
 use super::cache::{Cache, CacheConfig};
-use super::{GuestRam, dma};
+use super::{Encryption, GuestRam, dma};
 use cache_model::{OutOfRange, Snoop, Writer};
 use devices::bus::Nanos;
 use devices::dma::{AtomicOp, DmaError, Purpose};
@@ -41,6 +41,8 @@ pub struct MemorySystem {
     pub ram: GuestRam,
     pub code: CodePages,
     pub cache: Option<Box<Cache>>,
+    /// Only of a machine without a cache.
+    pub encryption: Option<Box<Encryption>>,
 }
 
 impl MemorySystem {
@@ -48,30 +50,30 @@ impl MemorySystem {
     #[must_use]
     pub fn new(ram: GuestRam, cache: Option<&CacheConfig>) -> Self {
         let cache = cache.map(|config| Box::new(Cache::new(config, ram.end())));
-        Self { ram, code: CodePages::default(), cache }
+        Self { ram, code: CodePages::default(), cache, encryption: None }
     }
 
     /// A vCPU's load that is shown.
     pub fn load(&mut self, by: &RamAccess, address: u64, data: &mut [u8]) {
-        let Self { ram, code, cache: Some(cache) } = self else { return data.fill(0xff) };
+        let Self { ram, code, cache: Some(cache), .. } = self else { return data.fill(0xff) };
         Self::refused(cache.load((ram, code), by, address, data));
     }
 
     /// A vCPU's store that is shown.
     pub fn store(&mut self, by: &RamAccess, address: u64, data: &[u8]) {
-        let Self { ram, code, cache: Some(cache) } = self else { return };
+        let Self { ram, code, cache: Some(cache), .. } = self else { return };
         Self::refused(cache.store((ram, code), by, address, data));
     }
 
     /// A vCPU's fetch that is shown.
     pub fn fetch(&mut self, by: &RamAccess, address: u64, length: usize) {
-        let Self { ram, code, cache: Some(cache) } = self else { return };
+        let Self { ram, code, cache: Some(cache), .. } = self else { return };
         Self::refused(cache.fetch((ram, code), by, address, length));
     }
 
     /// A vCPU's cache maintenance or fence.
     pub fn maintain(&mut self, by: &RamAccess, op: CacheOp) {
-        let Self { ram, code, cache: Some(cache) } = self else { return };
+        let Self { ram, code, cache: Some(cache), .. } = self else { return };
         // Maintenance of what is not RAM does nothing.
         Self::refused(cache.maintain((ram, code), by, op));
     }
@@ -87,10 +89,11 @@ impl MemorySystem {
         }
     }
 
-    /// Whether the cache's model has found something that nobody has taken.
+    /// Whether the cache's model has found something, or a device has accessed private pages, that nobody has taken.
     #[must_use]
     pub fn has_found(&self) -> bool {
         self.cache.as_ref().is_some_and(|cache| cache.model().has_findings())
+            || self.encryption.as_ref().is_some_and(|encryption| encryption.has_accesses())
     }
 
     /// Has every operation from now on be written to `file`; only a machine with a cache that is shown everything has that.
@@ -123,8 +126,8 @@ impl MemorySystem {
     /// # Errors
     /// [`DmaError::Unmapped`] with the first address that is not RAM.
     pub fn dma_read(&mut self, by: Transaction, address: u64, data: &mut [u8]) -> Result<(), DmaError> {
-        let Self { ram, code, cache: Some(cache) } = self else {
-            return dma::read(&self.ram, address, data);
+        let Self { ram, code, cache: Some(cache), .. } = self else {
+            return self.uncached_read(by, address, data);
         };
         cache.enter(ram, address, data.len() as u64);
         for (at, range) in dma::lines(address, data.len()) {
@@ -142,8 +145,8 @@ impl MemorySystem {
     /// # Errors
     /// [`DmaError::Unmapped`] with the first address that is not RAM.
     pub fn dma_write(&mut self, by: Transaction, address: u64, data: &[u8]) -> Result<(), DmaError> {
-        let Self { ram, code, cache: Some(cache) } = self else {
-            return dma::write(&self.ram, &mut self.code, address, data);
+        let Self { ram, code, cache: Some(cache), .. } = self else {
+            return self.uncached_write(by, address, data);
         };
         cache.enter(ram, address, data.len() as u64);
         for (at, range) in dma::lines(address, data.len()) {
@@ -159,8 +162,8 @@ impl MemorySystem {
     /// # Errors
     /// [`DmaError::Unmapped`] if that is not RAM, or not aligned.
     pub fn dma_atomic(&mut self, by: Transaction, address: u64, op: AtomicOp) -> Result<u64, DmaError> {
-        let Self { ram, code, cache: Some(cache) } = self else {
-            return dma::atomic(&self.ram, &mut self.code, address, op);
+        let Self { ram, code, cache: Some(cache), .. } = self else {
+            return self.uncached_atomic(by, address, op);
         };
         if !address.is_multiple_of(8) {
             return Err(DmaError::Unmapped(address));
@@ -168,5 +171,40 @@ impl MemorySystem {
         cache.enter(ram, address, 8);
         let done = cache.dma_atomic((ram, code), by.writer(), address, op, by.snoop);
         done.map_err(|_| DmaError::Unmapped(address))
+    }
+
+    fn uncached_read(&mut self, by: Transaction, address: u64, data: &mut [u8]) -> Result<(), DmaError> {
+        dma::read(&self.ram, address, data)?;
+        if let Some(encryption) = &mut self.encryption {
+            let inside = data.to_vec();
+            let private = encryption.cross(address, data);
+            encryption.observe(by, false, address, private, (data, &inside));
+        }
+        Ok(())
+    }
+
+    fn uncached_write(&mut self, by: Transaction, address: u64, data: &[u8]) -> Result<(), DmaError> {
+        let Some(encryption) = &mut self.encryption else {
+            return dma::write(&self.ram, &mut self.code, address, data);
+        };
+        let mut inside = data.to_vec();
+        let private = encryption.cross(address, &mut inside);
+        dma::write(&self.ram, &mut self.code, address, &inside)?;
+        encryption.observe(by, true, address, private, (data, &inside));
+        Ok(())
+    }
+
+    fn uncached_atomic(&mut self, by: Transaction, address: u64, op: AtomicOp) -> Result<u64, DmaError> {
+        if self.encryption.is_none() {
+            return dma::atomic(&self.ram, &mut self.code, address, op);
+        }
+        if !address.is_multiple_of(8) {
+            return Err(DmaError::Unmapped(address));
+        }
+        let mut word = [0; 8];
+        self.uncached_read(by, address, &mut word)?;
+        let old = u64::from_le_bytes(word);
+        self.uncached_write(by, address, &op.apply(old).to_le_bytes())?;
+        Ok(old)
     }
 }

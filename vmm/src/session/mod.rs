@@ -166,7 +166,8 @@ impl Session {
         }
         let cpus = config.machine.cpus;
         let command_line = config.command_line.as_deref().unwrap_or(kernel.default_command_line());
-        let boot = Boot { kernel: &kernel, initrd: &config.initrd, command_line, cpus };
+        let confidential = config.machine.confidential;
+        let boot = Boot { kernel: &kernel, initrd: &config.initrd, command_line, cpus, confidential };
         let state = boot::load(machine.ram(), &boot)?;
         if config.watch.ledger {
             machine.look_for_guest(config.watch.symbols.clone());
@@ -184,7 +185,7 @@ impl Session {
             }
         }
         let mut engine = config.engine.create(machine.ram(), kick)?;
-        engine.create_vcpus(cpus, &state)?;
+        engine.create_vcpus(cpus, &state, confidential)?;
         if engine.owns_interrupt_controllers() {
             machine.delegate_interrupts();
         }

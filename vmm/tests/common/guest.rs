@@ -52,15 +52,17 @@ impl Running {
             devices: ["mlx5", "rng"].map(|device| device.parse().unwrap()).into(),
             cache: staleline::memory::CacheSpec::off(),
             iommu: IommuSpec::Off,
+            confidential: None,
         };
         let machine = Machine::new(&config).unwrap();
         let kernel = Kernel::open(kernel.unwrap_or(&image.kernel)).unwrap();
         let initrd = [InitrdPart::File(PathBuf::from(&image.initrd))];
         let command_line = cmdline::append(&image.cmdline, cmdline::OUR_INIT);
-        let boot = Boot { kernel: &kernel, initrd: &initrd, command_line: &command_line, cpus };
+        let boot =
+            Boot { kernel: &kernel, initrd: &initrd, command_line: &command_line, cpus, confidential: None };
         let state = boot::load(machine.ram(), &boot).unwrap();
         let mut engine = SoftEngine::new(Kick::default());
-        engine.create_vcpus(cpus, &state).unwrap();
+        engine.create_vcpus(cpus, &state, None).unwrap();
         Self { machine: SharedMachine::new(machine), engine, console: String::new() }
     }
 

@@ -20,6 +20,7 @@ pub fn config(cpus: u32) -> SessionConfig {
             devices: ["mlx5", "rng", "console"].map(|device| device.parse().unwrap()).into(),
             cache: staleline::memory::CacheSpec::off(),
             iommu: IommuSpec::Off,
+            confidential: None,
         },
         engine: EngineKind::Soft,
         kernel: image.kernel,

@@ -3,6 +3,7 @@
 //! One table, [`FEATURES`], is the source of the feature bits and of [`implements`]: an instruction whose feature is not
 //! in it raises #UD, and a bit that is not in it reads 0.
 
+use crate::encryption;
 use crate::exec::sse::xsave::{AVX_OFFSET, AVX_SIZE, image_size};
 use crate::memory::paging::PHYSICAL_BITS;
 use crate::state::{Vcpu, cr4, xcr0};
@@ -21,8 +22,16 @@ const VENDOR: [u32; 3] = text(b"GenuineIntel");
 const HYPERVISOR: [u32; 3] = text(b"Staleline\0\0\0");
 const BRAND: &[u8; 48] = b"Staleline x86-64 virtual processor @ 1.00GHz\0\0\0\0";
 const MAX_BASIC: u32 = 0x1f;
-const MAX_HYPERVISOR: u32 = 0x4000_0000;
+/// The first of the hypervisor's leaves.
+const HYPERVISOR_LEAF: u32 = 0x4000_0000;
 const MAX_EXTENDED: u32 = 0x8000_0008;
+/// With memory encryption: [`encryption::CPUID_LEAF`].
+const MAX_EXTENDED_SEV: u32 = 0x8000_001f;
+/// The hypervisor's leaves with memory encryption. Linux guests tell none but KVM of the pages that they share.
+const KVM: [u32; 3] = text(b"KVMKVMKVM\0\0\0");
+const KVM_FEATURES: u32 = 0x4000_0001;
+/// KVM_FEATURE_HC_MAP_GPA_RANGE and KVM_FEATURE_MIGRATION_CONTROL, without which Linux does not use the former.
+const KVM_FEATURE_BITS: u32 = 1 << 16 | 1 << 17;
 const LINEAR_BITS: u32 = 48;
 
 /// Quirks of the decoder that follow from the features: WBNOINVD is WBINVD without its bit.
@@ -221,14 +230,13 @@ impl Vcpu {
     #[must_use]
     pub fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
         match leaf {
-            0x4000_0000..=0x4fff_ffff => {
-                if leaf == MAX_HYPERVISOR {
-                    [MAX_HYPERVISOR, HYPERVISOR[0], HYPERVISOR[1], HYPERVISOR[2]]
-                } else {
-                    [0; 4]
-                }
-            }
-            0x8000_0000..=MAX_EXTENDED => self.extended_leaf(leaf),
+            0x4000_0000..=0x4fff_ffff => match leaf {
+                HYPERVISOR_LEAF if self.sev => [KVM_FEATURES, KVM[0], KVM[1], KVM[2]],
+                HYPERVISOR_LEAF => [HYPERVISOR_LEAF, HYPERVISOR[0], HYPERVISOR[1], HYPERVISOR[2]],
+                KVM_FEATURES if self.sev => [KVM_FEATURE_BITS, 0, 0, 0],
+                _ => [0; 4],
+            },
+            0x8000_0000..=MAX_EXTENDED_SEV if leaf <= self.max_extended() => self.extended_leaf(leaf),
             // A leaf beyond the maximum answers as the highest basic leaf (SDM volume 2, CPUID).
             _ => self.basic_leaf(leaf.min(self.max_basic()), subleaf),
         }
@@ -236,6 +244,10 @@ impl Vcpu {
 
     fn max_basic(&self) -> u32 {
         if self.msr.limits_cpuid() { 2 } else { MAX_BASIC }
+    }
+
+    fn max_extended(&self) -> u32 {
+        if self.sev { MAX_EXTENDED_SEV } else { MAX_EXTENDED }
     }
 
     fn basic_leaf(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
@@ -282,7 +294,7 @@ impl Vcpu {
 
     fn extended_leaf(&self, leaf: u32) -> [u32; 4] {
         match leaf {
-            0x8000_0000 => [MAX_EXTENDED, 0, 0, 0],
+            0x8000_0000 => [self.max_extended(), 0, 0, 0],
             0x8000_0001 => {
                 let syscall = if self.mode.is_64() { 0 } else { 1 << 11 };
                 let nx = if self.msr.disables_nx() { 1 << 20 } else { 0 };
@@ -301,6 +313,7 @@ impl Vcpu {
             0x8000_0006 => [0, 0, 1024 << 16 | 8 << 12 | LINE, 0],
             0x8000_0007 => [0, 0, 0, features(Word::Extended7Edx)],
             0x8000_0008 => [PHYSICAL_BITS | LINEAR_BITS << 8, 0, 0, 0],
+            MAX_EXTENDED_SEV => encryption::CPUID_LEAF,
             _ => [0; 4],
         }
     }

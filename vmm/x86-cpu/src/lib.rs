@@ -10,6 +10,7 @@ mod code_pages;
 mod cpuid;
 mod debug;
 mod decode;
+pub mod encryption;
 mod exec;
 mod fault;
 mod fetched;

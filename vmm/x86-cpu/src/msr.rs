@@ -1,5 +1,6 @@
 //! Model-specific registers (SDM volume 4, chapter 2).
 
+use crate::encryption::SEV_STATUS;
 use crate::fault::Fault;
 use crate::memory::access::is_canonical;
 use crate::memory::paging::PHYSICAL_BITS;
@@ -50,6 +51,9 @@ pub(crate) mod index {
     pub const GS_BASE: u32 = 0xc000_0101;
     pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
     pub const TSC_AUX: u32 = 0xc000_0103;
+    pub const SEV_STATUS: u32 = 0xc001_0131;
+    /// KVM's: whether the guest has said what is to be known to move it to another host.
+    pub const MIGRATION_CONTROL: u32 = 0x4b56_4d08;
 }
 
 /// Registers that kernels probe for on this model and that are absent: not worth a log line.
@@ -324,6 +328,8 @@ impl Vcpu {
             index::FEATURE_CONTROL => Some(FEATURE_CONTROL),
             index::PPIN_CTL => Some(PPIN_LOCKED),
             index::PLATFORM_ID | index::MCG_CAP | index::MISC_FEATURES_ENABLES => Some(0),
+            index::SEV_STATUS if self.sev => Some(SEV_STATUS),
+            index::MIGRATION_CONTROL if self.sev => Some(0),
             index::APIC_BASE | index::TSC_DEADLINE | index::X2APIC..=index::X2APIC_END => {
                 self.call_attention();
                 return world.read_msr(self.id, self.now(), index).ok_or(Fault::GP0);
@@ -386,6 +392,10 @@ impl Vcpu {
             index::BIOS_SIGN_ID => {}
             index::MISC_FEATURES_ENABLES => {
                 within(0)?;
+            }
+            index::SEV_STATUS if self.sev => return Err(Fault::GP0),
+            index::MIGRATION_CONTROL if self.sev => {
+                within(1)?;
             }
             index::APIC_BASE | index::TSC_DEADLINE | index::X2APIC..=index::X2APIC_END => {
                 self.call_attention();

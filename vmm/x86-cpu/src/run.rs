@@ -593,6 +593,7 @@ fn enter<W: World>(cpu: &mut Vcpu, world: &mut W, code_version: u64, now: u64) {
         cpu.tlb.code_generation = generation;
         cpu.tlb.guard_all();
     }
+    cpu.heed_labels(world);
     cpu.fetched.enter(world.shown());
     cpu.tlb.lines.enter(world.shown(), world.hot_generation(), cpu.count > 1);
     if cpu.tlb.shown_generation != world.shown_generation() {

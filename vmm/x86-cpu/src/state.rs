@@ -233,6 +233,8 @@ pub struct Vcpu {
     pub id: u32,
     /// Number of vCPUs of the machine, for CPUID's topology.
     pub count: u32,
+    /// The vCPU is an SEV guest's: page tables have a C-bit ([`crate::encryption`]).
+    pub sev: bool,
     /// Names the current translation context: block links and lookups from another one are void. Never repeats.
     #[serde(skip)]
     pub epoch: u64,
@@ -304,6 +306,7 @@ impl Vcpu {
             mode: Mode::default(),
             id,
             count: 1,
+            sev: false,
             epoch: 0,
             segs: [Segment::real(0, false); 6],
             ldtr: Segment { selector: 0, base: 0, limit: 0xffff, attr: 0x82 },
@@ -352,6 +355,7 @@ impl Vcpu {
         let caching = cr0::CD | cr0::NW;
         let old = std::mem::replace(self, new);
         self.count = old.count;
+        self.sev = old.sev;
         self.cr0 = self.cr0 & !caching | old.cr0 & caching;
         self.xcr0 = old.xcr0;
         self.x87 = old.x87;

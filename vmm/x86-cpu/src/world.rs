@@ -1,6 +1,7 @@
 //! The one trait through which the CPU sees memory, ports and interrupts.
 
 use crate::code_pages::CodePages;
+use crate::encryption::{Hypercall, hypercall_error};
 use crate::memory::MemoryType;
 use crate::probes::Probes;
 use crate::state::Vcpu;
@@ -169,6 +170,20 @@ pub unsafe trait World: Sized {
     }
     /// Next value of the deterministic random source behind RDRAND and RDSEED.
     fn random(&mut self) -> u64;
+    /// A vCPU is about to access the frame of RAM at `frame` as private, or as shared, which makes RAM show what that view has
+    /// there; only of vCPUs with [`Vcpu::sev`]. Returns whether that has changed what RAM shows: then translations of the
+    /// frame that other vCPUs have are void, of which [`World::label_generation`] tells, and [`World::code_pages`] has heard.
+    fn set_label(&mut self, _frame: u64, _private: bool) -> bool {
+        false
+    }
+    /// Counts changes of what RAM shows.
+    fn label_generation(&self) -> u64 {
+        0
+    }
+    /// VMMCALL of a vCPU with [`Vcpu::sev`], at CPL 0; returns the answer.
+    fn hypercall(&mut self, _cpu: u32, _now: u64, _call: Hypercall) -> u64 {
+        hypercall_error::UNKNOWN
+    }
     /// The pages that hold decoded code. Anything that changes RAM, other than a vCPU's own store, reports it here.
     fn code_pages(&mut self) -> &mut CodePages;
     /// Where a vCPU is to call [`World::probe`], if anywhere.

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn fields_are_where_the_specification_puts_them() {
         let ram = GuestRam::new(64 * MIB).unwrap();
-        let map = e820::map(&ram);
+        let map = e820::map(&ram, None);
         let module =
             |address, size, string: &str| Module { place: Initrd { address, size }, string: string.into() };
         let modules = [module(0x20_0000, 77, "first a=1"), module(0x20_1000, 5, "second")];

@@ -23,7 +23,7 @@ pub use error::{KvmError, StopReason};
 
 use super::{Engine, EngineError, Exit, Kick, Progress};
 use crate::boot::CpuState;
-use crate::machine::SharedMachine;
+use crate::machine::{Confidential, SharedMachine};
 use crate::memory::GuestRam;
 use crew::Crew;
 use devices::bus::Nanos;
@@ -83,7 +83,15 @@ impl KvmEngine {
 }
 
 impl Engine for KvmEngine {
-    fn create_vcpus(&mut self, count: u32, boot: &CpuState) -> Result<(), EngineError> {
+    fn create_vcpus(
+        &mut self,
+        count: u32,
+        boot: &CpuState,
+        confidential: Option<Confidential>,
+    ) -> Result<(), EngineError> {
+        if confidential.is_some() {
+            return Err(EngineError::NotConfidential("kvm"));
+        }
         self.crew = None;
         self.vcpus.clear();
         let most = self.vm.max_vcpus();

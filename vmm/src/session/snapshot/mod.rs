@@ -15,7 +15,7 @@ pub use file::FileError;
 use super::template::{Start, Transcript};
 use super::{Mark, Session, SessionError, Template};
 use crate::engine::{Engine, EngineError, Exit, Kick, SoftEngine};
-use crate::machine::{DeviceError, IommuSpec, Machine, MachineConfig, SharedMachine};
+use crate::machine::{Confidential, DeviceError, IommuSpec, Machine, MachineConfig, SharedMachine};
 use crate::memory::cache_spec::CacheSpecError;
 use crate::memory::pages::{self, Pages, PagesError};
 use devices::bus::Nanos;
@@ -42,6 +42,7 @@ struct SavedSession {
     devices: Vec<String>,
     /// As `--cache` takes it.
     cache: String,
+    confidential: Option<Confidential>,
     console: Vec<u8>,
     channel: Vec<u8>,
     exit: Exit,
@@ -146,6 +147,7 @@ impl Template {
                 .map(|device| device.clone().with_files_in(&here).to_string())
                 .collect(),
             cache: self.config.cache.to_string(),
+            confidential: self.config.confidential,
             console: self.start.transcript.console.clone(),
             channel: self.start.transcript.channel.clone(),
             exit: self.start.exit,
@@ -193,6 +195,7 @@ impl Template {
             devices: devices.map_err(device)?,
             cache: saved.cache.parse().map_err(cache)?,
             iommu: IommuSpec::Off,
+            confidential: saved.confidential,
         };
         let mut machine = Machine::new(&config)?;
         machine.can_fork().map_err(SessionError::CannotFork)?;
@@ -249,6 +252,7 @@ mod tests {
         "736f5971cb9ecafb763662e096605671c9cfe2d7fbfaa1cd31475c997a67766b",
         "6d4d8a1aa994be17fc27bad3974ed7c01f1339f51955c7993c2329a5386f6a66",
         "493ebd50f9d24b014c88850f7533d2124e8b07fd6569a8a8001e3d1d651bce73",
+        "721784bf12db14423040a1d0f5c47575890b0ae0874a278953b85b7eba1c2be1",
     ];
 
     #[test]
@@ -265,6 +269,7 @@ mod tests {
             devices,
             cache: CacheSpec::off(),
             iommu: IommuSpec::Off,
+            confidential: Some(Confidential::Sev),
         })
         .unwrap();
         let text = layout(&machine, &SoftEngine::default()).unwrap();

@@ -5,13 +5,14 @@ pub(crate) mod operand;
 mod unimplemented;
 
 pub(crate) use fetch::decode_block;
+pub(crate) use unimplemented::unimplemented;
 
 use crate::block::Op;
 use crate::fault::Fault;
 use crate::mode::Mode;
 use crate::state::Vcpu;
 use crate::world::World;
-use iced_x86::{EncodingKind, Instruction};
+use iced_x86::{EncodingKind, Instruction, Mnemonic};
 
 /// What a family made of an instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +30,12 @@ pub(crate) enum Lowered {
 
 /// Chooses the operation for `instruction`. `op` comes with its memory operand, offset and length filled in.
 pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op<W>) -> Lowered {
+    if instruction.mnemonic() == Mnemonic::Vmmcall {
+        op.run = crate::encryption::hypercall;
+        return Lowered::Last;
+    }
     if instruction.is_invalid() || !crate::cpuid::implements(instruction) {
-        op.run = unimplemented::unimplemented;
+        op.run = unimplemented;
         return Lowered::Last;
     }
     // VEX prefixes are not recognised in real and virtual-8086 mode (SDM volume 2, 2.3).
@@ -52,7 +57,7 @@ pub(crate) fn lower<W: World>(instruction: &Instruction, mode: Mode, op: &mut Op
             return lowered;
         }
     }
-    op.run = unimplemented::unimplemented;
+    op.run = unimplemented;
     Lowered::Last
 }
 

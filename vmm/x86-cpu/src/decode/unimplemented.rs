@@ -10,7 +10,7 @@ use std::fmt::Write;
 const MAX_REPORTS: usize = 64;
 
 /// #UD with a log line, the first time at each address.
-pub(super) fn unimplemented<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
+pub(crate) fn unimplemented<W: World>(cpu: &mut Vcpu, world: &mut W, op: &Op<W>) -> Result<(), Fault> {
     let ip = cpu.block_ip(op.offset());
     if cpu.reported.len() < MAX_REPORTS && !cpu.reported.contains(&ip) {
         cpu.reported.push(ip);

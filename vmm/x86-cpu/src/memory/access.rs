@@ -1,7 +1,9 @@
 //! Loads and stores at linear addresses.
 
 use super::paging::Access;
-use super::tlb::{Context, GLOBAL, HOST, INVALID, KIND_SHIFT, PAGE_MASK, SHOWN, SIZE_SHIFT, SLOW, VIA_WORLD};
+use super::tlb::{
+    Context, GLOBAL, HOST, INVALID, KIND_SHIFT, PAGE_MASK, PRIVATE, SHOWN, SIZE_SHIFT, SLOW, VIA_WORLD,
+};
 use super::{MemoryType, Word, host};
 use crate::fault::Fault;
 use crate::state::{Vcpu, cr0, cr4};
@@ -15,6 +17,7 @@ struct Target {
     host: Option<u64>,
     /// How the world is shown the access, if it is and this is RAM.
     shown: Option<MemoryType>,
+    private: bool,
     len: usize,
 }
 
@@ -222,9 +225,13 @@ impl Vcpu {
         Ok((walked.frame | linear & !PAGE_MASK, walked.kind))
     }
 
-    /// Reads a word of guest-physical memory, naturally aligned, through entry `index` of PAT.
+    /// Reads a word of guest-physical memory, naturally aligned, through entry `index` of PAT: an entry of a page table, which
+    /// is private always.
     pub(crate) fn physical_load<T: Word, W: World>(&mut self, world: &mut W, address: u64, index: u64) -> T {
         let mut data = [0; 16];
+        if self.sev {
+            self.set_label(world, address, true);
+        }
         let Some(frame) = world.ram_frame(address & PAGE_MASK) else {
             world.read(self.id, self.now(), address, &mut data[..T::SIZE]);
             self.heed_outside(world);
@@ -243,7 +250,7 @@ impl Vcpu {
         unsafe { host::read(frame.as_ptr() as u64 + (address & !PAGE_MASK)) }
     }
 
-    /// Writes a word of guest-physical memory, naturally aligned, through entry `index` of PAT.
+    /// Writes a word of guest-physical memory, naturally aligned, through entry `index` of PAT: an entry of a page table.
     pub(crate) fn physical_store<T: Word, W: World>(
         &mut self,
         world: &mut W,
@@ -251,6 +258,9 @@ impl Vcpu {
         value: T,
         index: u64,
     ) {
+        if self.sev {
+            self.set_label(world, address, true);
+        }
         if world.code_pages().written(address, T::SIZE as u64) {
             self.limit = 0;
         }
@@ -343,6 +353,9 @@ impl Vcpu {
         kind: MemoryType,
         data: &mut [u8],
     ) {
+        if self.sev {
+            self.set_label(world, address, true);
+        }
         if let Some(frame) = world.ram_frame(address & PAGE_MASK) {
             if !kind.is_fetched_cached() {
                 return world.peek_uncached(address, data);
@@ -483,7 +496,7 @@ impl Vcpu {
         }
         let mut head = self.translate(world, linear, access, context)?;
         head.len = first;
-        let mut tail = Target { phys: 0, host: None, shown: None, len: 0 };
+        let mut tail = Target { phys: 0, host: None, shown: None, private: false, len: 0 };
         if first < len {
             tail = self.translate(world, linear.wrapping_add(first as u64) & mask, access, context)?;
             tail.len = len - first;
@@ -525,6 +538,7 @@ impl Vcpu {
             phys: entry.phys & PAGE_MASK | linear & !PAGE_MASK,
             host: (entry.phys & HOST != 0).then(|| linear.wrapping_add(entry.addend)),
             shown: (entry.phys & VIA_WORLD != 0).then(|| entry.kind()),
+            private: entry.phys & PRIVATE != 0,
             len: 0,
         })
     }
@@ -537,6 +551,9 @@ impl Vcpu {
         context: Context,
     ) -> Result<(), Fault> {
         let walked = self.walk(world, linear, access, context)?;
+        if self.sev {
+            self.set_label(world, walked.frame, walked.private);
+        }
         let frame = world.ram_frame(walked.frame);
         let is_code = world.code_pages().is_code_page(walked.frame);
         let page = linear & PAGE_MASK;
@@ -551,6 +568,7 @@ impl Vcpu {
         entry.write = if walked.writable { page | slow | if is_code { SLOW } else { 0 } } else { INVALID };
         entry.phys = walked.frame
             | if walked.global { GLOBAL } else { 0 }
+            | if walked.private { PRIVATE } else { 0 }
             | walked.size_class << SIZE_SHIFT
             | (walked.kind as u64) << KIND_SHIFT;
         entry.addend = 0;
@@ -564,11 +582,19 @@ impl Vcpu {
         Ok(())
     }
 
+    /// Has RAM show what `target` is of: translating what else the access needs may have changed that.
+    fn label<W: World>(&mut self, world: &mut W, target: &Target) {
+        if self.sev && target.host.is_some() {
+            self.set_label(world, target.phys, target.private);
+        }
+    }
+
     fn read_targets<W: World>(&mut self, world: &mut W, targets: [Target; 2], data: &mut [u8]) {
         let mut rest = data;
         for target in targets {
             let (part, after) = rest.split_at_mut(target.len);
             rest = after;
+            self.label(world, &target);
             match (target.host, target.shown) {
                 // SAFETY: the TLB entry leads into a frame from `ram_frame`; a target does not leave its page.
                 (Some(address), None) => unsafe { host::read_bytes(address, part) },
@@ -591,6 +617,7 @@ impl Vcpu {
         for target in targets {
             let (part, after) = rest.split_at(target.len);
             rest = after;
+            self.label(world, &target);
             if target.host.is_some() && world.code_pages().written(target.phys, part.len() as u64) {
                 self.limit = 0;
             }

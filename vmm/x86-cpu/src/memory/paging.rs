@@ -2,6 +2,7 @@
 
 use super::MemoryType;
 use super::tlb::Context;
+use crate::encryption::C_BIT;
 use crate::fault::Fault;
 use crate::state::{Vcpu, cr0, cr4, efer};
 use crate::world::{Shown, World};
@@ -22,6 +23,8 @@ pub(super) struct Walked {
     /// Writes may go ahead without another walk: the page is writable in this context and its dirty bit set.
     pub writable: bool,
     pub global: bool,
+    /// The access is to the private view of the frame; false where there is but one ([`Vcpu::sev`]).
+    pub private: bool,
     /// 0 for 4 KiB, 1 for 2 or 4 MiB, 2 for 1 GiB.
     pub size_class: u64,
     /// [`MemoryType::WriteBack`] where nobody wants to know.
@@ -81,7 +84,14 @@ impl Vcpu {
         if self.cr0 & cr0::PG == 0 {
             let frame = linear & 0xffff_f000;
             let kind = self.leaf_type(world, frame, None);
-            return Ok(Walked { frame, writable: true, global: false, size_class: 0, kind });
+            return Ok(Walked {
+                frame,
+                writable: true,
+                global: false,
+                size_class: 0,
+                kind,
+                private: self.sev,
+            });
         }
         let long = self.efer & efer::LMA != 0;
         let pae = self.cr4 & cr4::PAE != 0;
@@ -113,6 +123,9 @@ impl Vcpu {
             }
             if !long {
                 reserved |= 0x7ff << 52;
+            }
+            if self.sev {
+                reserved &= !C_BIT;
             }
         }
         let mut table = if long {
@@ -204,6 +217,10 @@ impl Vcpu {
                 frame,
                 writable: writable && entry & pte::D != 0,
                 global: entry & pte::G != 0 && self.cr4 & cr4::PGE != 0,
+                // Only in long mode and with PAE can a page be shared, and code is private whatever its entry says (APM
+                // volume 2, 15.34.5).
+                private: self.sev
+                    && (access == Access::Fetch || format.entry_size == 4 || entry & C_BIT != 0),
                 size_class: u64::from(level),
                 kind: self.leaf_type(world, frame, Some(index)),
             });

@@ -28,6 +28,8 @@ pub(super) const HOST: u64 = 8;
 pub(super) const VIA_WORLD: u64 = 16;
 /// `phys` bits 5-7: the [`MemoryType`].
 pub(super) const KIND_SHIFT: u32 = 5;
+/// `phys` bit: the page is private, where that makes a difference ([`crate::encryption`]).
+pub(super) const PRIVATE: u64 = 1 << 8;
 
 /// One translation.
 #[derive(Debug, Clone, Copy)]
@@ -126,6 +128,8 @@ pub struct Tlb {
     pub(crate) code_version: u64,
     /// [`crate::World::shown_generation`] that the entries honour.
     pub(crate) shown_generation: u64,
+    /// [`crate::World::label_generation`] that the entries honour.
+    pub(crate) label_generation: u64,
     /// Lines of these pages that are accessed past the world.
     pub(crate) lines: HotLines,
     /// Addresses that the MTRRs give one type, looked up last.
@@ -150,6 +154,7 @@ impl Default for Tlb {
             code_generation: 0,
             code_version: 0,
             shown_generation: 0,
+            label_generation: 0,
             lines: HotLines::default(),
             range: (0..0, MemoryType::Uncacheable),
         }
@@ -279,6 +284,18 @@ impl Tlb {
                 *entry = EMPTY;
             }
         }
+    }
+    /// Forgets the translations of loads and stores to the frame of RAM at guest-physical `phys`.
+    pub(crate) fn forget_frame(&mut self, phys: u64) {
+        for entry in &mut self.entries {
+            if (entry.phys ^ phys) & PAGE_MASK == 0 {
+                *entry = EMPTY;
+            }
+        }
+    }
+    /// Forgets the translations of loads and stores.
+    pub(crate) fn forget_data(&mut self) {
+        self.entries = [EMPTY; ENTRIES];
     }
     /// Sends writes to guest-physical page `phys` down the slow path.
     pub(crate) fn guard_code_page(&mut self, phys: u64) {

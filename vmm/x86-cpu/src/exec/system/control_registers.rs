@@ -5,6 +5,7 @@ use super::operand;
 use crate::block::Op;
 use crate::decode::Lowered;
 use crate::decode::operand::gpr;
+use crate::encryption::C_BIT;
 use crate::fault::Fault;
 use crate::memory::paging::PHYSICAL_BITS;
 use crate::mode::Mode;
@@ -137,7 +138,8 @@ impl Vcpu {
     pub(crate) fn write_cr3<W: World>(&mut self, world: &mut W, value: u64) -> Result<(), Fault> {
         // With PCIDs, bit 63 permits to keep the translations of the new one: none are kept here.
         let value = if self.cr4 & cr4::PCIDE != 0 { value & !KEEP_TRANSLATIONS } else { value };
-        if self.long_mode() && value >> PHYSICAL_BITS != 0 {
+        let encrypted = if self.sev { C_BIT } else { 0 };
+        if self.long_mode() && (value & !encrypted) >> PHYSICAL_BITS != 0 {
             return Err(Fault::GP0);
         }
         if self.pae_paging(self.cr0, self.cr4) {
@@ -176,7 +178,8 @@ impl Vcpu {
     pub(super) fn load_pdptes<W: World>(&mut self, world: &mut W, cr3: u64) -> Result<(), Fault> {
         let table = cr3 & 0xffff_ffe0;
         let entries = [0, 8, 16, 24].map(|offset| self.physical_load::<u64, W>(world, table + offset, 0));
-        if entries.into_iter().any(|entry| entry & 1 != 0 && entry & PDPTE_RESERVED != 0) {
+        let reserved = if self.sev { PDPTE_RESERVED & !C_BIT } else { PDPTE_RESERVED };
+        if entries.into_iter().any(|entry| entry & 1 != 0 && entry & reserved != 0) {
             return Err(Fault::GP0);
         }
         self.pdptes = entries;

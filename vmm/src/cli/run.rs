@@ -9,7 +9,7 @@ use crate::findings::{Context as FindingsContext, FailOn, Sink};
 use crate::guest::SymbolFile;
 use crate::guest_file::parse_file;
 use crate::host::{Host, HostOptions, LastResort};
-use crate::ledger::Report;
+use crate::ledger::{BounceReport, Bounced, Report};
 use crate::machine::{
     BlockedFunction, CPUS_MAX, Confidential, DeviceSpec, IommuSpec, IommuStatistics, MachineConfig,
 };
@@ -755,6 +755,10 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     if let Some(statistics) = &outcome.iommu {
         explain_iommu(statistics);
     }
+    let bounced = outcome.ledger.as_ref().and_then(|report| report.bounced.as_ref());
+    if let Some(report) = bounced.filter(|report| report.all != Bounced::default()) {
+        explain_bounces(report);
+    }
     if let Some(path) = &arguments.status {
         Status::of(&outcome, engine, image, seeds).write(path)?;
     }
@@ -787,6 +791,13 @@ fn explain_iommu(statistics: &IommuStatistics) {
         eprintln!(
             "staleline: iommu: {device}: blocked {reads} reads, {writes} writes, {atomics} atomics; {bytes} bytes"
         );
+    }
+}
+
+/// Says on standard error what has gone through bounce buffers.
+fn explain_bounces(report: &BounceReport) {
+    for line in report.to_string().lines() {
+        eprintln!("staleline: swiotlb: {line}");
     }
 }
 

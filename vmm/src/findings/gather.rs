@@ -275,6 +275,7 @@ impl Scene<'_> {
             device: self.device(mapping.device),
             addr: mapping.addr,
             len: mapping.len,
+            bounced: mapping.note.bounced,
             direction: mapping.direction.name().to_owned(),
             attributes: mapping
                 .user_pinned

@@ -163,6 +163,8 @@ pub struct Mapped {
     pub device: String,
     pub addr: u64,
     pub len: u64,
+    /// The device has been given a bounce buffer: address of the memory that it stands for.
+    pub bounced: Option<u64>,
     /// Linux's name: TO_DEVICE and so on, COHERENT for memory allocated for DMA.
     pub direction: String,
     /// Linux's names, without `DMA_ATTR_`; USER_PINNED for an application's memory.

@@ -51,6 +51,7 @@ pub fn stale_cpu_read() -> Report {
             device: device.clone(),
             addr: 0x0d42_8000,
             len: 0x1000,
+            bounced: None,
             direction: "BIDIRECTIONAL".into(),
             attributes: vec!["USER_PINNED".into(), "REQUIRE_COHERENT".into()],
             mapped_at: 1_190_021_000,

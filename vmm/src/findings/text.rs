@@ -198,6 +198,9 @@ fn mapped(f: &mut Formatter<'_>, mapping: &Mapped) -> fmt::Result {
     attributes.iter().try_for_each(|attribute| write!(f, " {attribute}"))?;
     write!(f, " for {device} t={}", Seconds(*mapped_at))?;
     task(f, mapping.task.as_ref())?;
+    if let Some(memory) = mapping.bounced {
+        writeln!(f, "{:INDENT$}a bounce buffer for the memory at {memory:#010x}", "")?;
+    }
     frames(f, &mapping.backtrace)?;
     if let Some(ended) = mapping.unmapped_at {
         write!(f, "{:INDENT$}t={}", "unmapped", Seconds(ended))?;

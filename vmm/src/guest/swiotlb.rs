@@ -2,12 +2,20 @@
 
 use super::{Guest, LayoutError, Unmapped};
 use crate::memory::GuestRam;
+use serde::Serialize;
 use std::fmt;
 
 /// The structure of the buffers that all devices use.
 const MEMORY: &str = "io_tlb_default_mem";
 /// Its fields from Linux 6.6 on, where a pool is a structure of its own, and before.
 const POOL: [&str; 2] = ["io_tlb_mem.defpool", "io_tlb_mem"];
+/// What the kernel counts with CONFIG_DEBUG_FS, from 6.3 on; before, and without, areas are summed up.
+const USED: &str = "io_tlb_mem.total_used";
+const HIGH_WATER: &str = "io_tlb_mem.used_hiwater";
+const AREA: &str = "io_tlb_area";
+const AREA_USED: &str = "io_tlb_area.used";
+/// Most areas: one for each vCPU, rounded up to a power of two.
+const MAX_AREAS: u32 = 1 << 12;
 /// Only with CONFIG_SWIOTLB_DYNAMIC.
 const DYNAMIC: &str = "io_tlb_mem.pools";
 /// The kernel's log: a pointer to its text, and how many bytes that has.
@@ -25,6 +33,18 @@ pub struct SwiotlbPool {
     pub start: u64,
     /// After the last byte.
     pub end: u64,
+}
+
+/// How full the bounce buffers are by the kernel's own count, which it shows in debugfs as swiotlb/io_tlb_used and
+/// io_tlb_used_hiwater. Slots of 2 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SwiotlbUsage {
+    /// All that there are.
+    pub slots: u64,
+    pub used: u64,
+    /// Most that were in use at a time; only kernels from 6.3 on with CONFIG_DEBUG_FS count that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub high_water: Option<u64>,
 }
 
 /// The bounce buffers are not known.
@@ -62,15 +82,7 @@ impl Guest {
     pub fn swiotlb(&self, ram: &GuestRam) -> Result<Option<SwiotlbPool>, SwiotlbError> {
         let memory = self.memory(ram);
         let symbol = |name| self.address(name).ok_or(SwiotlbError::Symbol(name));
-        let base = symbol(MEMORY)?;
-        if self.offset(DYNAMIC).is_ok() {
-            return Err(SwiotlbError::Dynamic);
-        }
-        let field = |pool: &str, field: &str| self.offset(&format!("{pool}.{field}"));
-        let [new, old] = POOL;
-        let pool = if field(new, "start").is_ok() { new } else { old };
-        let number =
-            |name| -> Result<u64, SwiotlbError> { Ok(memory.u64(base.wrapping_add(field(pool, name)?))?) };
+        let number = |name| Ok::<_, SwiotlbError>(memory.u64(self.swiotlb_field(name)?)?);
         let slots = number("nslabs")?;
         if slots == 0 {
             return Ok(None);
@@ -92,6 +104,45 @@ impl Guest {
                 Ok(Some(structure))
             }
         }
+    }
+}
+
+impl Guest {
+    /// How full the bounce buffers are that devices share, as the kernel itself counts.
+    ///
+    /// # Errors
+    /// [`SwiotlbError`] if its structures are not known.
+    pub fn swiotlb_usage(&self, ram: &GuestRam) -> Result<SwiotlbUsage, SwiotlbError> {
+        let memory = self.memory(ram);
+        let base = self.swiotlb_field("nslabs")?;
+        let slots = memory.u64(base)?;
+        let counter = |field| {
+            let (memory_at, offset) = (self.address(MEMORY)?, self.offset(field).ok()?);
+            memory.u64(memory_at.wrapping_add(offset)).ok()
+        };
+        let used = match counter(USED) {
+            Some(used) => used,
+            None => {
+                let areas = memory.u64(self.swiotlb_field("areas")?)?;
+                let count = memory.u32(self.swiotlb_field("nareas")?)?;
+                let (size, used) = (self.size_of(AREA)?, self.offset(AREA_USED)?);
+                let area = |index: u32| memory.u64(areas.wrapping_add(u64::from(index) * size + used));
+                let all: Result<Vec<_>, _> = (0..count.min(MAX_AREAS)).map(area).collect();
+                all?.into_iter().fold(0, u64::saturating_add)
+            }
+        };
+        Ok(SwiotlbUsage { slots, used, high_water: counter(HIGH_WATER) })
+    }
+
+    /// Where `field` of the pool that devices share is.
+    fn swiotlb_field(&self, field: &str) -> Result<u64, SwiotlbError> {
+        let base = self.address(MEMORY).ok_or(SwiotlbError::Symbol(MEMORY))?;
+        if self.offset(DYNAMIC).is_ok() {
+            return Err(SwiotlbError::Dynamic);
+        }
+        let offset = |pool: &str| self.offset(&format!("{pool}.{field}"));
+        let [new, old] = POOL;
+        Ok(base.wrapping_add(offset(new).or_else(|_| offset(old))?))
     }
 }
 

@@ -73,6 +73,13 @@ impl Calls {
         self.pending.remove(&slot)
     }
 
+    /// Where the return address of the outermost pending call is that `call` was made within.
+    #[must_use]
+    pub fn outermost(&self, call: &Call) -> Option<u64> {
+        // Each lies higher on the stack than the one before.
+        std::iter::successors(call.outer, |slot| self.get(*slot)?.outer.filter(|outer| outer > slot)).last()
+    }
+
     /// The pending call whose return address is at `slot`.
     #[must_use]
     pub fn get(&self, slot: u64) -> Option<&Call> {
@@ -115,6 +122,9 @@ mod tests {
         let outer = STACK_AT + 0x3f00;
         enter(&mut calls, &mut guest, outer, call("pool", 0x10));
         enter(&mut calls, &mut guest, outer - 0x80, call("alloc", 0x20));
+        enter(&mut calls, &mut guest, outer - 0x100, call("bounce", 0x30));
+        let inner = calls.leave(0x30, outer - 0xf8).unwrap();
+        assert_eq!((inner.outer, calls.outermost(&inner)), (Some(outer - 0x80), Some(outer)));
         assert_eq!(calls.leave(0x20, outer - 0x78).map(|call| call.outer), Some(Some(outer)));
         // A jump to another function: it is the first that returns.
         enter(&mut calls, &mut guest, outer, call("phys", 0x10));

@@ -34,6 +34,8 @@ pub struct Note {
     pub device: u32,
     /// Guest-physical address of the memory, where it is known; what the device is given may be elsewhere.
     pub physical: Option<u64>,
+    /// The device has been given a bounce buffer: where the memory is that it stands for.
+    pub bounced: Option<u64>,
     /// DMA_ATTR_… as the driver gave them.
     pub attributes: u64,
     /// Elements that the list was mapped to, of which this is one; otherwise 1.

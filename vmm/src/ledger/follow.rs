@@ -1,5 +1,6 @@
 //! What calls of the DMA API come to.
 
+use super::bounces::Site;
 use super::functions::{self, Argument, Does, Function};
 use super::kernel::{Device, Kernel};
 use super::share::{Share, is_allocated};
@@ -11,9 +12,9 @@ use cache_model::ledger::{Attributes, Direction, Entry, LedgerError, Mapping, Ow
 use x86_cpu::reg;
 
 /// What a mapping that failed has for an address (DMA_MAPPING_ERROR).
-const MAPPING_ERROR: u64 = u64::MAX;
+pub(super) const MAPPING_ERROR: u64 = u64::MAX;
 /// DMA_ATTR_… (include/linux/dma-mapping.h).
-mod attribute {
+pub(super) mod attribute {
     pub const SKIP_CPU_SYNC: u64 = 1 << 5;
     pub const MMIO: u64 = 1 << 10;
     pub const DEBUGGING_IGNORE_CACHELINES: u64 = 1 << 11;
@@ -29,10 +30,10 @@ const MAX_MISUSES: usize = 1 << 8;
 const MAX_POOL_PAGES: usize = 1 << 16;
 
 /// A call's arguments by what they are.
-struct Arguments<'a>(&'a Function, &'a Call);
+pub(super) struct Arguments<'a>(pub &'a Function, pub &'a Call);
 
 impl Arguments<'_> {
-    fn get(&self, wanted: Argument) -> u64 {
+    pub fn get(&self, wanted: Argument) -> u64 {
         self.0
             .position(wanted)
             .and_then(|position| self.1.arguments.get(position))
@@ -41,7 +42,7 @@ impl Arguments<'_> {
     }
 
     /// enum dma_data_direction, an int.
-    fn direction(&self) -> Option<Direction> {
+    pub fn direction(&self) -> Option<Direction> {
         match self.get(Argument::Direction) as u32 {
             0 => Some(Direction::Bidirectional),
             1 => Some(Direction::ToDevice),
@@ -74,7 +75,7 @@ struct Common {
 /// Where something is done: [`Ledger::trace`] and [`Ledger::task`] have it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Place {
-    trace: Option<u32>,
+    pub trace: Option<u32>,
     task: Option<u32>,
 }
 
@@ -120,7 +121,17 @@ impl Ledger {
         call: &Call,
         now: u64,
     ) {
-        let Some(function) = functions::named(&call.function) else { return };
+        let Some(function) = self.function(&call.function) else { return };
+        let slot = registers.gpr[reg::RSP].wrapping_sub(8);
+        if function.does == Does::Bounce {
+            let got = (slot, registers.gpr[reg::RAX]);
+            if let Some(device) = self.bounced(kernel, &Arguments(function, call), got, now) {
+                let trace = guest.backtrace(ram, registers, MAX_FRAMES);
+                let trace = self.place(guest, ram, registers, trace).trace;
+                self.bounces.settle(slot, Site { device, trace });
+            }
+            return;
+        }
         let in_pool = match call.outer.map(|outer| self.calls.get(outer).map(|outer| &*outer.function)) {
             None => false,
             Some(Some("dma_pool_alloc")) => true,
@@ -130,7 +141,7 @@ impl Ledger {
         let Some((mut common, pieces)) = made(kernel, function, call, registers.gpr[reg::RAX]) else {
             return self.coverage.lost(format!("a call of {} was not understood", call.function));
         };
-        if pieces.is_empty() {
+        if pieces.is_empty() && !self.bounces.is_open(slot) {
             return;
         }
         let trace = guest.backtrace(ram, registers, MAX_FRAMES);
@@ -141,6 +152,7 @@ impl Ledger {
         let elements = pieces.len() as u32;
         let place = self.place(guest, ram, registers, trace);
         let name = self.names.number(common.device.name.clone()).unwrap_or(u32::MAX);
+        self.bounces.settle(slot, Site { device: name, trace: place.trace });
         if in_pool {
             common.kind = Kind::PoolPage;
         }
@@ -149,6 +161,7 @@ impl Ledger {
                 kind: common.kind,
                 device: name,
                 physical: piece.physical,
+                bounced: self.bounces.at(piece.address).map(|buffer| buffer.original),
                 attributes: common.attributes,
                 elements,
                 trace: place.trace,
@@ -258,6 +271,9 @@ impl Ledger {
         if function.does == Does::Dump {
             self.printed = Some(self.records(guest));
             return;
+        }
+        if function.does.bounces() {
+            return self.copies(function, call);
         }
         let device = match function.position(Argument::Pool) {
             Some(_) => kernel.pool(get(Argument::Pool)).map(|(device, _)| device),

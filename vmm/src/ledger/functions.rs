@@ -67,6 +67,13 @@ pub enum Does {
     SyncForDevice,
     SyncListForCpu,
     SyncListForDevice,
+    /// Gets a bounce buffer, and copies to it.
+    Bounce,
+    /// Copies from a bounce buffer, and gives it back.
+    Unbounce,
+    /// Copies from a bounce buffer, or to it.
+    BounceForCpu,
+    BounceForDevice,
     /// Prints the entries of dma-debug.
     Dump,
 }
@@ -86,7 +93,14 @@ impl Does {
                 | Self::AllocateTable
                 | Self::AllocateBlock
                 | Self::Link
+                | Self::Bounce
         )
+    }
+
+    /// Whether it is about bounce buffers.
+    #[must_use]
+    pub fn bounces(self) -> bool {
+        matches!(self, Self::Bounce | Self::Unbounce | Self::BounceForCpu | Self::BounceForDevice)
     }
 
     /// Whether it ends mappings.
@@ -146,6 +160,10 @@ pub enum Argument {
     /// `struct dma_iova_state *`.
     State,
     Flags,
+    /// Bytes that a bounce buffer is to have.
+    Allocated,
+    /// One less than what its length is a multiple of.
+    Alignment,
 }
 
 /// A function.
@@ -195,10 +213,10 @@ pub fn of_version(version: Version) -> impl Iterator<Item = &'static Function> {
     TABLES.function.iter().filter(move |function| function.versions.contain(version))
 }
 
-/// The function called `name`.
+/// The function of `version` called `name`.
 #[must_use]
-pub fn named(name: &str) -> Option<&'static Function> {
-    TABLES.function.iter().find(|function| function.name == name)
+pub fn named(name: &str, version: Version) -> Option<&'static Function> {
+    of_version(version).find(|function| function.name == name)
 }
 
 /// Functions that map an application's memory.
@@ -229,10 +247,15 @@ mod tests {
             ("dma_sync_single_for_cpu", (true, false, false)),
             ("__dma_sync_single_for_cpu", (false, true, true)),
             ("dma_pool_alloc", (true, true, true)),
+            ("swiotlb_tbl_unmap_single", (true, false, false)),
+            ("__swiotlb_tbl_unmap_single", (false, true, true)),
         ] {
             let found = (old.contains(&name), middle.contains(&name), new.contains(&name));
             assert_eq!(found, there, "{name}");
         }
-        assert_eq!(named("dma_free_attrs").and_then(|free| free.position(Argument::Address)), Some(3));
+        assert_eq!(
+            named("dma_free_attrs", Version::OLDEST).and_then(|free| free.position(Argument::Address)),
+            Some(3)
+        );
     }
 }

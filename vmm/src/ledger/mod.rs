@@ -7,6 +7,9 @@
 //! A guest can call the functions with whatever it likes: each table here has an end, and a call that makes no sense ends
 //! judgement, not the run.
 
+mod bounce_report;
+mod bounces;
+mod bouncing;
 mod calls;
 mod coverage;
 mod entry;
@@ -18,6 +21,8 @@ mod pinned;
 mod record;
 mod share;
 
+pub use bounce_report::{BounceFailure, BounceReport, BouncedDevice, BouncedMapping};
+pub use bounces::Bounced;
 pub use coverage::Coverage;
 pub use entry::{Kind, Note};
 pub use kernel::{Device, NO_FUNCTION};
@@ -26,6 +31,7 @@ pub use share::Share;
 
 use crate::guest::{Frame, Guest, Registers, Task};
 use crate::memory::GuestRam;
+use bounces::Bounces;
 use cache_model::ledger as model;
 use calls::{Call, Calls};
 use follow::End;
@@ -82,6 +88,7 @@ pub struct Ledger {
     traces: Interned<Vec<Frame>>,
     tasks: Interned<Task>,
     coverage: Coverage,
+    bounces: Bounces,
     /// Calls that ended or synced what is not known.
     unknown: u64,
     /// What the last call has mapped: address, as the device has it, and length.
@@ -118,6 +125,7 @@ impl Ledger {
             traces: Interned::default(),
             tasks: Interned::default(),
             coverage: Coverage::default(),
+            bounces: Bounces::default(),
             unknown: 0,
             entered: Vec::new(),
             shares: Vec::new(),
@@ -186,6 +194,14 @@ impl Ledger {
         missing
     }
 
+    /// The function called `name` of the kernel that is followed.
+    fn function(&self, name: &str) -> Option<&'static Function> {
+        match self.state {
+            State::Following(major, minor) => functions::named(name, Version(major, minor)),
+            State::Waiting | State::Off(_) => None,
+        }
+    }
+
     /// Where vCPUs are to stop for [`Ledger::probe`].
     pub fn probes(&mut self) -> &mut Probes {
         &mut self.probes
@@ -212,7 +228,7 @@ impl Ledger {
             self.returned(guest, ram, &kernel, registers, &call, now);
         }
         let entered = self.entries.get(&registers.rip);
-        if let Some(function) = entered.and_then(|name| functions::named(name)) {
+        if let Some(function) = entered.and_then(|name| self.function(name)) {
             self.called(guest, ram, &kernel, registers, function, now);
         }
     }

@@ -1,7 +1,9 @@
 //! The ledger as others read it.
 
+use super::bounce_report::BounceReport;
 use super::{Coverage, Kind, Ledger, Note};
 use crate::guest::{Guest, Task};
+use crate::memory::GuestRam;
 use cache_model::ledger::Direction;
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,9 @@ pub struct Report {
     pub mapped: u64,
     /// Calls that ended or synced what is not known: mappings from before the ledger was on, or none.
     pub unknown: u64,
+    /// What has gone through bounce buffers, if the guest has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bounced: Option<BounceReport>,
     /// Live mappings: at the moment the guest last printed its own, if that was wanted and it did, else at the end.
     #[serde(skip)]
     pub records: Vec<Record>,
@@ -59,13 +64,14 @@ impl Ledger {
             mapped_at: at,
             user_pinned: false,
             task: note.task.and_then(|task| self.task(task)).map(Task::to_string),
-            trace: note
-                .trace
-                .map_or(&[][..], |trace| self.trace(trace))
-                .iter()
-                .map(|frame| guest.describe(frame))
-                .collect(),
+            trace: self.described(guest, note.trace),
         }
+    }
+
+    /// The frames of a backtrace in words.
+    pub(super) fn described(&self, guest: &Guest, trace: Option<u32>) -> Vec<String> {
+        let frames = trace.map_or(&[][..], |trace| self.trace(trace));
+        frames.iter().map(|frame| guest.describe(frame)).collect()
     }
 
     /// All live mappings, and the memory of DMA pools, in order.
@@ -92,16 +98,17 @@ impl Ledger {
         records
     }
 
-    /// What has become of it; `guest` is the kernel it follows.
+    /// What has become of it; `guest` is the kernel it follows, in `ram`.
     #[must_use]
-    pub fn report(&mut self, guest: Option<&Guest>) -> Report {
+    pub fn report(&mut self, guest: Option<&Guest>, ram: &GuestRam) -> Report {
         let off = self.off().map(str::to_owned);
         let records = match (self.keeps_printed, self.printed.take(), guest) {
             (true, Some(records), _) => records,
             (true, None, Some(guest)) => self.records(guest),
             _ => Vec::new(),
         };
+        let bounced = guest.filter(|_| off.is_none()).and_then(|guest| self.bounce_report(guest, ram));
         let (coverage, mapped, unknown) = (self.coverage.clone(), self.next, self.unknown);
-        Report { off, coverage, mapped, unknown, records }
+        Report { off, coverage, mapped, unknown, bounced, records }
     }
 }

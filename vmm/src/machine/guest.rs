@@ -87,6 +87,6 @@ impl Machine {
             KnownGuest::Found(guest) => Some(guest),
             _ => None,
         };
-        self.ledger.as_mut().map(|ledger| ledger.report(guest))
+        self.ledger.as_mut().map(|ledger| ledger.report(guest, &self.memory.ram))
     }
 }

@@ -1,5 +1,6 @@
 //! What a run, and each of its steps, has to come to.
 
+use super::bounces::BouncePattern;
 use super::findings::FindingPattern;
 use super::memory::Contents;
 use super::pattern::Pattern;
@@ -64,6 +65,8 @@ pub struct Expectation {
     pub memory: Vec<Spanned<Contents>>,
     /// All that the cache model and the ledger raise, each like one of these, and one at least like each of these.
     pub findings: Option<Vec<FindingPattern>>,
+    /// What has gone through bounce buffers.
+    pub bounced: Option<Vec<BouncePattern>>,
 }
 
 impl Expectation {
@@ -85,6 +88,9 @@ impl Expectation {
         }
         if let Some(findings) = &more.findings {
             self.findings.get_or_insert_default().extend_from_slice(findings);
+        }
+        if let Some(bounced) = &more.bounced {
+            self.bounced.get_or_insert_default().extend_from_slice(bounced);
         }
         for contents in &more.memory {
             let other = self.memory.iter().find_map(|one| one.get_ref().contradicts(contents.get_ref()));
@@ -115,6 +121,7 @@ impl Expectation {
         self.status.is_some()
             || self.cause.is_some()
             || self.findings.is_some()
+            || self.bounced.is_some()
             || !(self.console.is_empty() && self.not_console.is_empty() && self.memory.is_empty())
     }
 }

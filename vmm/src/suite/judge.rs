@@ -1,5 +1,6 @@
 //! Whether a run has come to what its scenario expects.
 
+use super::bounces;
 use super::expectation::{Expectation, StepExpectation};
 use super::findings;
 use super::kernel_log;
@@ -71,6 +72,9 @@ fn judge_run(
     let found = &evidence.outcome.findings;
     if let Some(wanted) = expected.findings.as_deref().or(raised.then_some(&[])) {
         problems.extend(findings::problems(wanted, &found.reports, found.counts));
+    }
+    if let Some(wanted) = &expected.bounced {
+        problems.extend(bounces::problems(wanted, evidence.outcome.ledger.as_ref()));
     }
     if evidence.overflowed {
         problems.push("console or output are longer than what is kept of them".into());

@@ -4,6 +4,7 @@
 //! [`case::Case::arguments`] gives, nothing else.
 
 pub mod artefacts;
+mod bounces;
 pub mod case;
 mod expectation;
 mod findings;

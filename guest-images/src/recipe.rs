@@ -33,6 +33,8 @@ const CONFIGS: &[(&str, &str)] = &[
 ];
 const PROGRAMS: &[(&str, &str)] = &[
     ("dmalab/abi.h", include_str!("../drivers/dmalab/abi.h")),
+    ("dmalab/attributes.c", include_str!("../programs/dmalab/attributes.c")),
+    ("dmalab/attributes.h", include_str!("../programs/dmalab/attributes.h")),
     ("dmalab/hold.c", include_str!("../programs/dmalab/hold.c")),
     ("dmalab/hold.h", include_str!("../programs/dmalab/hold.h")),
     ("dmalab/libdmalab.c", include_str!("../programs/dmalab/libdmalab.c")),

@@ -3,6 +3,7 @@
  * dmalab: the driver of Staleline's DMA exerciser (`--device dmalab`).
  *
  *	insmod dmalab.ko	one device node for each device: /dev/dmalab0, …
+ *	insmod dmalab.ko mask_bits=32	devices that are said to have 32 address lines
  *	dmalab list		what its program can do with it
  *
  * The interface is in abi.h. The driver's own DMA (its ring) keeps to the DMA API, and flushes the CPU's caches by hand only
@@ -22,6 +23,10 @@
 #define DEVICE 0x10f5
 
 #define VECTORS 2
+
+static unsigned int mask_bits = 64;
+module_param(mask_bits, uint, 0444);
+MODULE_PARM_DESC(mask_bits, "address lines that the devices are said to have: bits of their DMA masks, 12 to 64 (64)");
 
 static DEFINE_MUTEX(numbers_lock);
 static unsigned long numbers;
@@ -115,9 +120,12 @@ static int probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	lab->memory = pci_iomap(pdev, 2, DMALAB_MEMORY_SIZE);
 	if (!lab->registers || !lab->memory)
 		goto mapped;
-	error = dma_set_mask_and_coherent(lab->dev, DMA_BIT_MASK(64));
-	if (error)
+	error = mask_bits >= PAGE_SHIFT && mask_bits <= 64 ?
+		dma_set_mask_and_coherent(lab->dev, DMA_BIT_MASK(mask_bits)) : -EINVAL;
+	if (error) {
+		dev_err(lab->dev, "mask_bits=%u cannot be: %d\n", mask_bits, error);
 		goto mapped;
+	}
 	pci_set_master(pdev);
 	error = request_interrupts(lab);
 	if (error)
@@ -134,7 +142,7 @@ static int probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	error = misc_register(&lab->misc);
 	if (error)
 		goto ring;
-	dev_info(lab->dev, "%s, attributes %#x\n", lab->name, lab->attributes);
+	dev_info(lab->dev, "%s, attributes %#x, %u address lines\n", lab->name, lab->attributes, mask_bits);
 	return 0;
 
 ring:

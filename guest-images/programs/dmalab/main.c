@@ -8,10 +8,13 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "attributes.h"
 #include "hold.h"
 #include "soak.h"
 
 #define ITERATIONS 40
+/* One more than dma-debug takes for usual. */
+#define OVERLAPS 9
 
 static int usage(void)
 {
@@ -24,16 +27,19 @@ static int usage(void)
 		"  clflush-missing WHERE    the same without one flush: before-transmit, before-receive or after-receive\n"
 		"  soak [ITERATIONS]        transfers as the DMA API wants them, on every kind of memory (%d by default)\n"
 		"  shared [ITERATIONS]      the program's own memory, mapped once and never handed over\n"
+		"  overlap [COUNT]          maps one page so many times at once (%d by default)\n"
 		"  hold                     mappings of every kind, until it is killed\n"
 		"  info                     what the device is configured to be\n"
 		"options:\n"
 		"  --device PATH            /dev/dmalab0 by default\n"
 		"  --seed N                 of what is random, 1 by default\n"
-		"  --memory KIND            soak: only kmalloc, pages, coherent or user memory\n"
+		"  --memory KIND            soak: only kmalloc, pages, coherent or user memory; overlap: user by default\n"
 		"  --no-snoop, --relaxed    soak, shared: what payload asks for\n"
-		"  --attrs N                soak, shared: DMA_ATTR_* of the mappings\n"
+		"  --attrs LIST             soak, shared, overlap: DMA_ATTR_* of the mappings: weak-ordering, skip-cpu-sync, mmio,\n"
+		"                           debugging-ignore-cachelines (or cpu-cache-clean, or cpu-cache-overlap, which it was\n"
+		"                           called before) and require-coherent, with commas between, or a number\n"
 		"  --clflush                soak, shared: flush the CPU's caches at each transfer of ownership\n",
-		ITERATIONS);
+		ITERATIONS, OVERLAPS);
 	return 2;
 }
 
@@ -86,16 +92,33 @@ static int run(struct lab *lab, const char *name, uint64_t seed)
 	return report.wrong != 0;
 }
 
-static int run_soak(struct soak *soak, const char *name, int (*what)(struct soak *soak), const char *iterations)
+/* A positive count, or what to take instead if none is given; 0 if it is none. */
+static unsigned long count_of(const char *text, unsigned long otherwise)
 {
+	unsigned long count;
 	char *end;
 
-	soak->iterations = ITERATIONS;
-	if (iterations) {
-		soak->iterations = strtoul(iterations, &end, 0);
-		if (*end || !*iterations)
-			return usage();
-	}
+	if (!text)
+		return otherwise;
+	count = strtoul(text, &end, 0);
+	return *end || !*text ? 0 : count;
+}
+
+static int run_overlap(struct soak *soak, const char *text)
+{
+	unsigned long count = count_of(text, OVERLAPS);
+
+	/* As many as there are handles and places in a page. */
+	if (!count || count > 4095)
+		return usage();
+	return overlap(soak->lab, soak->only < 0 ? DMALAB_USER : soak->only, soak->attrs, count);
+}
+
+static int run_soak(struct soak *soak, const char *name, int (*what)(struct soak *soak), const char *iterations)
+{
+	soak->iterations = count_of(iterations, ITERATIONS);
+	if (!soak->iterations)
+		return usage();
 	if (what(soak))
 		return 2;
 	printf("%s: %lu of %lu bytes wrong\n", name, soak->wrong, soak->checked);
@@ -139,8 +162,8 @@ int main(int argc, char **argv)
 				device = *argv;
 			else if (!strcmp(option, "--seed"))
 				work.seed = strtoull(*argv, NULL, 0);
-			else if (!strcmp(option, "--attrs"))
-				work.attrs = strtoull(*argv, NULL, 0);
+			else if (!strcmp(option, "--attrs") && !attributes_of(*argv, &work.attrs))
+				continue;
 			else if (strcmp(option, "--memory") || (work.only = kind_of(*argv)) < 0)
 				return usage();
 		}
@@ -169,6 +192,8 @@ int main(int argc, char **argv)
 		status = run(&lab, name, work.seed);
 	} else if (!strcmp(command, "hold") && argc == 1) {
 		status = hold(&lab);
+	} else if (!strcmp(command, "overlap") && argc <= 2) {
+		status = run_overlap(&work, argv[1]);
 	} else if (!strcmp(command, "soak") && argc <= 2) {
 		status = run_soak(&work, command, soak, argv[1]);
 	} else if (!strcmp(command, "shared") && argc <= 2) {

@@ -271,7 +271,10 @@ static const struct dmalab_case *case_at(unsigned int index)
 	if (index < dmalab_flush_case_count)
 		return &dmalab_flush_cases[index];
 	index -= dmalab_flush_case_count;
-	return index < dmalab_bug_case_count ? &dmalab_bug_cases[index] : NULL;
+	if (index < dmalab_bug_case_count)
+		return &dmalab_bug_cases[index];
+	index -= dmalab_bug_case_count;
+	return index < dmalab_swiotlb_case_count ? &dmalab_swiotlb_cases[index] : NULL;
 }
 
 int dmalab_scenario(struct dmalab *lab, struct dmalab_scenario *report)

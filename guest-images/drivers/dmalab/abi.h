@@ -89,11 +89,26 @@ enum {
 	DMALAB_AS_MAPPED = 0xff,	/* for unmapping and synchronising */
 };
 
+/* Which of the DMA API's functions maps memory that is not DMALAB_USER; that is mapped by dma_map_sgtable(). */
+enum {
+	DMALAB_MAP_SINGLE,	/* dma_map_single_attrs(): dma_map_page_attrs() */
+	DMALAB_MAP_SG,		/* dma_map_sg_attrs(), one segment */
+	DMALAB_MAP_SGTABLE,	/* dma_map_sgtable(), one segment */
+	DMALAB_MAP_PHYS,	/* dma_map_phys(), from 6.18 on; EOPNOTSUPP before */
+	DMALAB_MAP_FUNCTIONS,
+};
+
+/*
+ * The mapping functions' own errors: EIO for DMA_MAPPING_ERROR and for 0 segments of dma_map_sg_attrs(); what dma_map_sgtable() has
+ * returned.
+ */
 struct dmalab_map {
 	__u32 buffer;
 	__u32 offset;
 	__u32 length;
-	__u32 direction;
+	__u8 direction;
+	__u8 function;
+	__u16 reserved;
 	__u64 attrs;		/* DMA_ATTR_* of the running kernel */
 	__u32 mapping;		/* out: handle */
 	__u32 segments;		/* out: one, unless the buffer is DMALAB_USER */
@@ -119,7 +134,7 @@ struct dmalab_sync {
 	__u32 mapping;
 	__u32 for_device;	/* 1: to the device, 0: to the CPU */
 	__u32 offset;
-	__u32 length;		/* 0: all; DMALAB_USER: always all */
+	__u32 length;		/* 0: all; always all of what is mapped as a list */
 	__u32 direction;
 	__u32 reserved;
 };

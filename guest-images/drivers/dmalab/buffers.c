@@ -122,18 +122,42 @@ static bool has_range(const struct dmalab_buffer *buffer, u32 offset, u32 length
 	return length && offset <= buffer->size && length <= buffer->size - offset;
 }
 
-static int map_user(struct dmalab *lab, struct dmalab_mapping *mapping, u32 offset)
+static bool has_list(const struct dmalab_mapping *mapping)
+{
+	return mapping->function == DMALAB_MAP_SG || mapping->function == DMALAB_MAP_SGTABLE;
+}
+
+static int make_list(struct dmalab_mapping *mapping, u32 offset)
 {
 	struct dmalab_buffer *buffer = mapping->buffer;
 	u32 start = buffer->in_page + offset;
 	u32 first = start / PAGE_SIZE;
 	u32 count = DIV_ROUND_UP(start % PAGE_SIZE + mapping->length, PAGE_SIZE);
-	int error = sg_alloc_table_from_pages(&mapping->table, buffer->pages + first, count, start % PAGE_SIZE,
-					      mapping->length, GFP_KERNEL);
+	int error;
+
+	if (buffer->kind == DMALAB_USER)
+		return sg_alloc_table_from_pages(&mapping->table, buffer->pages + first, count, start % PAGE_SIZE,
+						 mapping->length, GFP_KERNEL);
+	error = sg_alloc_table(&mapping->table, 1, GFP_KERNEL);
+	if (!error)
+		sg_set_buf(mapping->table.sgl, buffer->cpu + offset, mapping->length);
+	return error;
+}
+
+static int map_list(struct dmalab *lab, struct dmalab_mapping *mapping, u32 offset)
+{
+	struct sg_table *table = &mapping->table;
+	int error = make_list(mapping, offset);
 
 	if (error)
 		return error;
-	error = dma_map_sgtable(lab->dev, &mapping->table, mapping->direction, mapping->attrs);
+	if (mapping->function == DMALAB_MAP_SG) {
+		table->nents = dma_map_sg_attrs(lab->dev, table->sgl, table->orig_nents, mapping->direction,
+						mapping->attrs);
+		error = table->nents ? 0 : -EIO;
+	} else {
+		error = dma_map_sgtable(lab->dev, table, mapping->direction, mapping->attrs);
+	}
 	if (error) {
 		sg_free_table(&mapping->table);
 		return error;
@@ -142,11 +166,32 @@ static int map_user(struct dmalab *lab, struct dmalab_mapping *mapping, u32 offs
 	return 0;
 }
 
-static int map_kernel(struct dmalab *lab, struct dmalab_mapping *mapping, u32 offset)
+static int map_range(struct dmalab *lab, struct dmalab_mapping *mapping, u32 offset)
 {
-	mapping->bus = dma_map_single_attrs(lab->dev, mapping->buffer->cpu + offset, mapping->length,
-					    mapping->direction, mapping->attrs);
+	void *cpu = mapping->buffer->cpu + offset;
+
+	if (mapping->function == DMALAB_MAP_SINGLE)
+		mapping->bus = dma_map_single_attrs(lab->dev, cpu, mapping->length, mapping->direction, mapping->attrs);
+	else
+#ifdef DMA_ATTR_MMIO
+		mapping->bus = dma_map_phys(lab->dev, virt_to_phys(cpu), mapping->length, mapping->direction,
+					    mapping->attrs);
+#else
+		return -EOPNOTSUPP;
+#endif
 	return dma_mapping_error(lab->dev, mapping->bus) ? -EIO : 0;
+}
+
+static void unmap_range(struct dmalab *lab, struct dmalab_mapping *mapping, u32 length, enum dma_data_direction direction,
+			unsigned long attrs)
+{
+#ifdef DMA_ATTR_MMIO
+	if (mapping->function == DMALAB_MAP_PHYS) {
+		dma_unmap_phys(lab->dev, mapping->bus, length, direction, attrs);
+		return;
+	}
+#endif
+	dma_unmap_single_attrs(lab->dev, mapping->bus, length, direction, attrs);
 }
 
 int dmalab_map(struct dmalab_file *file, struct dmalab_map *arg)
@@ -158,7 +203,7 @@ int dmalab_map(struct dmalab_file *file, struct dmalab_map *arg)
 	if (!buffer)
 		return -ENOENT;
 	if (buffer->kind == DMALAB_COHERENT || !has_range(buffer, arg->offset, arg->length) ||
-	    arg->direction > DMALAB_FROM_DEVICE)
+	    arg->direction > DMALAB_FROM_DEVICE || arg->function >= DMALAB_MAP_FUNCTIONS)
 		return -EINVAL;
 	mapping = kzalloc(sizeof(*mapping), GFP_KERNEL);
 	if (!mapping)
@@ -166,20 +211,21 @@ int dmalab_map(struct dmalab_file *file, struct dmalab_map *arg)
 	mapping->buffer = buffer;
 	mapping->length = arg->length;
 	mapping->direction = arg->direction;
+	mapping->function = buffer->kind == DMALAB_USER ? DMALAB_MAP_SGTABLE : arg->function;
 	mapping->attrs = arg->attrs;
 	/* The handle first: what is mapped cannot be forgotten then. */
 	error = xa_alloc(&file->mappings, &arg->mapping, mapping, MAX_HANDLES, GFP_KERNEL);
 	if (error)
 		goto mapping;
-	if (buffer->kind == DMALAB_USER)
-		error = map_user(file->lab, mapping, arg->offset);
+	if (has_list(mapping))
+		error = map_list(file->lab, mapping, arg->offset);
 	else
-		error = map_kernel(file->lab, mapping, arg->offset);
+		error = map_range(file->lab, mapping, arg->offset);
 	if (error)
 		goto handle;
 	buffer->mappings++;
 	arg->bus = mapping->bus;
-	arg->segments = buffer->kind == DMALAB_USER ? mapping->table.nents : 1;
+	arg->segments = has_list(mapping) ? mapping->table.nents : 1;
 	return 0;
 handle:
 	xa_erase(&file->mappings, arg->mapping);
@@ -196,7 +242,7 @@ int dmalab_segment(struct dmalab_file *file, struct dmalab_segment *arg)
 
 	if (!mapping)
 		return -ENOENT;
-	if (mapping->buffer->kind != DMALAB_USER) {
+	if (!has_list(mapping)) {
 		arg->bus = mapping->bus;
 		arg->length = mapping->length;
 		return arg->index ? -EINVAL : 0;
@@ -214,11 +260,12 @@ int dmalab_segment(struct dmalab_file *file, struct dmalab_segment *arg)
 static void unmap(struct dmalab *lab, struct dmalab_mapping *mapping, u32 length, enum dma_data_direction direction,
 		  unsigned long attrs)
 {
-	if (mapping->buffer->kind == DMALAB_USER) {
+	if (has_list(mapping)) {
+		/* As well what dma_map_sg_attrs() has mapped. */
 		dma_unmap_sgtable(lab->dev, &mapping->table, direction, attrs);
 		sg_free_table(&mapping->table);
 	} else {
-		dma_unmap_single_attrs(lab->dev, mapping->bus, length, direction, attrs);
+		unmap_range(lab, mapping, length, direction, attrs);
 	}
 	mapping->buffer->mappings--;
 	kfree(mapping);
@@ -251,7 +298,7 @@ int dmalab_sync(struct dmalab_file *file, const struct dmalab_sync *arg)
 	if (arg->direction > DMALAB_FROM_DEVICE && arg->direction != DMALAB_AS_MAPPED)
 		return -EINVAL;
 	direction = arg->direction == DMALAB_AS_MAPPED ? mapping->direction : arg->direction;
-	if (mapping->buffer->kind == DMALAB_USER) {
+	if (has_list(mapping)) {
 		if (arg->for_device)
 			dma_sync_sgtable_for_device(dev, &mapping->table, direction);
 		else

@@ -61,9 +61,10 @@ struct dmalab_mapping {
 	struct dmalab_buffer *buffer;
 	u32 length;
 	enum dma_data_direction direction;
+	u8 function;
 	unsigned long attrs;
 	dma_addr_t bus;
-	struct sg_table table;	/* of DMALAB_USER */
+	struct sg_table table;	/* of what has a list: DMALAB_MAP_SG, DMALAB_MAP_SGTABLE */
 };
 
 /* An open file. */
@@ -125,6 +126,10 @@ extern const unsigned int dmalab_flush_case_count;
 /* bugs.c */
 extern const struct dmalab_case dmalab_bug_cases[];
 extern const unsigned int dmalab_bug_case_count;
+
+/* swiotlb.c */
+extern const struct dmalab_case dmalab_swiotlb_cases[];
+extern const unsigned int dmalab_swiotlb_case_count;
 
 /*
  * The CPU's accesses are in the function whose they are, so that it is that function which is found to have made them, and no

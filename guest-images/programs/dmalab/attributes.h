@@ -11,4 +11,11 @@ const char *attributes_named(uint64_t attrs);
 /* Maps one page `count` times and keeps the mappings until all are made: 0 if each was made, 1 if not, 2 if nothing could be done. */
 int overlap(struct lab *lab, uint32_t kind, uint64_t attrs, unsigned long count);
 
+/*
+ * Prints what this kernel does with each attribute in each mapping function, one line for each: how the mapping was made or refused,
+ * whether data went each way, and how many errors dma-debug counted, of it alone and of two such mappings of one page. Returns 0, or
+ * 2 if something could not be done.
+ */
+int attributes(struct lab *lab, uint64_t seed);
+
 #endif

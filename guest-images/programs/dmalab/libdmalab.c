@@ -87,6 +87,7 @@ int lab_map(struct lab *lab, const struct lab_buffer *buffer, uint32_t offset, u
 		.offset = offset,
 		.length = length,
 		.direction = direction,
+		.function = lab->function,
 		.attrs = attrs,
 	};
 

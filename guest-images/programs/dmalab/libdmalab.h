@@ -14,6 +14,7 @@ struct lab {
 	int fd;
 	struct dmalab_info info;
 	uint8_t flags;		/* DMALAB_NO_SNOOP, DMALAB_RELAXED: of every descriptor of the functions below */
+	uint8_t function;	/* DMALAB_MAP_*: of every mapping */
 };
 
 struct lab_buffer {

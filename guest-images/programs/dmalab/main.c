@@ -28,6 +28,9 @@ static int usage(void)
 		"  soak [ITERATIONS]        transfers as the DMA API wants them, on every kind of memory (%d by default)\n"
 		"  shared [ITERATIONS]      the program's own memory, mapped once and never handed over\n"
 		"  overlap [COUNT]          maps one page so many times at once (%d by default)\n"
+		"  attributes               what this kernel does with each of them in each mapping function: how it maps, whether\n"
+		"                           the device gets the CPU's bytes, the CPU the device's while they are mapped and once\n"
+		"                           they are not, and the errors that dma-debug counts, of one mapping and of two of a page\n"
 		"  hold                     mappings of every kind, until it is killed\n"
 		"  info                     what the device is configured to be\n"
 		"options:\n"
@@ -192,6 +195,8 @@ int main(int argc, char **argv)
 		status = run(&lab, name, work.seed);
 	} else if (!strcmp(command, "hold") && argc == 1) {
 		status = hold(&lab);
+	} else if (!strcmp(command, "attributes") && argc == 1) {
+		status = attributes(&lab, work.seed);
 	} else if (!strcmp(command, "overlap") && argc <= 2) {
 		status = run_overlap(&work, argv[1]);
 	} else if (!strcmp(command, "soak") && argc <= 2) {

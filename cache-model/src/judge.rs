@@ -25,7 +25,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Agent, Event, EventKind, Finding, Kind as RawKind, Verdict, Writer};
-use crate::ledger::{Entry, Ledger, Misuse, Owner, Rogue, RogueKind};
+use crate::ledger::{Entry, Ledger, Misuse, Owner, Rogue, RogueKind, Transfer};
 use crate::mask::ByteMask;
 
 /// What went wrong, in the DMA API's terms.
@@ -58,6 +58,9 @@ pub enum Kind {
     AgainstDirection,
     /// DMA that the IOMMU did not let through.
     BlockedDma,
+    /// Memory that has to be coherent has a bounce buffer: a device wrote there what the memory does not get, or read there what is
+    /// no longer in the memory.
+    BouncedCoherentMemory,
     /// DMA_ATTR_REQUIRE_COHERENT on the kernel's own memory.
     RequireCoherentOnKernelMemory,
     /// Mappings with different rules of coherence share a line.
@@ -66,7 +69,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::StaleDeviceRead,
         Self::StaleCpuRead,
         Self::LostDmaWrite,
@@ -80,6 +83,7 @@ impl Kind {
         Self::OutOfMapping,
         Self::AgainstDirection,
         Self::BlockedDma,
+        Self::BouncedCoherentMemory,
         Self::RequireCoherentOnKernelMemory,
         Self::MixedAttributes,
     ];
@@ -101,6 +105,7 @@ impl Kind {
             Self::OutOfMapping => "out-of-mapping",
             Self::AgainstDirection => "against-direction",
             Self::BlockedDma => "blocked-dma",
+            Self::BouncedCoherentMemory => "bounced-coherent-memory",
             Self::RequireCoherentOnKernelMemory => "require-coherent-on-kernel-memory",
             Self::MixedAttributes => "mixed-attributes",
         }
@@ -198,6 +203,19 @@ pub fn judge_rogue<'a, N>(rogue: &Rogue<'a, N>, culprit: Writer) -> Judgement<'a
 pub fn judge_blocked<N>(mapping: Option<&Entry<N>>, culprit: Writer) -> Judgement<'_, N> {
     let (kind, verdict, blame) = (Kind::BlockedDma, Verdict::Manifest, Blame::Driver);
     Judgement { kind, verdict, blame, uapi_cannot_sync: false, culprit: Some(culprit), mapping }
+}
+
+/// Judges a transaction with the bounce buffer of memory that has to be coherent, where the two differ: a device that reads has got
+/// wrong bytes, what one writes somebody may miss.
+#[must_use]
+pub fn judge_bounced<N>(mapping: &Entry<N>, transfer: Transfer, device: Writer) -> Judgement<'_, N> {
+    let (verdict, culprit) = match transfer {
+        Transfer::Read => (Verdict::Manifest, None),
+        Transfer::Write => (Verdict::Latent, Some(device)),
+    };
+    let uapi_cannot_sync = mapping.mapping.user_pinned;
+    let (kind, blame) = (Kind::BouncedCoherentMemory, Blame::Platform);
+    Judgement { kind, verdict, blame, uapi_cannot_sync, culprit, mapping: Some(mapping) }
 }
 
 /// Judges a mapping that is wrong in itself; `culprit` made it.
@@ -761,6 +779,25 @@ mod tests {
         let entry = ledger.get(3).unwrap();
         let kinds: Vec<_> = misuse.into_iter().map(|one| judge_misuse(one, entry, None).kind).collect();
         assert_eq!(kinds, [Kind::RequireCoherentOnKernelMemory, Kind::MixedAttributes]);
+    }
+
+    #[test]
+    fn what_is_bounced_and_has_to_be_coherent_is_the_platforms() {
+        let mut ledger: Ledger = Ledger::default();
+        let device = Writer::device(DEVICE, 5);
+        for (id, user_pinned) in [(1, true), (2, false)] {
+            let mapping = Mapping { user_pinned, ..Mapping::new(DEVICE, 0x1000, 0x40, Bidirectional) };
+            ledger.map(id, mapping, 0).unwrap();
+            let entry = ledger.get(id).unwrap();
+            let written = judge_bounced(entry, Transfer::Write, device);
+            let read = judge_bounced(entry, Transfer::Read, device);
+            for judged in [&written, &read] {
+                let is = (judged.kind, judged.blame, judged.uapi_cannot_sync);
+                assert_eq!(is, (Kind::BouncedCoherentMemory, Platform, user_pinned));
+            }
+            assert_eq!((written.verdict, written.culprit), (Latent, Some(device)));
+            assert_eq!((read.verdict, read.culprit), (Manifest, None), "whoever stored is not known");
+        }
     }
 
     /// Syncs of the CPU's doing, as on a machine that is not coherent: nothing is found, snooped or not.

@@ -5,8 +5,10 @@ use super::collector::{Found, Key, Place};
 use super::raw::{LINE, Raw, SavedAccess};
 use super::report::{Access, Action, Frame, Mapped, Moment, Occurrence, Report, Task, What};
 use crate::guest::{Guest, How};
-use crate::ledger::{Ledger, Note};
-use cache_model::judge::{Judgement, Kind, Rules, judge, judge_blocked, judge_misuse, judge_rogue};
+use crate::ledger::{Diverged, Ledger, Note};
+use cache_model::judge::{
+    Judgement, Kind, Rules, judge, judge_blocked, judge_bounced, judge_misuse, judge_rogue,
+};
 use cache_model::ledger::{self as model, Entry, Misuse, Owner, Rogue, RogueKind, Transfer};
 use cache_model::{Agent, Config, EventKind, Finding, Verdict, Writer};
 use cache_model::{minimal_rogue_trace, minimal_trace};
@@ -65,6 +67,11 @@ impl Scene<'_> {
                 let (expected, found) = (Vec::new(), data.clone());
                 (None, Occurrence { time: *time, addr: *addr, expected, found })
             }
+            Raw::Bounced { access, diverged, .. } => {
+                let Diverged { memory: addr, expected, found, .. } = diverged.clone();
+                let victim = (access.transfer == Transfer::Read).then(|| access.writer());
+                (victim, Occurrence { time: access.stamp, addr, expected, found })
+            }
             Raw::Misuse { entry, .. } => {
                 let (time, addr) = (entry.mapped_at, entry.mapping.addr);
                 (None, Occurrence { time, addr, expected: Vec::new(), found: Vec::new() })
@@ -86,6 +93,7 @@ impl Scene<'_> {
             }
             // What an IOMMU lets through is no matter of caches.
             Raw::Blocked { access, .. } => self.transaction(access, true, judged),
+            Raw::Bounced { access, diverged, .. } => self.bounced(access, diverged, judged),
             Raw::Misuse { misuse, entry } => self.misuse(*misuse, judged, entry),
         })
     }
@@ -102,6 +110,9 @@ impl Scene<'_> {
                 then(&judge_rogue(&rogue, access.writer()))
             }
             Raw::Blocked { access, entry } => then(&judge_blocked(entry.as_deref(), access.writer())),
+            Raw::Bounced { access, entry, .. } => {
+                then(&judge_bounced(entry, access.transfer, access.writer()))
+            }
             Raw::Misuse { misuse, entry } => then(&judge_misuse(*misuse, entry, None)),
         }
     }
@@ -188,6 +199,28 @@ impl Scene<'_> {
             timeline,
             ..self.report(judged, access.stamp)
         };
+        Found { report, trace: None }
+    }
+
+    /// A transaction with the bounce buffer of memory that is other than it should be. What the report is about is the memory.
+    fn bounced(&self, access: &SavedAccess, diverged: &Diverged, judged: &Judgement<'_, Note>) -> Found {
+        let Diverged { memory, expected, found, .. } = diverged;
+        let mut report = self.transaction(access, true, judged).report;
+        // What a device reads has been found in its buffer, which the memory should be.
+        let (ram, by) = match access.transfer {
+            Transfer::Read => (expected, self.access(access.writer(), Action::DmaRead, Callers::default())),
+            Transfer::Write => (found, self.access(access.writer(), Action::DmaWrite, Callers::default())),
+        };
+        match access.transfer {
+            Transfer::Read => report.victim = Some(by),
+            Transfer::Write => report.writer = Some(by),
+        }
+        report.addr = *memory;
+        report.line = memory - memory % LINE;
+        report.len = found.len() as u64;
+        report.expected.clone_from(expected);
+        report.found.clone_from(found);
+        report.ram.clone_from(ram);
         Found { report, trace: None }
     }
 

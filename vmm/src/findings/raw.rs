@@ -1,6 +1,6 @@
 //! What has been seen and is not reported yet: observations, as the model and the ledger make them in the middle of an access.
 
-use crate::ledger::Note;
+use crate::ledger::{Diverged, Note};
 use cache_model::ledger::{Entry, Ledger, Misuse, RogueKind, Transfer};
 use cache_model::{RogueAccess, Snoop, Writer};
 use devices::dma::Purpose;
@@ -21,6 +21,8 @@ pub enum Raw {
     Rogue { access: SavedAccess, kind: RogueKind, entry: Option<Box<Entry<Note>>> },
     /// A transaction that the IOMMU did not let through, and the mapping that is nearest to it.
     Blocked { access: SavedAccess, entry: Option<Box<Entry<Note>>> },
+    /// A transaction with the bounce buffer of memory that has to be coherent, where the two differ.
+    Bounced { access: SavedAccess, diverged: Diverged, entry: Box<Entry<Note>> },
     /// A mapping that is wrong in itself.
     Misuse { misuse: Misuse, entry: Box<Entry<Note>> },
 }
@@ -82,6 +84,13 @@ impl Transaction<'_> {
         let access = self.from(beyond)?;
         let nearest = mappings.and_then(|mappings| mappings.nearest(self.device, beyond, 1));
         Some(Raw::Blocked { access, entry: nearest.cloned().map(Box::new) })
+    }
+
+    /// It meets a bounce buffer, of the mapping `entry`, whose memory is other than it should be.
+    #[must_use]
+    pub fn bounced(&self, diverged: Diverged, entry: Entry<Note>) -> Option<Raw> {
+        let access = self.from(self.addr.checked_add(diverged.offset as u64)?)?;
+        Some(Raw::Bounced { access, diverged, entry: Box::new(entry) })
     }
 
     /// The part of it from `addr` to the end of the line.

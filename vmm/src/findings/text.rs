@@ -39,6 +39,7 @@ pub fn title(kind: Kind) -> &'static str {
         Kind::OutOfMapping => "DMA out of mapping",
         Kind::AgainstDirection => "DMA against the mapping's direction",
         Kind::BlockedDma => "DMA blocked by the IOMMU",
+        Kind::BouncedCoherentMemory => "bounced coherent memory",
         Kind::RequireCoherentOnKernelMemory => "REQUIRE_COHERENT on kernel memory",
         Kind::MixedAttributes => "mixed attributes on one line",
     }
@@ -46,6 +47,20 @@ pub fn title(kind: Kind) -> &'static str {
 
 /// Why it is theirs.
 fn reason(report: &Report) -> &'static str {
+    if report.kind == Kind::BouncedCoherentMemory {
+        return match report.uapi_cannot_sync {
+            true => {
+                "the device was given a bounce buffer, which is copied when it is mapped, synced and unmapped; memory that an \
+                 application has registered is used in between by both, and no call syncs it. Nothing fails and no log \
+                 says so: data is lost up to deregistration, and queues in such memory never move. A kernel that knows \
+                 DMA_ATTR_REQUIRE_COHERENT refuses to map it"
+            }
+            false => {
+                "the device was given a bounce buffer although the mapping requires coherent memory: this kernel does not \
+                 know DMA_ATTR_REQUIRE_COHERENT, or it did not see that the device would need one"
+            }
+        };
+    }
     if report.uapi_cannot_sync {
         return "the device is not snooped, and this interface has no call by which user memory could be synced; \
                 x86 reports DMA as coherent, so dma_map could not refuse";
@@ -172,7 +187,13 @@ fn headline(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
 fn dump(f: &mut Formatter<'_>, report: &Report) -> fmt::Result {
     let got = if report.victim.is_some() { "got" } else { "moved" };
     let coherent = Some(&report.expected).filter(|coherent| **coherent != report.ram);
-    let rows = [(got, Some(&report.found)), ("in RAM", Some(&report.ram)), ("expected", coherent)];
+    let rows = match report.kind {
+        // The memory has what was found in it.
+        Kind::BouncedCoherentMemory if report.victim.is_none() => {
+            [("in RAM", Some(&report.found)), ("written", coherent), ("", None)]
+        }
+        _ => [(got, Some(&report.found)), ("in RAM", Some(&report.ram)), ("expected", coherent)],
+    };
     for (name, bytes) in rows {
         for (at, chunk) in bytes.into_iter().flat_map(|bytes| bytes.chunks(DUMP)).enumerate() {
             write!(f, "  {:8}", if at == 0 { name } else { "" })?;

@@ -47,10 +47,16 @@ impl Ledger {
             Does::Unbounce => {
                 let skips = arguments.get(Argument::Attributes) & attribute::SKIP_CPU_SYNC != 0;
                 self.bounces.release(address, (comes_back && !skips).then_some(size));
+                self.coherents.end(address);
             }
-            Does::BounceForCpu if comes_back => self.bounces.copied(address, size, Copy::FromDevice),
-            Does::BounceForDevice if goes_out => self.bounces.copied(address, size, Copy::ToDevice),
+            Does::BounceForCpu if comes_back => self.copied(address, size, Copy::FromDevice),
+            Does::BounceForDevice if goes_out => self.copied(address, size, Copy::ToDevice),
             _ => {}
         }
+    }
+
+    fn copied(&mut self, address: u64, size: u64, copy: Copy) {
+        self.bounces.copied(address, size, copy);
+        self.coherents.copied(address, size);
     }
 }

@@ -70,6 +70,8 @@ struct Common {
     kind: Kind,
     direction: Direction,
     attributes: u64,
+    /// CPU and device use it at the same time: nobody hands it over.
+    has_to_be_coherent: bool,
 }
 
 /// Where something is done: [`Ledger::trace`] and [`Ledger::task`] have it.
@@ -156,6 +158,7 @@ impl Ledger {
         if in_pool {
             common.kind = Kind::PoolPage;
         }
+        common.has_to_be_coherent |= from_user;
         for piece in pieces {
             let note = Note {
                 kind: common.kind,
@@ -212,6 +215,7 @@ impl Ledger {
             }
         }
         let has = |bit| common.attributes & bit != 0;
+        let bounced = note.bounced;
         let mapping = Mapping {
             device: requester,
             addr: piece.address,
@@ -233,6 +237,9 @@ impl Ledger {
                 if is_allocated(common.kind) {
                     let (addr, len) = (piece.address, piece.size);
                     self.shares.push(Share::Begins { id, device: requester, addr, len });
+                }
+                if let Some(memory) = bounced.filter(|_| common.has_to_be_coherent) {
+                    self.coherents.begin(id, piece.address, memory, piece.size);
                 }
                 self.enter_memory(piece);
                 self.look_for_misuse(id);
@@ -460,7 +467,8 @@ fn made(kernel: &Kernel<'_>, function: &Function, call: &Call, result: u64) -> O
         Does::Link => (Kind::Iova, arguments.direction()?),
         _ => return None,
     };
-    let common = Common { device, kind, direction, attributes };
+    let has_to_be_coherent = attributes & attribute::REQUIRE_COHERENT != 0;
+    let common = Common { device, kind, direction, attributes, has_to_be_coherent };
     if !succeeded {
         return Some((common, Vec::new()));
     }

@@ -11,6 +11,7 @@ mod bounce_report;
 mod bounces;
 mod bouncing;
 mod calls;
+mod coherent;
 mod coverage;
 mod entry;
 mod follow;
@@ -23,6 +24,7 @@ mod share;
 
 pub use bounce_report::{BounceFailure, BounceReport, BouncedDevice, BouncedMapping};
 pub use bounces::Bounced;
+pub use coherent::Diverged;
 pub use coverage::Coverage;
 pub use entry::{Kind, Note};
 pub use kernel::{Device, NO_FUNCTION};
@@ -34,6 +36,7 @@ use crate::memory::GuestRam;
 use bounces::Bounces;
 use cache_model::ledger as model;
 use calls::{Call, Calls};
+use coherent::Coherents;
 use follow::End;
 use functions::{Does, Function, Version};
 use intern::Interned;
@@ -89,6 +92,7 @@ pub struct Ledger {
     tasks: Interned<Task>,
     coverage: Coverage,
     bounces: Bounces,
+    coherents: Coherents,
     /// Calls that ended or synced what is not known.
     unknown: u64,
     /// What the last call has mapped: address, as the device has it, and length.
@@ -126,6 +130,7 @@ impl Ledger {
             tasks: Interned::default(),
             coverage: Coverage::default(),
             bounces: Bounces::default(),
+            coherents: Coherents::default(),
             unknown: 0,
             entered: Vec::new(),
             shares: Vec::new(),
@@ -323,6 +328,27 @@ impl Ledger {
     /// The mappings made since the last call that are wrong in themselves.
     pub fn take_misuses(&mut self) -> Vec<(model::Misuse, Box<model::Entry<Note>>)> {
         std::mem::take(&mut self.misuses)
+    }
+
+    /// A device writes, or has read, `data` at `addr`, where it may have a bounce buffer for memory that has to be coherent.
+    /// Returns the first line of which a side does not have what it should, with the mapping.
+    pub fn see(
+        &mut self,
+        transfer: model::Transfer,
+        addr: u64,
+        data: &[u8],
+        ram: &GuestRam,
+    ) -> Option<(Diverged, model::Entry<Note>)> {
+        if self.coherents.is_empty() {
+            return None;
+        }
+        let memory = |address, bytes: &mut [u8]| ram.read(address, bytes).is_ok();
+        let diverged = self.coherents.see(transfer, addr, data, memory)?;
+        // Between the mapping's end and that of its buffer it is of the past.
+        let past = || self.mappings.past_at(addr, data.len() as u64).into_iter();
+        let entry = self.mappings.get(diverged.mapping);
+        let entry = entry.or_else(|| past().find(|entry| entry.id == diverged.mapping))?.clone();
+        Some((diverged, entry))
     }
 
     /// What has become of memory that devices and CPUs share: to be taken after each [`Ledger::probe`].

@@ -6,7 +6,7 @@ use crate::clock::{EventId, EventQueue};
 use crate::findings::{self, Findings, Raw};
 use crate::ledger::Ledger;
 use crate::memory::layout::{MESSAGES, platform};
-use crate::memory::{MemorySystem, Transaction, dma};
+use crate::memory::{GuestRam, MemorySystem, Transaction, dma};
 use cache_model::ledger::{RogueKind, Transfer};
 use cache_model::{PostedWrite, PostedWrites, Snoop};
 use devices::bus::{Nanos, Platform, PowerRequest};
@@ -138,24 +138,31 @@ pub(super) struct PciHost<'a> {
 
 /// What looks at transactions of devices.
 pub(super) struct Watch<'a> {
-    pub ledger: Option<&'a Ledger>,
+    pub ledger: Option<&'a mut Ledger>,
     pub findings: &'a mut Findings,
 }
 
 impl Watch<'_> {
-    /// A transaction with RAM: do the mappings of its device allow it?
-    fn see(&mut self, transaction: findings::Transaction<'_>) {
-        let Some(ledger) = self.ledger.filter(|ledger| ledger.coverage().mappings) else { return };
+    /// A transaction with RAM: do the mappings of its device allow it, and is it the memory that they stand for?
+    fn see(&mut self, transaction: findings::Transaction<'_>, ram: &GuestRam) {
+        let Some(ledger) = self.ledger.as_deref_mut().filter(|ledger| ledger.coverage().mappings) else {
+            return;
+        };
         match transaction.judge(ledger.mappings()) {
             Some(Raw::Rogue { kind: RogueKind::UseAfterUnmap, .. }) if !ledger.coverage().unmaps => {}
             Some(raw) => self.findings.observe(raw),
             None => {}
         }
+        let findings::Transaction { transfer, addr, data, .. } = transaction;
+        let bounced = ledger.see(transfer, addr, data, ram);
+        if let Some(raw) = bounced.and_then(|(diverged, entry)| transaction.bounced(diverged, entry)) {
+            self.findings.observe(raw);
+        }
     }
 
     /// A transaction that the IOMMU has not let through: what it asked for from `beyond` on its device may not reach.
     fn see_blocked(&mut self, transaction: findings::Transaction<'_>, beyond: u64) {
-        let ledger = self.ledger.filter(|ledger| ledger.coverage().mappings);
+        let ledger = self.ledger.as_deref().filter(|ledger| ledger.coverage().mappings);
         if let Some(raw) = transaction.blocked(beyond, ledger.map(Ledger::mappings)) {
             self.findings.observe(raw);
         }
@@ -188,7 +195,7 @@ impl PciHost<'_> {
 
     fn see(&mut self, by: Transaction, transfer: Transfer, addr: u64, data: &[u8]) {
         if self.memory.ram.contains(addr, data.len() as u64) {
-            self.watch.see(seen(by, transfer, addr, data));
+            self.watch.see(seen(by, transfer, addr, data), &self.memory.ram);
         }
     }
 
@@ -263,9 +270,10 @@ impl Host for PciHost<'_> {
         let by = self.of(from, attrs);
         self.check(by, Request::Atomic, iova, &op.operand().to_le_bytes())?;
         let old = self.memory.dma_atomic(by, iova, op)?;
-        for transfer in [Transfer::Read, Transfer::Write] {
-            self.see(by, transfer, iova, &old.to_le_bytes());
-        }
+        self.see(by, Transfer::Read, iova, &old.to_le_bytes());
+        let mut new = [0; 8];
+        self.memory.peek_ram(iova, &mut new);
+        self.see(by, Transfer::Write, iova, &new);
         Ok(old)
     }
     fn dma_flush(&mut self, from: Bdf) {

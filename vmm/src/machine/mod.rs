@@ -201,7 +201,7 @@ impl Machine {
             board: &mut self.board,
             attachments: &mut self.attachments,
             iommu: self.iommu.as_deref_mut(),
-            watch: Watch { ledger: self.ledger.as_deref(), findings: &mut self.findings },
+            watch: Watch { ledger: self.ledger.as_deref_mut(), findings: &mut self.findings },
         };
         (&mut self.pci, host)
     }

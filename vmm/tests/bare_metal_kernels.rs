@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for kernel in kernels {
         let mut runs = kernel.runs.clone();
-        if !runs.iter().flatten().any(|option| option == "--cache") {
+        if !runs.iter().flatten().any(|option| option == "--cache" || option == "--confidential") {
             let cached = CACHED.map(str::to_owned).to_vec();
             runs.extend(kernel.runs.iter().map(|options| [options.clone(), cached.clone()].concat()));
         }

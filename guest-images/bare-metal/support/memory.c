@@ -46,7 +46,7 @@ u64 *page_entry(u64 address)
 		u64 *entry = &table[address >> shift & (TABLE_ENTRIES - 1)];
 
 		if (!(*entry & PAGE_PRESENT)) {
-			*entry = (u64)new_page() | PAGE_PRESENT | PAGE_WRITABLE | PAGE_USER;
+			*entry = (u64)new_page() | private_bit | PAGE_PRESENT | PAGE_WRITABLE | PAGE_USER;
 		} else if (*entry & PAGE_LARGE) {
 			u64 *split = new_page();
 			u64 step = 1ull << (shift - 9), attributes = *entry & ~ADDRESS_BITS;
@@ -55,11 +55,11 @@ u64 *page_entry(u64 address)
 				attributes &= ~PAGE_LARGE;
 			for (u64 i = 0; i < TABLE_ENTRIES; i++)
 				split[i] = ((*entry & ADDRESS_BITS) + i * step) | attributes;
-			*entry = (u64)split | PAGE_PRESENT | PAGE_WRITABLE | PAGE_USER;
+			*entry = (u64)split | private_bit | PAGE_PRESENT | PAGE_WRITABLE | PAGE_USER;
 		} else {
 			*entry |= PAGE_USER;
 		}
-		table = (u64 *)(*entry & ADDRESS_BITS);
+		table = (u64 *)(*entry & ADDRESS_BITS & ~private_bit);
 	}
 	return &table[address >> 12 & (TABLE_ENTRIES - 1)];
 }

@@ -1,12 +1,15 @@
 /*
  * From the multiboot entry (32-bit protected mode) or a start-up IPI (real mode) to C in 64-bit mode: memory from 0 to
- * 4 GiB mapped to itself by 2 MiB pages, descriptor tables loaded, SSE on, interrupts off.
+ * 4 GiB mapped to itself by 2 MiB pages, as private memory to an encrypted guest, descriptor tables loaded, SSE on, interrupts
+ * off.
  */
 #include "layout.h"
 
 #define CR0_ON 0x80010033 /* PG, WP, NE, ET, MP, PE */
 #define CR4_ON 0x620 /* OSXMMEXCPT, OSFXSR, PAE */
 #define EFER 0xc0000080
+#define SEV_LEAF 0x8000001f
+#define SEV_STATUS 0xc0010131
 #define EFER_ON 0x901 /* NXE, LME, SCE */
 
 	.section .multiboot, "a"
@@ -31,12 +34,33 @@ start:
 to_long_mode:
 	cmpl $0, page_tables
 	jne 3f
+	/* The upper half of the C-bit, if there is one (AMD APM volume 2, 15.34.1). */
+	xor %esi, %esi
+	mov $0x80000000, %eax
+	cpuid
+	cmp $SEV_LEAF, %eax
+	jb 4f
+	mov $SEV_LEAF, %eax
+	cpuid
+	test $2, %al
+	jz 4f
+	and $0x3f, %ebx
+	mov $SEV_STATUS, %ecx
+	rdmsr
+	test $1, %al
+	jz 4f
+	lea -32(%ebx), %ecx
+	mov $1, %esi
+	shl %cl, %esi
+4:	mov %esi, private_bit + 4
 	/* One table of four directories' pointers, and the directories. */
 	movl $page_tables + 0x1000 + 3, page_tables
+	mov %esi, page_tables + 4
 	mov $page_tables + 0x2000 + 3, %eax
 	mov $page_tables + 0x1000, %edx
 	mov $4, %ecx
 1:	mov %eax, (%edx)
+	mov %esi, 4(%edx)
 	add $0x1000, %eax
 	add $8, %edx
 	loop 1b
@@ -44,6 +68,7 @@ to_long_mode:
 	mov $page_tables + 0x2000, %edx
 	mov $4 * 512, %ecx
 2:	mov %eax, (%edx)
+	mov %esi, 4(%edx)
 	add $0x200000, %eax
 	add $8, %edx
 	loop 2b
@@ -156,7 +181,10 @@ page_tables:
 	.globl stacks
 stacks:
 	.skip MAX_CPUS * STACK_SIZE
-	.balign 4
+	.balign 8
+	.globl private_bit
+private_bit:
+	.skip 8
 	.globl multiboot_magic, multiboot_info
 multiboot_magic:
 	.long 0

@@ -88,6 +88,8 @@ u64 call_user(u64 function, u64 argument, u64 stack);
 #define PAGE_LARGE (1ull << 7)
 #define PAGE_GLOBAL (1ull << 8)
 #define PAGE_NO_EXECUTE (1ull << 63)
+/* Makes the memory of an encrypted guest private; 0 to others. All memory is mapped like that. */
+extern u64 private_bit;
 
 /* The 4 KiB entry of an address; large pages on the way are split and absent tables made, for users as well. */
 u64 *page_entry(u64 address);

@@ -61,6 +61,8 @@ pub enum Kind {
     /// Memory that has to be coherent has a bounce buffer: a device wrote there what the memory does not get, or read there what is
     /// no longer in the memory.
     BouncedCoherentMemory,
+    /// DMA with memory that an encrypted guest has not shared.
+    PrivateDma,
     /// DMA_ATTR_REQUIRE_COHERENT on the kernel's own memory.
     RequireCoherentOnKernelMemory,
     /// Mappings with different rules of coherence share a line.
@@ -69,7 +71,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::StaleDeviceRead,
         Self::StaleCpuRead,
         Self::LostDmaWrite,
@@ -84,6 +86,7 @@ impl Kind {
         Self::AgainstDirection,
         Self::BlockedDma,
         Self::BouncedCoherentMemory,
+        Self::PrivateDma,
         Self::RequireCoherentOnKernelMemory,
         Self::MixedAttributes,
     ];
@@ -106,6 +109,7 @@ impl Kind {
             Self::AgainstDirection => "against-direction",
             Self::BlockedDma => "blocked-dma",
             Self::BouncedCoherentMemory => "bounced-coherent-memory",
+            Self::PrivateDma => "private-dma",
             Self::RequireCoherentOnKernelMemory => "require-coherent-on-kernel-memory",
             Self::MixedAttributes => "mixed-attributes",
         }
@@ -201,7 +205,18 @@ pub fn judge_rogue<'a, N>(rogue: &Rogue<'a, N>, culprit: Writer) -> Judgement<'a
 /// Judges a transaction that the IOMMU did not let through; `mapping` is the nearest. `culprit` is the device with the time.
 #[must_use]
 pub fn judge_blocked<N>(mapping: Option<&Entry<N>>, culprit: Writer) -> Judgement<'_, N> {
-    let (kind, verdict, blame) = (Kind::BlockedDma, Verdict::Manifest, Blame::Driver);
+    judge_unreachable(Kind::BlockedDma, mapping, culprit)
+}
+
+/// Judges a transaction with memory that an encrypted guest has not shared; `mapping` is the nearest. `culprit` is the device
+/// with the time.
+#[must_use]
+pub fn judge_private<N>(mapping: Option<&Entry<N>>, culprit: Writer) -> Judgement<'_, N> {
+    judge_unreachable(Kind::PrivateDma, mapping, culprit)
+}
+
+fn judge_unreachable<N>(kind: Kind, mapping: Option<&Entry<N>>, culprit: Writer) -> Judgement<'_, N> {
+    let (verdict, blame) = (Verdict::Manifest, Blame::Driver);
     Judgement { kind, verdict, blame, uapi_cannot_sync: false, culprit: Some(culprit), mapping }
 }
 

@@ -11,7 +11,8 @@ use crate::guest_file::parse_file;
 use crate::host::{Host, HostOptions, LastResort};
 use crate::ledger::{BounceReport, Bounced, Report};
 use crate::machine::{
-    BlockedFunction, CPUS_MAX, Confidential, DeviceSpec, IommuSpec, IommuStatistics, MachineConfig,
+    BlockedFunction, CPUS_MAX, Confidential, ConfidentialStatistics, DeviceSpec, IommuSpec, IommuStatistics,
+    MachineConfig, PrivateDma,
 };
 use crate::memory::{CacheSpec, Scope};
 use crate::quantity::{parse_seconds, parse_size};
@@ -292,7 +293,11 @@ impl RunArguments {
 
     /// Whether there may be something that could find anything.
     pub(super) fn can_find(&self) -> bool {
-        !self.cache.is_off() || self.iommu != IommuSpec::Off || self.follows_dma() || self.restore.is_some()
+        !self.cache.is_off()
+            || self.iommu != IommuSpec::Off
+            || self.confidential.is_some()
+            || self.follows_dma()
+            || self.restore.is_some()
     }
 
     /// What is asked of the ledger of a machine that `file` has, which has one or not.
@@ -648,10 +653,7 @@ pub(super) fn prepare(arguments: &RunArguments) -> Result<Prepared> {
             iommu: arguments.iommu,
             confidential: arguments.confidential,
         },
-        engine: choose_engine(
-            arguments.engine,
-            arguments.save.is_some() || arguments.can_find() || arguments.confidential.is_some(),
-        )?,
+        engine: choose_engine(arguments.engine, arguments.save.is_some() || arguments.can_find())?,
         kernel: guest.kernel,
         initrd,
         command_line,
@@ -755,6 +757,9 @@ fn run_guest(arguments: &RunArguments) -> Result<u8> {
     if let Some(statistics) = &outcome.iommu {
         explain_iommu(statistics);
     }
+    if let Some(statistics) = &outcome.confidential {
+        explain_confidential(statistics, &outcome.cause);
+    }
     let bounced = outcome.ledger.as_ref().and_then(|report| report.bounced.as_ref());
     if let Some(report) = bounced.filter(|report| report.all != Bounced::default()) {
         explain_bounces(report);
@@ -782,6 +787,20 @@ fn last_resort(status: Option<PathBuf>, image: String, seeds: Seeds) -> LastReso
 
 fn create(path: &Path) -> Result<File> {
     File::create(path).with_context(|| format!("--console {}", path.display()))
+}
+
+/// Says on standard error which devices have accessed private memory, and what a guest lacks that dies at once.
+fn explain_confidential(statistics: &ConfidentialStatistics, cause: &Cause) {
+    for PrivateDma { device, transactions } in &statistics.private_dma {
+        eprintln!(
+            "staleline: sev: {device}: {transactions} transactions with memory that the guest had not shared"
+        );
+    }
+    if matches!(cause, Cause::TripleFault(_)) {
+        eprintln!(
+            "staleline: sev: a kernel without CONFIG_AMD_MEM_ENCRYPT cannot run encrypted (Debian's have it)"
+        );
+    }
 }
 
 /// Says on standard error what the IOMMU has not let through.

@@ -1,7 +1,7 @@
 //! The file of `--status`.
 
 use crate::ledger::Report;
-use crate::machine::{CacheStatistics, IommuStatistics};
+use crate::machine::{CacheStatistics, ConfidentialStatistics, IommuStatistics};
 use crate::session::{Cause, Outcome};
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -53,6 +53,9 @@ pub(super) struct Status<'a> {
     /// What the IOMMU has not let through, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu: Option<&'a IommuStatistics>,
+    /// What has become of memory encryption, if the guest was shown any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub confidential: Option<&'a ConfidentialStatistics>,
     /// Host input: instruction count at which it entered, bytes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<(u64, usize)>,
@@ -77,6 +80,7 @@ impl<'a> Status<'a> {
             ledger: outcome.ledger.as_ref(),
             cache: outcome.cache.as_ref(),
             iommu: outcome.iommu.as_ref(),
+            confidential: outcome.confidential.as_ref(),
             inputs: outcome.inputs.clone(),
         }
     }
@@ -108,6 +112,7 @@ impl<'a> Status<'a> {
             ledger: None,
             cache: None,
             iommu: None,
+            confidential: None,
             inputs: Vec::new(),
         }
     }

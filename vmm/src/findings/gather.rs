@@ -7,7 +7,7 @@ use super::report::{Access, Action, Frame, Mapped, Moment, Occurrence, Report, T
 use crate::guest::{Guest, How};
 use crate::ledger::{Diverged, Ledger, Note};
 use cache_model::judge::{
-    Judgement, Kind, Rules, judge, judge_blocked, judge_bounced, judge_misuse, judge_rogue,
+    Judgement, Kind, Rules, judge, judge_blocked, judge_bounced, judge_misuse, judge_private, judge_rogue,
 };
 use cache_model::ledger::{self as model, Entry, Misuse, Owner, Rogue, RogueKind, Transfer};
 use cache_model::{Agent, Config, EventKind, Finding, Verdict, Writer};
@@ -72,6 +72,11 @@ impl Scene<'_> {
                 let victim = (access.transfer == Transfer::Read).then(|| access.writer());
                 (victim, Occurrence { time: access.stamp, addr, expected, found })
             }
+            Raw::Private { access, instead_of, .. } => {
+                let SavedAccess { stamp: time, addr, data, .. } = access;
+                let (expected, found) = (instead_of.clone(), data.clone());
+                (None, Occurrence { time: *time, addr: *addr, expected, found })
+            }
             Raw::Misuse { entry, .. } => {
                 let (time, addr) = (entry.mapped_at, entry.mapping.addr);
                 (None, Occurrence { time, addr, expected: Vec::new(), found: Vec::new() })
@@ -94,6 +99,11 @@ impl Scene<'_> {
             // What an IOMMU lets through is no matter of caches.
             Raw::Blocked { access, .. } => self.transaction(access, true, judged),
             Raw::Bounced { access, diverged, .. } => self.bounced(access, diverged, judged),
+            Raw::Private { access, instead_of, .. } => {
+                let mut found = self.transaction(access, true, judged);
+                found.report.expected = instead_of.clone();
+                found
+            }
             Raw::Misuse { misuse, entry } => self.misuse(*misuse, judged, entry),
         })
     }
@@ -113,6 +123,7 @@ impl Scene<'_> {
             Raw::Bounced { access, entry, .. } => {
                 then(&judge_bounced(entry, access.transfer, access.writer()))
             }
+            Raw::Private { access, entry, .. } => then(&judge_private(entry.as_deref(), access.writer())),
             Raw::Misuse { misuse, entry } => then(&judge_misuse(*misuse, entry, None)),
         }
     }

@@ -23,6 +23,9 @@ pub enum Raw {
     Blocked { access: SavedAccess, entry: Option<Box<Entry<Note>>> },
     /// A transaction with the bounce buffer of memory that has to be coherent, where the two differ.
     Bounced { access: SavedAccess, diverged: Diverged, entry: Box<Entry<Note>> },
+    /// A transaction with memory that an encrypted guest has not shared, the bytes that have arrived at its other end in place
+    /// of those that were there or were sent, and the mapping that is nearest to it.
+    Private { access: SavedAccess, instead_of: Vec<u8>, entry: Option<Box<Entry<Note>>> },
     /// A mapping that is wrong in itself.
     Misuse { misuse: Misuse, entry: Box<Entry<Note>> },
 }

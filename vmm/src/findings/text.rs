@@ -40,6 +40,7 @@ pub fn title(kind: Kind) -> &'static str {
         Kind::AgainstDirection => "DMA against the mapping's direction",
         Kind::BlockedDma => "DMA blocked by the IOMMU",
         Kind::BouncedCoherentMemory => "bounced coherent memory",
+        Kind::PrivateDma => "DMA with private memory",
         Kind::RequireCoherentOnKernelMemory => "REQUIRE_COHERENT on kernel memory",
         Kind::MixedAttributes => "mixed attributes on one line",
     }
@@ -104,6 +105,10 @@ fn reason(report: &Report) -> &'static str {
         (Blame::Driver, Kind::BlockedDma) => {
             "the device was given an address that it cannot reach: neither a bounce buffer, as mappings have them, nor memory \
              allocated for it, or one beyond its address lines; the request was answered as unsupported"
+        }
+        (Blame::Driver, Kind::PrivateDma) => {
+            "the device was given an address of memory that the guest has not shared with its hypervisor (set_memory_decrypted, or \
+             a bounce buffer): for the device it is encrypted, and what the device writes there is not what the guest reads"
         }
         (Blame::Driver, Kind::RequireCoherentOnKernelMemory) => {
             "DMA_ATTR_REQUIRE_COHERENT is for pinned user memory: the kernel's own can be synced, and the mapping \

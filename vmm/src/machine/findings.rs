@@ -22,6 +22,7 @@ impl Machine {
         for finding in seen.unwrap_or_default().into_iter().filter(concerns_a_device) {
             self.findings.observe(Raw::Seen(Box::new(finding)));
         }
+        self.observe_private_dma();
         for raw in self.findings.take_observations() {
             self.look_into(&raw, registers);
         }

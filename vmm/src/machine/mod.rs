@@ -3,6 +3,7 @@
 mod attachment;
 mod board;
 mod bus;
+mod confidential;
 pub mod device;
 mod findings;
 mod guest;
@@ -19,6 +20,7 @@ mod iommu_tests;
 mod posted_tests;
 
 pub use board::InterruptSignal;
+pub use confidential::{Confidential, ConfidentialStatistics, PrivateDma};
 pub use device::{DeviceError, DeviceSpec};
 pub use iommu::{BlockedFunction, IommuSpec, IommuStatistics};
 pub use shared::SharedMachine;
@@ -32,7 +34,6 @@ use crate::memory::layout::{PCI_WINDOW_32, PCI_WINDOW_64};
 use crate::memory::{CacheSpec, Encryption, GuestRam, MemorySystem, RamError};
 use attachment::Attachments;
 use board::{Board, PciHost, PlatformPort, Watch};
-use clap::ValueEnum;
 use devices::bus::{AccessLog, Nanos, PowerRequest, RangeError};
 use devices::interrupt::Interrupts;
 use devices::iommu::Iommu;
@@ -40,7 +41,6 @@ use devices::pci::{AssignError, AttachError, Bdf, ResourceWindows, RootComplex, 
 use devices::random::Random;
 use guest::KnownGuest;
 use ports::PortDevices;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// The most vCPUs that a machine can have.
@@ -62,13 +62,6 @@ pub struct MachineConfig {
     pub iommu: IommuSpec,
     /// Memory encryption that the guest is shown.
     pub confidential: Option<Confidential>,
-}
-
-/// A kind of memory encryption.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-pub enum Confidential {
-    /// AMD SEV, without the encrypted state of SEV-ES and the integrity of SEV-SNP.
-    Sev,
 }
 
 /// The machine cannot be built.

@@ -217,9 +217,229 @@ impl Encryption {
         std::mem::take(&mut self.waiting)
     }
 
+    /// Bytes of the pages that were last accessed as shared.
+    #[must_use]
+    pub fn shared_bytes(&self) -> u64 {
+        PAGE * self.shared.count()
+    }
+
     /// How often each device, by requester ID, has accessed private pages.
     #[must_use]
     pub fn private_accesses(&self) -> &BTreeMap<u32, u64> {
         &self.private_accesses
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MemorySystem;
+    use super::super::layout::{GIB, MIB};
+    use super::super::ram::GuestRam;
+    use super::*;
+    use devices::dma::AtomicOp;
+    use devices::state::{Loader, Saver};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn machine(seed: u64) -> MemorySystem {
+        let ram = GuestRam::new(8 * MIB).unwrap();
+        let encryption = Some(Box::new(Encryption::new(seed, ram.end())));
+        MemorySystem { encryption, ..MemorySystem::new(ram, None) }
+    }
+
+    impl MemorySystem {
+        fn label(&mut self, frame: u64, private: bool) -> bool {
+            let Self { ram, code, encryption, .. } = self;
+            encryption.as_mut().unwrap().set_label(ram, code, frame, private)
+        }
+
+        /// The keystream of a page, which is what devices have of zeros.
+        fn keystream(&mut self, page: u64) -> Vec<u8> {
+            let mut bytes = vec![0; PAGE as usize];
+            self.encryption.as_mut().unwrap().cross(page * PAGE, &mut bytes);
+            bytes
+        }
+    }
+
+    fn device() -> Transaction {
+        Transaction::of_platform(7)
+    }
+
+    /// What is done to one of three pages.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A vCPU stores bytes by a view.
+        Store {
+            private: bool,
+            at: u64,
+            data: Vec<u8>,
+        },
+        DeviceWrite {
+            at: u64,
+            data: Vec<u8>,
+        },
+        DeviceRead {
+            at: u64,
+            length: usize,
+        },
+        Add {
+            word: u64,
+            value: u64,
+        },
+        Declare {
+            page: u64,
+            shared: bool,
+        },
+        Save,
+    }
+
+    const BASE: u64 = 5;
+    const PAGES: u64 = 3;
+
+    fn step() -> impl Strategy<Value = Step> {
+        let at = || 0..PAGES * PAGE - 300;
+        prop_oneof![
+            (any::<bool>(), at(), vec(any::<u8>(), 1..300)).prop_map(|(private, at, data)| Step::Store {
+                private,
+                at,
+                data
+            }),
+            (at(), vec(any::<u8>(), 1..300)).prop_map(|(at, data)| Step::DeviceWrite { at, data }),
+            (at(), 1..300_usize).prop_map(|(at, length)| Step::DeviceRead { at, length }),
+            (0..PAGES * PAGE / 8, any::<u64>()).prop_map(|(word, value)| Step::Add { word, value }),
+            (0..PAGES, any::<bool>()).prop_map(|(page, shared)| Step::Declare { page, shared }),
+            Just(Step::Save),
+        ]
+    }
+
+    proptest! {
+        /// However views alternate, each shows what was stored: as if there were one array, as devices see it, and a keystream.
+        #[test]
+        fn views_are_one_array_and_a_keystream(seed in any::<u64>(), steps in vec(step(), 1..60)) {
+            let mut memory = machine(seed);
+            let key: Vec<u8> = (BASE..BASE + PAGES).flat_map(|page| memory.keystream(page)).collect();
+            let mut outside = key.clone();
+            let mut private = [true; PAGES as usize];
+            let mut declared = [false; PAGES as usize];
+            let mut counted = 0_u64;
+            for step in steps {
+                match step {
+                    Step::Store { private: view, at, data } => {
+                        for (at, range) in dma::parts(at, data.len(), PAGE) {
+                            let page = (at / PAGE) as usize;
+                            let turned = memory.label((BASE + at / PAGE) * PAGE, view);
+                            prop_assert_eq!(turned, private[page] != view);
+                            private[page] = view;
+                            declared[page] &= !view;
+                            memory.ram.write(BASE * PAGE + at, &data[range.clone()]).unwrap();
+                            for (at, byte) in (at as usize..).zip(&data[range]) {
+                                outside[at] = if view { byte ^ key[at] } else { *byte };
+                            }
+                        }
+                    }
+                    Step::DeviceWrite { at, data } => {
+                        memory.dma_write(device(), BASE * PAGE + at, &data).unwrap();
+                        outside[at as usize..][..data.len()].copy_from_slice(&data);
+                        let pages = at / PAGE..=(at + data.len() as u64 - 1) / PAGE;
+                        let first = pages.clone().find(|&page| private[page as usize]);
+                        counted += u64::from(first.is_some_and(|page| !declared[page as usize]));
+                    }
+                    Step::DeviceRead { at, length } => {
+                        let mut data = vec![0; length];
+                        memory.dma_read(device(), BASE * PAGE + at, &mut data).unwrap();
+                        prop_assert_eq!(&data[..], &outside[at as usize..][..length]);
+                        let mut pages = at / PAGE..=(at + length as u64 - 1) / PAGE;
+                        let first = pages.find(|&page| private[page as usize]);
+                        counted += u64::from(first.is_some_and(|page| !declared[page as usize]));
+                    }
+                    Step::Add { word, value } => {
+                        let at = 8 * word as usize;
+                        let old = u64::from_le_bytes(outside[at..at + 8].try_into().unwrap());
+                        let op = AtomicOp::FetchAdd(value);
+                        prop_assert_eq!(memory.dma_atomic(device(), BASE * PAGE + at as u64, op), Ok(old));
+                        outside[at..at + 8].copy_from_slice(&old.wrapping_add(value).to_le_bytes());
+                        let page = at / PAGE as usize;
+                        counted += 2 * u64::from(private[page] && !declared[page]);
+                    }
+                    Step::Declare { page, shared } => {
+                        let attributes = if shared { 0 } else { ENCRYPTED };
+                        let arguments = [(BASE + page) * PAGE, 1, attributes, 0];
+                        let call = Hypercall { number: MAP_GPA_RANGE, arguments };
+                        prop_assert_eq!(memory.encryption.as_mut().unwrap().hypercall(call), 0);
+                        declared[page as usize] = shared;
+                    }
+                    Step::Save => {
+                        let mut saver = Saver::default();
+                        saver.put(&memory.encryption).unwrap();
+                        let bytes = saver.into_bytes();
+                        memory.encryption = Loader::new(&bytes).take().unwrap();
+                        prop_assert!(memory.encryption.as_ref().unwrap().is_of(memory.ram.end()));
+                    }
+                }
+            }
+            let encryption = memory.encryption.as_ref().unwrap();
+            prop_assert_eq!(encryption.private_accesses().values().sum::<u64>(), counted);
+            for page in 0..PAGES as usize {
+                for view in [true, false] {
+                    memory.label((BASE + page as u64) * PAGE, view);
+                    let seen = memory.ram.bytes((BASE + page as u64) * PAGE, PAGE as usize).unwrap();
+                    let at = page * PAGE as usize;
+                    for (offset, byte) in seen.iter().enumerate() {
+                        let key = if view { key[at + offset] } else { 0 };
+                        prop_assert_eq!(*byte, outside[at + offset] ^ key);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_key_follows_from_the_seed_and_hides_what_there_is() {
+        let stream = |seed| machine(seed).keystream(9);
+        assert_eq!(stream(1), stream(1));
+        for (one, other) in [(stream(1), stream(2)), (stream(1), machine(1).keystream(10))] {
+            let same = one.iter().zip(&other).filter(|(a, b)| a == b).count();
+            assert!(same < 64, "{same} bytes of {PAGE} are alike");
+        }
+    }
+
+    #[test]
+    fn what_a_device_has_done_is_told_from_its_first_private_byte() {
+        let mut memory = machine(1);
+        memory.label(PAGE, false);
+        memory.ram.write(2 * PAGE, b"private").unwrap();
+        let mut data = [0; 100];
+        memory.dma_read(device(), 2 * PAGE - 3, &mut data).unwrap();
+        assert!(memory.has_found());
+        let accesses = memory.encryption.as_mut().unwrap().take_accesses();
+        let [access] = &accesses[..] else { panic!("{accesses:?}") };
+        assert_eq!((access.address, access.outside.len(), access.at), (2 * PAGE, LINE as usize, 7));
+        assert_eq!(
+            (&access.inside[..7], &access.outside[..]),
+            (&b"private"[..], &data[3..3 + LINE as usize])
+        );
+        assert!(!memory.has_found());
+        memory.dma_write(device(), PAGE + 5, &[1; 9]).unwrap();
+        assert!(!memory.has_found(), "a shared page is nobody's business");
+    }
+
+    #[test]
+    fn what_is_no_ram_has_no_label() {
+        let mut memory = machine(1);
+        for frame in [8 * MIB, 3 * GIB, u64::MAX - PAGE + 1] {
+            assert!(!memory.label(frame, false) && !memory.label(frame, true));
+        }
+        assert!(memory.dma_write(device(), 8 * MIB - 4, &[1; 8]).is_err());
+        assert!(memory.dma_atomic(device(), 4, AtomicOp::FetchAdd(1)).is_err(), "unaligned");
+        let encryption = memory.encryption.as_mut().unwrap();
+        for arguments in [[1, 1, 0, 0], [0, 0, 0, 0], [PAGE, u64::MAX, 0, 0]] {
+            let answer = encryption.hypercall(Hypercall { number: MAP_GPA_RANGE, arguments });
+            assert_eq!(answer, hypercall_error::INVALID, "{arguments:?}");
+        }
+        let all = Hypercall { number: MAP_GPA_RANGE, arguments: [0, u64::MAX, 0, 0] };
+        assert_eq!(encryption.hypercall(all), 0);
+        let unknown = Hypercall { number: 1, arguments: [0; 4] };
+        assert_eq!(encryption.hypercall(unknown), hypercall_error::UNKNOWN);
+        assert!(!encryption.is_of(16 * MIB));
     }
 }

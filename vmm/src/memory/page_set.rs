@@ -46,6 +46,12 @@ impl PageSet {
         self.0.get((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 != 0)
     }
 
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
     /// Whether it has room for so many pages, and no more.
     #[must_use]
     pub fn is_of(&self, pages: u64) -> bool {

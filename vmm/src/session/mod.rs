@@ -420,6 +420,7 @@ impl Session {
             ledger: machine.ledger_report(),
             cache: machine.cache_statistics(),
             iommu: machine.iommu_statistics(),
+            confidential: machine.confidential_statistics(),
             instructions: progress.instructions,
             virtual_nanos: progress.now,
             ready: self.mark == Mark::Passed,

@@ -2,7 +2,7 @@
 
 use crate::findings::{FailOn, Raised, STATUS_FINDINGS};
 use crate::ledger::Report;
-use crate::machine::{CacheStatistics, IommuStatistics};
+use crate::machine::{CacheStatistics, ConfidentialStatistics, IommuStatistics};
 use crate::memory::ram::NotRam;
 
 /// Why a run is over.
@@ -184,6 +184,8 @@ pub struct Outcome {
     pub cache: Option<CacheStatistics>,
     /// What the IOMMU has not let through, if there was one.
     pub iommu: Option<IommuStatistics>,
+    /// What has become of memory encryption, if the guest was shown any.
+    pub confidential: Option<ConfidentialStatistics>,
     /// What the cache model and the ledger have found.
     pub findings: Raised,
 }
@@ -243,6 +245,7 @@ mod tests {
                 ledger: None,
                 cache: None,
                 iommu: None,
+                confidential: None,
                 findings,
             };
             outcome.exit_status(true, fail_on)

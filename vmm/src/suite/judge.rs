@@ -189,6 +189,7 @@ mod tests {
             ledger: None,
             cache: None,
             iommu: None,
+            confidential: None,
             findings: Raised::default(),
         };
         Evidence {

@@ -203,8 +203,9 @@ pub(super) struct RunArguments {
     /// A machine that was saved with a ledger (--ledger on, or --cache) goes on with it.
     #[arg(long, value_name = "FILE", conflicts_with_all = FIXED_BY_FILE)]
     restore: Option<PathBuf>,
-    /// Follow what the guest's drivers map for DMA (Linux from 6.1 on): auto does with a cache model. By the software engine
-    /// only; the guest does not see it, and runs as without.
+    /// Follow what the guest's drivers map for DMA (Linux from 6.1 on), and what of it goes through bounce buffers (SWIOTLB), of
+    /// which `--status` has the counts by device and mapping: auto does with a cache model and with --iommu bounce. By the
+    /// software engine only; the guest does not see it, and runs as without.
     #[arg(long, value_enum, default_value = "auto")]
     ledger: LedgerMode,
     /// Write the live DMA mappings to FILE as JSON Lines: those of the moment at which the guest last read

@@ -215,16 +215,12 @@ impl Scene<'_> {
 
     /// A transaction with the bounce buffer of memory that is other than it should be. What the report is about is the memory.
     fn bounced(&self, access: &SavedAccess, diverged: &Diverged, judged: &Judgement<'_, Note>) -> Found {
-        let Diverged { memory, expected, found, .. } = diverged;
+        let Diverged { memory, expected, found, ram, .. } = diverged;
         let mut report = self.transaction(access, true, judged).report;
-        // What a device reads has been found in its buffer, which the memory should be.
-        let (ram, by) = match access.transfer {
-            Transfer::Read => (expected, self.access(access.writer(), Action::DmaRead, Callers::default())),
-            Transfer::Write => (found, self.access(access.writer(), Action::DmaWrite, Callers::default())),
-        };
+        let by = |action| Some(self.access(access.writer(), action, Callers::default()));
         match access.transfer {
-            Transfer::Read => report.victim = Some(by),
-            Transfer::Write => report.writer = Some(by),
+            Transfer::Read => report.victim = by(Action::DmaRead),
+            Transfer::Write => report.writer = by(Action::DmaWrite),
         }
         report.addr = *memory;
         report.line = memory - memory % LINE;

@@ -9,7 +9,7 @@ use std::fmt;
 const MEMORY: &str = "io_tlb_default_mem";
 /// Its fields from Linux 6.6 on, where a pool is a structure of its own, and before.
 const POOL: [&str; 2] = ["io_tlb_mem.defpool", "io_tlb_mem"];
-/// What the kernel counts with CONFIG_DEBUG_FS, from 6.3 on; before, and without, areas are summed up.
+/// What later kernels than 6.1 count with CONFIG_DEBUG_FS; before, and without, areas are summed up.
 const USED: &str = "io_tlb_mem.total_used";
 const HIGH_WATER: &str = "io_tlb_mem.used_hiwater";
 const AREA: &str = "io_tlb_area";
@@ -42,7 +42,7 @@ pub struct SwiotlbUsage {
     /// All that there are.
     pub slots: u64,
     pub used: u64,
-    /// Most that were in use at a time; only kernels from 6.3 on with CONFIG_DEBUG_FS count that.
+    /// Most that were in use at a time; only later kernels than 6.1, with CONFIG_DEBUG_FS, count that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub high_water: Option<u64>,
 }

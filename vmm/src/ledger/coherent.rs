@@ -49,6 +49,8 @@ pub struct Diverged {
     pub expected: Vec<u8>,
     /// What is there: in memory if the device writes, in the buffer if it reads.
     pub found: Vec<u8>,
+    /// What memory has.
+    pub ram: Vec<u8>,
 }
 
 /// All such buffers that are live, by the address that the device has.
@@ -130,12 +132,13 @@ impl Coherents {
                         Transfer::Write => buffer.write(of_memory, part, had, &mut self.lines),
                         Transfer::Read => buffer.read(of_memory, part, had),
                     };
-                    let whole = |(within, expected, is): (usize, Vec<u8>, Vec<u8>)| Diverged {
+                    let whole = |Part { within, expected, found }: Part| Diverged {
                         mapping: buffer.id,
                         offset: offset + within,
                         memory: of_memory + within as u64,
+                        ram: had.get(within..within + found.len()).unwrap_or_default().to_vec(),
                         expected,
-                        found: is,
+                        found,
                     };
                     found = found.or_else(|| diverged.map(whole));
                 }
@@ -146,8 +149,13 @@ impl Coherents {
     }
 }
 
-/// Where in a part it begins, what should be there, and what is.
-type Part = (usize, Vec<u8>, Vec<u8>);
+/// What differs in a part of a line.
+struct Part {
+    /// Where in it that begins.
+    within: usize,
+    expected: Vec<u8>,
+    found: Vec<u8>,
+}
 
 impl Buffer {
     /// The device writes `data` for memory that has `had`, which stays as it is.
@@ -202,7 +210,7 @@ fn between(expected: &[u8], found: &[u8]) -> Option<Part> {
     let first = (0..expected.len()).find(differs)?;
     let last = (0..expected.len()).rev().find(differs)?;
     let part = |bytes: &[u8]| bytes.get(first..=last).unwrap_or_default().to_vec();
-    Some((first, part(expected), part(found)))
+    Some(Part { within: first, expected: part(expected), found: part(found) })
 }
 
 #[cfg(test)]
@@ -256,7 +264,14 @@ mod tests {
         let mut machine = Machine::new();
         assert_eq!(machine.dma_write(0x10, &[0; 8]), None, "the same bytes");
         let found = machine.dma_write(0x3e, &[0, 1, 2, 3]).unwrap();
-        let diverged = Diverged { mapping: 7, offset: 1, memory: 0x503f, expected: vec![1], found: vec![0] };
+        let diverged = Diverged {
+            mapping: 7,
+            offset: 1,
+            memory: 0x503f,
+            expected: vec![1],
+            found: vec![0],
+            ram: vec![0],
+        };
         assert_eq!(found, diverged, "the first line of two");
         assert_eq!(machine.see(Transfer::Write, 0x100, &[1]), None, "beyond it");
         machine.coherents.end(SLOT);
@@ -275,6 +290,7 @@ mod tests {
         machine.store(6, &[5]);
         let found = machine.dma_read(1, 7).unwrap();
         assert_eq!((found.expected, found.found), (vec![9, 4, 0, 0, 5], vec![3, 4, 0, 0, 0]));
+        assert_eq!(found.ram, [9, 0, 0, 0, 5], "the device's 4 has not come to memory");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use devices::virtio::input::Script;
 use devices::virtio::{Console, INPUT_DELAY, Input, InputKind, Rng, VirtioPci};
+use driver_model::mock_port::Transaction;
 use driver_model::virtio_model::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -188,4 +189,34 @@ fn configuration_is_selected_and_read() {
     assert_eq!(driver.read(CONFIG + 8, 8), u64::from_le_bytes(*b"Stalelin"));
     driver.write(CONFIG, 2, 0x0411);
     assert_eq!(driver.read(CONFIG + 2, 1), 0, "no EV_MSC");
+}
+
+/// Which transactions of a console asked for No Snoop: those of a buffer read and one written, and those of the rings.
+fn console_traffic(console: VirtioPci<Console>) -> (Vec<bool>, Vec<bool>) {
+    let mut driver = Driver::new(console, 0, 8);
+    let page = driver.page();
+    driver.port.log = Some(Vec::new());
+    // As after a reset by the driver: the option is the function's, not its state.
+    driver.write(STATUS, 1, 0);
+    driver.bring_up(0, 8);
+    driver.add(0, &[writable(page, 8)]);
+    driver.add(1, &[readable(page + 8, 8)]);
+    driver.notify(0);
+    driver.notify(1);
+    driver.run();
+    let log = driver.port.log.take().unwrap();
+    let (payload, rings): (Vec<_>, Vec<_>) =
+        log.iter().partition(|done| (page..page + 16).contains(&done.iova));
+    let asked = |of: Vec<&Transaction>| of.iter().map(|done| done.attrs.no_snoop).collect();
+    (asked(payload), asked(rings))
+}
+
+#[test]
+fn payload_need_not_be_snooped_but_rings_are() {
+    let console = || VirtioPci::new(Console::new(b"typed".to_vec()), true);
+    for (function, expected) in [(console(), false), (console().without_snooping_payload(), true)] {
+        let (payload, rings) = console_traffic(function);
+        assert_eq!(payload, [expected; 2]);
+        assert!(rings.len() >= 4 && !rings.contains(&true), "{rings:?}");
+    }
 }

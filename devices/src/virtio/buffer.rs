@@ -1,7 +1,7 @@
 //! A buffer that the driver has made available: what the device may read, then what it may write.
 
 use super::ATTRS;
-use crate::dma::DmaError;
+use crate::dma::{DmaAttrs, DmaError};
 use crate::pci::Port;
 use serde::{Deserialize, Serialize};
 
@@ -72,12 +72,18 @@ pub struct Buffer {
     written: u64,
     /// Bytes read and written.
     moved: u64,
+    /// Its transactions ask for PCIe No Snoop.
+    no_snoop: bool,
 }
 
 impl Buffer {
-    pub(super) fn new(head: u16, readable: Vec<Segment>, writable: Vec<Segment>) -> Self {
+    pub(super) fn new(head: u16, readable: Vec<Segment>, writable: Vec<Segment>, no_snoop: bool) -> Self {
         let (readable, writable) = (Cursor::new(readable), Cursor::new(writable));
-        Self { head, readable, writable, written: 0, moved: 0 }
+        Self { head, readable, writable, written: 0, moved: 0, no_snoop }
+    }
+
+    fn attrs(&self) -> DmaAttrs {
+        DmaAttrs { no_snoop: self.no_snoop, ..ATTRS }
     }
 
     /// Whether the positions lie within the segments.
@@ -122,7 +128,7 @@ impl Buffer {
         while !left.is_empty() {
             let (address, length) = self.readable.advance(left.len()).ok_or(BufferError::TooShort)?;
             let (part, rest) = left.split_at_mut(length);
-            port.read(address, part, ATTRS)?;
+            port.read(address, part, self.attrs())?;
             self.moved += length as u64;
             left = rest;
         }
@@ -141,7 +147,7 @@ impl Buffer {
         while !left.is_empty() {
             let (address, length) = self.writable.advance(left.len()).ok_or(BufferError::TooShort)?;
             let (part, rest) = left.split_at(length);
-            port.write(address, part, ATTRS)?;
+            port.write(address, part, self.attrs())?;
             self.written += length as u64;
             self.moved += length as u64;
             left = rest;
@@ -156,7 +162,7 @@ impl Buffer {
     pub(super) fn write_last(&mut self, port: &mut dyn Port, byte: u8) -> Result<(), BufferError> {
         let last = self.writable.segments.iter().rev().find(|segment| segment.length != 0);
         let last = last.ok_or(BufferError::TooShort)?;
-        port.write(last.address.wrapping_add(u64::from(last.length - 1)), &[byte], ATTRS)?;
+        port.write(last.address.wrapping_add(u64::from(last.length - 1)), &[byte], self.attrs())?;
         self.moved += 1;
         if self.written + 1 == self.writable.total {
             self.written += 1;

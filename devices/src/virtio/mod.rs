@@ -33,7 +33,7 @@ use buffer::Buffer;
 use queue::QueueError;
 use std::fmt;
 
-/// Attributes of every transaction: snooped and strongly ordered.
+/// Attributes of every transaction, but for payload that is not snooped: snooped and strongly ordered.
 const ATTRS: DmaAttrs = DmaAttrs { no_snoop: false, relaxed_ordering: false, purpose: Purpose::from_bits(0) };
 
 /// How far a device has come with a buffer.

@@ -95,11 +95,12 @@ impl VirtQueue {
         result.map_err(|_| QueueError::BadIndex)
     }
 
-    /// Takes the next available buffer, with a copy of its descriptors.
+    /// Takes the next available buffer, with a copy of its descriptors. With `no_snoop` what is moved to and from it asks for
+    /// PCIe No Snoop; the ring never does.
     ///
     /// # Errors
     /// [`QueueError`] if there is none because the driver broke the rules.
-    pub fn take(&mut self, port: &mut dyn Port) -> Result<Option<Buffer>, QueueError> {
+    pub fn take(&mut self, port: &mut dyn Port, no_snoop: bool) -> Result<Option<Buffer>, QueueError> {
         const ACCESSES: usize = MAX_CHAIN + 8;
         self.with_ring::<_, { staging_size(ACCESSES) }>(port, |queue, memory| {
             let Some(mut chain) = queue.iter(memory)?.next() else { return Ok(None) };
@@ -117,7 +118,7 @@ impl VirtQueue {
                     return Ok(Some(Err(QueueError::BadOrder(head))));
                 }
                 if !descriptor.has_next() {
-                    return Ok(Some(Ok(Buffer::new(head, readable, writable))));
+                    return Ok(Some(Ok(Buffer::new(head, readable, writable, no_snoop))));
                 }
                 if readable.len() + writable.len() >= MAX_CHAIN {
                     return Ok(Some(Err(QueueError::BadChain(head))));

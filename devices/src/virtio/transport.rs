@@ -62,6 +62,8 @@ pub struct VirtioPci<T> {
     device: T,
     /// VIRTIO_F_ACCESS_PLATFORM is offered.
     access_platform: bool,
+    /// What is moved to and from buffers asks for PCIe No Snoop.
+    no_snoop: bool,
     queues: Vec<VirtQueue>,
     device_feature_select: u32,
     driver_feature_select: u32,
@@ -81,6 +83,7 @@ impl<T: DeviceType> VirtioPci<T> {
             queues: vec![VirtQueue::default(); usize::from(device.queues())],
             device,
             access_platform,
+            no_snoop: false,
             device_feature_select: 0,
             driver_feature_select: 0,
             driver_features: 0,
@@ -90,6 +93,12 @@ impl<T: DeviceType> VirtioPci<T> {
             isr: 0,
             log: AccessLog::default(),
         }
+    }
+
+    /// The function, with buffers' bytes moved with PCIe No Snoop: caches need not be looked into. Rings are snooped.
+    #[must_use]
+    pub fn without_snooping_payload(self) -> Self {
+        Self { no_snoop: true, ..self }
     }
 
     fn features(&self) -> u64 {
@@ -189,7 +198,7 @@ impl<T: DeviceType> VirtioPci<T> {
                 if !self.device.wants(queue, port.now()) {
                     break;
                 }
-                state.current = state.take(port)?;
+                state.current = state.take(port, self.no_snoop)?;
             }
             let Some(buffer) = &mut state.current else { break };
             let before = buffer.moved();
@@ -395,7 +404,8 @@ fn capability(kind: u8, offset: u64, length: u64, more: &[u8]) -> Vec<u8> {
 impl<T: DeviceType> State for VirtioPci<T> {
     fn accepts(&self, saved: &Self) -> Result<(), &'static str> {
         self.device.accepts(&saved.device)?;
-        same(self.access_platform == saved.access_platform && self.queues.len() == saved.queues.len())?;
+        same(self.access_platform == saved.access_platform && self.no_snoop == saved.no_snoop)?;
+        same(self.queues.len() == saved.queues.len())?;
         in_range(saved.queues.iter().all(VirtQueue::is_in_range))
     }
 }
@@ -523,6 +533,6 @@ impl<T: DeviceType> PciDevice for VirtioPci<T> {
         let log = std::mem::take(&mut self.log);
         let mut device = self.device.clone();
         device.reset();
-        *self = Self { log, ..Self::new(device, self.access_platform) };
+        *self = Self { log, no_snoop: self.no_snoop, ..Self::new(device, self.access_platform) };
     }
 }

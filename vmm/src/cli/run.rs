@@ -145,7 +145,8 @@ pub(super) struct RunArguments {
     /// after its driver has started. Lines of a script: `2s key A [down|up]`, `2500ms abs X|Y POSITION`,
     /// `3s event TYPE CODE VALUE`.
     ///
-    /// The virtio devices offer VIRTIO_F_ACCESS_PLATFORM unless access-platform=off.
+    /// The virtio devices offer VIRTIO_F_ACCESS_PLATFORM unless access-platform=off. With no-snoop=payload what they move to
+    /// and from buffers asks for PCIe No Snoop; their rings are snooped.
     #[arg(long = "device", value_name = "KIND[,slot=N][,key=value…]")]
     devices: Vec<DeviceSpec>,
     /// A write-back cache between vCPUs and RAM, which devices may not snoop: `--device mlx5,no-snoop=payload`. By the software

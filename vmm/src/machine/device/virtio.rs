@@ -13,15 +13,28 @@ use std::path::PathBuf;
 /// Most bytes of a file that are given to the guest as console input or read as a script.
 const MAX_TEXT: u64 = 16 << 20;
 
-/// The key that all virtio devices have, by default on.
+/// Keys that all virtio devices have: by default access-platform=on, no-snoop=off.
 const ACCESS_PLATFORM: &str = "access-platform";
+const NO_SNOOP: &str = "no-snoop";
 
-fn access_platform(keys: &Keys<'_>) -> Result<bool, DeviceError> {
-    Ok(keys.flag(ACCESS_PLATFORM)?.unwrap_or(true))
+/// What those keys say.
+#[derive(Clone, Copy)]
+struct Common {
+    access_platform: bool,
+    no_snoop: bool,
 }
 
-fn function<T: DeviceType>(device: T, access_platform: bool, attachment: Option<Attachment>) -> Built {
-    Built { device: Box::new(VirtioPci::new(device, access_platform)), attachment }
+impl Common {
+    fn of(keys: &Keys<'_>) -> Result<Self, DeviceError> {
+        let no_snoop = keys.choice(NO_SNOOP, &[("off", false), ("payload", true)])?.unwrap_or(false);
+        Ok(Self { access_platform: keys.flag(ACCESS_PLATFORM)?.unwrap_or(true), no_snoop })
+    }
+
+    fn function<T: DeviceType>(self, device: T, attachment: Option<Attachment>) -> Built {
+        let function = VirtioPci::new(device, self.access_platform);
+        let function = if self.no_snoop { function.without_snooping_payload() } else { function };
+        Built { device: Box::new(function), attachment }
+    }
 }
 
 fn read(kind: &'static str, path: &PathBuf) -> Result<Vec<u8>, DeviceError> {
@@ -71,7 +84,7 @@ struct BlkPlan {
     disk: Disk,
     queues: u16,
     serial: Option<String>,
-    access_platform: bool,
+    common: Common,
 }
 
 impl BlkPlan {
@@ -80,7 +93,8 @@ impl BlkPlan {
 
 pub(super) fn blk(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
     const KIND: &str = BlkPlan::KIND;
-    let keys = Keys::new(KIND, pairs, &["path", "size", "readonly", "queues", "serial", ACCESS_PLATFORM])?;
+    let keys =
+        Keys::new(KIND, pairs, &["path", "size", "readonly", "queues", "serial", ACCESS_PLATFORM, NO_SNOOP])?;
     let read_only = keys.flag("readonly")?.unwrap_or(false);
     let path = keys.text("path").filter(|path| !path.is_empty());
     let disk = match (path, keys.size("size")?) {
@@ -103,7 +117,7 @@ pub(super) fn blk(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceErr
         disk,
         queues: keys.number("queues", 1..=MAX_QUEUES)?.unwrap_or(1),
         serial: keys.text("serial").map(str::to_owned),
-        access_platform: access_platform(&keys)?,
+        common: Common::of(&keys)?,
     }))
 }
 
@@ -122,25 +136,25 @@ impl Plan for BlkPlan {
         let read_only = self.disk.is_read_only();
         let serial = self.serial.unwrap_or_else(|| "staleline".into());
         let config = BlkConfig { sectors, read_only, queues: self.queues, serial };
-        Ok(function(Blk::new(config), self.access_platform, Some(Attachment::Disk(file))))
+        Ok(self.common.function(Blk::new(config), Some(Attachment::Disk(file))))
     }
 }
 
 /// `--device rng`.
 struct RngPlan {
-    access_platform: bool,
+    common: Common,
 }
 
 pub(super) fn rng(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
-    let keys = Keys::new("rng", pairs, &[ACCESS_PLATFORM])?;
-    Ok(Box::new(RngPlan { access_platform: access_platform(&keys)? }))
+    let keys = Keys::new("rng", pairs, &[ACCESS_PLATFORM, NO_SNOOP])?;
+    Ok(Box::new(RngPlan { common: Common::of(&keys)? }))
 }
 
 impl Plan for RngPlan {
     fn build(self: Box<Self>, seed: u64) -> Result<Built, DeviceError> {
         // Not the sequence that RDRAND takes from the same seed.
         let seed = Random::new(seed).next_u64();
-        Ok(function(Rng::new(seed), self.access_platform, None))
+        Ok(self.common.function(Rng::new(seed), None))
     }
 }
 
@@ -148,15 +162,15 @@ impl Plan for RngPlan {
 struct ConsolePlan {
     input: Option<PathBuf>,
     output: Option<PathBuf>,
-    access_platform: bool,
+    common: Common,
 }
 
 pub(super) fn console(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
-    let keys = Keys::new("console", pairs, &["out", "in", ACCESS_PLATFORM])?;
+    let keys = Keys::new("console", pairs, &["out", "in", ACCESS_PLATFORM, NO_SNOOP])?;
     Ok(Box::new(ConsolePlan {
         input: keys.text("in").map(PathBuf::from),
         output: keys.text("out").map(PathBuf::from),
-        access_platform: access_platform(&keys)?,
+        common: Common::of(&keys)?,
     }))
 }
 
@@ -172,7 +186,7 @@ impl Plan for ConsolePlan {
                 }
             },
         };
-        Ok(function(Console::new(input), self.access_platform, Some(attachment)))
+        Ok(self.common.function(Console::new(input), Some(attachment)))
     }
 }
 
@@ -182,12 +196,12 @@ struct InputPlan {
     /// Keys given on the command line.
     keys: Script,
     events: Option<PathBuf>,
-    access_platform: bool,
+    common: Common,
 }
 
 pub(super) fn input(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceError> {
     const KIND: &str = "input";
-    let keys = Keys::new(KIND, pairs, &["type", "key", "events", ACCESS_PLATFORM])?;
+    let keys = Keys::new(KIND, pairs, &["type", "key", "events", ACCESS_PLATFORM, NO_SNOOP])?;
     let kinds = [("keyboard", InputKind::Keyboard), ("tablet", InputKind::Tablet)];
     let events = keys.text("events").map(PathBuf::from);
     let script = keys.text("key").map(|text| {
@@ -204,7 +218,7 @@ pub(super) fn input(pairs: &[(String, String)]) -> Result<Box<dyn Plan>, DeviceE
         kind: keys.choice("type", &kinds)?.unwrap_or_default(),
         keys: script.transpose()?.unwrap_or_default(),
         events,
-        access_platform: access_platform(&keys)?,
+        common: Common::of(&keys)?,
     }))
 }
 
@@ -221,6 +235,6 @@ impl Plan for InputPlan {
                 })?
             }
         };
-        Ok(function(Input::new(self.kind, script), self.access_platform, None))
+        Ok(self.common.function(Input::new(self.kind, script), None))
     }
 }

@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// The version of the format. Raise it whenever what is saved, or how, changes: `the_layout_has_this_version` tells.
-pub const VERSION: u64 = 15;
+pub const VERSION: u64 = 16;
 
 const MAGIC: [u8; 16] = *b"staleline state\n";
 const HEADER: u64 = 32;

@@ -9,6 +9,7 @@ mod bochs;
 mod cache;
 mod fork;
 mod guest;
+mod iommu;
 mod ledger;
 mod mlx5;
 mod peer;
@@ -78,6 +79,8 @@ enum Workload {
     Cache,
     /// A boot with the ledger of DMA mappings on and off.
     Ledger,
+    /// A boot, and reads of 4 KiB from a disk, with bounced DMA and with an IOMMU that insists on it.
+    Iommu,
 }
 
 impl Workload {
@@ -114,6 +117,7 @@ fn main() -> Result<()> {
                 table.add_figures(cache::run(&staleline, &guest, &peers, arguments.rounds)?);
             }
             Workload::Ledger => table.add_figures(ledger::run(&staleline, arguments.rounds)?),
+            Workload::Iommu => table.add_figures(iommu::run(&staleline, arguments.rounds)?),
             Workload::Boot | Workload::Integer | Workload::Memory | Workload::Kernel | Workload::Float => {
                 let guest = Guest::prepare(&workload.name())?;
                 table.guest(&guest);

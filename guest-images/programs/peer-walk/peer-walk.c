@@ -36,6 +36,7 @@ static void usage(FILE *to)
 		"  --device NAME   RDMA device (default: the first)\n"
 		"  --watch         give no orders: wait for what --device mlx5,peer=write@…*N writes, N being --count\n"
 		"  --fill          give no orders: hold the pattern that --device mlx5,peer=check@… expects, until --timeout\n"
+		"  --counter       give no orders: wait for --device mlx5,peer=fetch-add@…*N to add N times, N being --count\n"
 		"  --dereg         deregister the memory at the end and look at it once more\n",
 		MAX_NODES, MAX_SIZE, PEER_MAX_REPEAT, PEER_FIRST_QPN, PEER_FIRST_QPN + PEER_QPN_COUNT - 1,
 		PEER_FIRST_QPN);
@@ -168,9 +169,33 @@ static int hold(uint8_t *memory)
 	return 0;
 }
 
+/* Whether the peer has added all that it was to add, as the application sees it; says what is there if `loud`. */
+static int counter_complete(const uint8_t *memory, int loud)
+{
+	uint64_t there = *(const volatile uint64_t *)memory;
+
+	if (there != option.count && loud)
+		failed("never saw all of what the peer added: expected %llu, found %llu", (unsigned long long)option.count,
+		       (unsigned long long)there);
+	return there == option.count;
+}
+
+static int count(const uint8_t *memory)
+{
+	while (!counter_complete(memory, 0)) {
+		if (seconds() > option.timeout) {
+			counter_complete(memory, 1);
+			return 1;
+		}
+		rest();
+	}
+	printf("the peer's sum is there: %llu\n", (unsigned long long)option.count);
+	return 0;
+}
+
 static int run(void)
 {
-	int ring = !option.watch && !option.fill;
+	int ring = !option.watch && !option.fill && !option.counter;
 	uint8_t *memory;
 
 	if (open_device() || share_memory(ring ? ring_size() : option.size, &memory))
@@ -182,14 +207,20 @@ static int run(void)
 	if (connect_peer(4 * option.nodes))
 		return 1;
 	printf("connected with queue pair %#x of the peer, LID %d\n", option.qpn, PEER_LID);
-	int result = ring ? walk_ring() : option.watch ? watch(memory) : hold(memory);
+	int result = ring ? walk_ring() :
+		     option.watch ? watch(memory) :
+		     option.counter ? count(memory) :
+				      hold(memory);
 
 	if (option.dereg) {
 		if (unshare_memory())
 			return 1;
-		int there = ring ? ring_complete(1) : plan_complete(memory, 1);
+		int there = ring ? ring_complete(1) :
+			    option.counter ? counter_complete(memory, 1) :
+					     plan_complete(memory, 1);
 
-		printf("after dereg_mr: the peer's data is %s\n", there ? "there" : "not there");
+		printf("after dereg_mr: the peer's %s is %s\n", option.counter ? "sum" : "data",
+		       there ? "there" : "not there");
 		result |= !there;
 	}
 	return result;
@@ -234,8 +265,8 @@ static int parse(int argc, char **argv)
 		{ "delay", required_argument, NULL, 'd' }, { "timeout", required_argument, NULL, 't' },
 		{ "qpn", required_argument, NULL, 'q' },   { "device", required_argument, NULL, 'D' },
 		{ "watch", no_argument, NULL, 'w' },	   { "fill", no_argument, NULL, 'f' },
-		{ "dereg", no_argument, NULL, 'r' },	   { "help", no_argument, NULL, 'h' },
-		{ NULL, 0, NULL, 0 },
+		{ "dereg", no_argument, NULL, 'r' },	   { "counter", no_argument, NULL, 'C' },
+		{ "help", no_argument, NULL, 'h' },	   { NULL, 0, NULL, 0 },
 	};
 	uint64_t nodes = option.nodes, qpn = option.qpn;
 	char *end;
@@ -274,6 +305,9 @@ static int parse(int argc, char **argv)
 		case 'f':
 			option.fill = 1;
 			break;
+		case 'C':
+			option.counter = 1;
+			break;
 		case 'r':
 			option.dereg = 1;
 			break;
@@ -286,7 +320,8 @@ static int parse(int argc, char **argv)
 	}
 	option.nodes = (unsigned)nodes;
 	option.qpn = (unsigned)qpn;
-	return good && optind == argc && !(option.fill && (option.watch || option.dereg));
+	return good && optind == argc && option.fill + option.watch + option.counter <= 1 &&
+	       !(option.fill && option.dereg);
 }
 
 int main(int argc, char **argv)

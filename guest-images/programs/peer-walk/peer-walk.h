@@ -24,7 +24,7 @@ struct options {
 	unsigned qpn;
 	const char *device;
 	/* No orders: the peer acts of its own accord. */
-	int watch, fill;
+	int watch, fill, counter;
 	int dereg;
 };
 

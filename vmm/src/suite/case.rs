@@ -136,8 +136,7 @@ impl Case {
         if has_mark {
             line.extend(["--", "sh", "-c"].map(str::to_owned));
             // The scenario was checked when it was read.
-            let wants_log = self.scenario.expectation(&self.cell).is_ok_and(|expected| expected.wants_log());
-            line.push(steps::script(&self.scenario.steps, wants_log));
+            line.push(steps::script(&self.scenario.steps, self.scenario.wants_log(&self.cell)));
         }
         line
     }

@@ -63,6 +63,10 @@ pub struct Expectation {
     pub error_count: Option<Spanned<u64>>,
     #[serde(default)]
     pub memory: Vec<Spanned<Contents>>,
+    /// What it comes to, of the scenario's outcomes.
+    pub outcome: Option<Spanned<Text>>,
+    /// Why that is to be expected.
+    pub why: Option<Spanned<Text>>,
     /// All that the cache model and the ledger raise, each like one of these, and one at least like each of these.
     pub findings: Option<Vec<FindingPattern>>,
     /// What has gone through bounce buffers.
@@ -79,6 +83,8 @@ impl Expectation {
         state(&mut self.cause, more.cause.as_ref(), "cause")?;
         state(&mut self.dma_debug, more.dma_debug.as_ref(), "dma-debug")?;
         state(&mut self.error_count, more.error_count.as_ref(), "error-count")?;
+        state(&mut self.outcome, more.outcome.as_ref(), "outcome")?;
+        state(&mut self.why, more.why.as_ref(), "why")?;
         self.console.extend_from_slice(&more.console);
         self.not_console.extend_from_slice(&more.not_console);
         self.log.extend_from_slice(&more.log);

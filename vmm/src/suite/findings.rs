@@ -112,7 +112,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Choice<T> {
 
 impl FindingPattern {
     /// Whether it is like this.
-    fn is(&self, report: &Report) -> bool {
+    pub(super) fn is_like(&self, report: &Report) -> bool {
         let is_in = |pattern: &Option<Pattern>, text: Option<String>| {
             pattern.as_ref().is_none_or(|pattern| text.is_some_and(|text| pattern.is_in(&text)))
         };
@@ -190,7 +190,7 @@ pub fn summary(report: &Report) -> String {
 pub fn problems(wanted: &[FindingPattern], reports: &[Report], counts: Counts) -> Vec<String> {
     let mut problems = Vec::new();
     for pattern in wanted {
-        let count = reports.iter().filter(|report| pattern.is(report)).count();
+        let count = reports.iter().filter(|report| pattern.is_like(report)).count();
         match pattern.count {
             Some(wanted) if wanted != count && !(pattern.optional && count == 0) => {
                 problems.push(format!("{count} findings, not {wanted}, are as expected: {pattern}"));
@@ -202,7 +202,7 @@ pub fn problems(wanted: &[FindingPattern], reports: &[Report], counts: Counts) -
         }
     }
     let unexpected: Vec<_> =
-        reports.iter().filter(|report| !wanted.iter().any(|pattern| pattern.is(report))).collect();
+        reports.iter().filter(|report| !wanted.iter().any(|pattern| pattern.is_like(report))).collect();
     problems.extend(unexpected.iter().take(NAMED).map(|report| format!("unexpected: {}", summary(report))));
     if let Some(more) = unexpected.len().checked_sub(NAMED).filter(|&more| more > 0) {
         problems.push(format!("unexpected: {more} more findings"));

@@ -4,6 +4,8 @@ use super::bounces;
 use super::expectation::{Expectation, StepExpectation};
 use super::findings;
 use super::kernel_log;
+use super::matrix::Cell;
+use super::outcome::{self, OutcomeRule};
 use super::pattern::Pattern;
 use super::results::Check;
 use super::scenario::Step;
@@ -25,24 +27,52 @@ pub struct Evidence {
     pub overflowed: bool,
 }
 
-/// Judges the run as a whole, then each step.
+/// What may come of a case.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outcomes<'a> {
+    /// None if its scenario names none.
+    pub rules: &'a [Spanned<OutcomeRule>],
+    pub cell: &'a Cell,
+}
+
+/// Judges the run as a whole, then each step; and says what it has come to.
 pub(super) fn judge(
     run: &Expectation,
     steps: &[(&Step, StepExpectation)],
+    outcomes: Outcomes<'_>,
     evidence: &Evidence,
-) -> Vec<Check> {
+) -> (Vec<Check>, Option<String>) {
     let console = String::from_utf8_lossy(&evidence.console);
     let told = steps::told(&String::from_utf8_lossy(&evidence.output));
-    let mut checks = vec![judge_run(run, steps, evidence, &console, &told)];
+    let mut whole = judge_run(run, steps, evidence, &console, &told);
+    let names: Vec<&str> = steps.iter().map(|(step, _)| step.name()).collect();
+    let Outcomes { rules, cell } = outcomes;
+    let outcome = outcome::outcome(rules, cell, &names, &told, &evidence.outcome.findings.reports);
+    let named = !rules.is_empty();
+    whole.problems.extend(judge_outcome(run, named, outcome.as_deref()));
+    let mut checks = vec![whole];
     let ends = exits(run);
+    // Where outcomes have names a step may end in several ways.
+    let usual = if named { None } else { Some(0) };
     for (at, (step, expectation)) in steps.iter().enumerate() {
         let problems = match told.steps.get(at) {
-            Some(section) => judge_step(expectation, section, ends),
+            Some(section) => judge_step(expectation, section, ends, usual),
             None => vec!["it never began".into()],
         };
         checks.push(Check { name: step.name().to_owned(), problems });
     }
-    checks
+    (checks, outcome)
+}
+
+fn judge_outcome(expected: &Expectation, named: bool, outcome: Option<&str>) -> Option<String> {
+    let wanted = expected.outcome.as_ref().map(|wanted| wanted.get_ref().0.as_str());
+    match (outcome, wanted) {
+        (None, _) if named => Some("it has come to none of the scenario's outcomes".into()),
+        (Some(outcome), Some(wanted)) if outcome != wanted => {
+            Some(format!("it has come to {outcome:?}, not {wanted:?}"))
+        }
+        _ => None,
+    }
 }
 
 fn judge_run(
@@ -129,12 +159,13 @@ fn stated<T: Copy>(value: Option<&Spanned<T>>) -> Option<T> {
     value.map(|value| *value.get_ref())
 }
 
-fn judge_step(expected: &StepExpectation, section: &Section, ends: bool) -> Vec<String> {
+/// `usual` is the status of a step of which nothing is said.
+fn judge_step(expected: &StepExpectation, section: &Section, ends: bool, usual: Option<u8>) -> Vec<String> {
     let mut problems = Vec::new();
     match section.status {
         Some(status) => {
-            let wanted = stated(expected.status.as_ref()).unwrap_or(0);
-            if status != wanted {
+            let wanted = stated(expected.status.as_ref()).or(usual);
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != status) {
                 problems.push(format!("exit status {status}, not {wanted}"));
             }
         }
@@ -206,7 +237,8 @@ mod tests {
         let run: Expectation = toml::from_str(run).unwrap();
         let expected: StepExpectation = toml::from_str(step).unwrap();
         let program: Step = toml::from_str("run = ['x']").unwrap();
-        let mut checks = judge(&run, &[(&program, expected)], evidence).into_iter();
+        let outcomes = Outcomes { rules: &[], cell: &Cell::default() };
+        let mut checks = judge(&run, &[(&program, expected)], outcomes, evidence).0.into_iter();
         (checks.next().unwrap().problems, checks.next().unwrap().problems)
     }
 

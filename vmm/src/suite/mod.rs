@@ -13,6 +13,7 @@ mod kernel_log;
 mod keys;
 mod matrix;
 mod memory;
+mod outcome;
 mod pattern;
 pub mod progress;
 pub mod report;

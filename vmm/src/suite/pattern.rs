@@ -45,6 +45,14 @@ impl fmt::Display for Pattern {
 /// `^` and `$` are a line's ends; lines of a console end by CR and LF.
 const FLAGS: &str = "(?mR)";
 
+/// A regular expression in which `^` and `$` are a line's ends.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn regex(text: &str) -> Result<Regex, regex::Error> {
+    Regex::new(&format!("{FLAGS}{text}"))
+}
+
 impl<'de> Deserialize<'de> for Pattern {
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -69,7 +77,7 @@ impl<'de> Deserialize<'de> for Pattern {
             fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Pattern, A::Error> {
                 match Table::deserialize(de::value::MapAccessDeserializer::new(map))? {
                     Table { regex: Some(regex), count, whole: None } => {
-                        let regex = Regex::new(&format!("{FLAGS}{regex}")).map_err(de::Error::custom)?;
+                        let regex = self::regex(&regex).map_err(de::Error::custom)?;
                         Ok(Pattern::Regex(regex, count))
                     }
                     Table { regex: None, count: None, whole: Some(whole) } => Ok(Pattern::Whole(whole)),

@@ -3,10 +3,11 @@
 
 use super::artefacts::{Artefacts, CaseFolder, Stream};
 use super::case::{Case, shell_line};
-use super::judge::{self, Evidence};
+use super::judge::{self, Evidence, Outcomes};
 use super::progress::Progress;
 use super::results::{CaseResult, Ended, Verdict};
 use super::schedule::{Demand, Job, Next, Schedule};
+use super::text::Text;
 use crate::engine::Kick;
 use crate::host::{Host, HostEvent};
 use crate::session::{Cause, MemoryRange, Outcome};
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use toml::Spanned;
 
 /// How long an interruption or the end of a time limit may go unnoticed.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -244,6 +246,8 @@ pub fn not_run(case: &Case) -> CaseResult {
 
 /// A result of which nothing more is known.
 fn result(case: &Case, verdict: Verdict, reason: Option<String>) -> CaseResult {
+    let expected = case.scenario.expectation(&case.cell).unwrap_or_default();
+    let stated = |text: Option<&Spanned<Text>>| text.map(|text| text.get_ref().0.clone());
     CaseResult {
         id: case.id.clone(),
         seed: case.seed,
@@ -251,6 +255,9 @@ fn result(case: &Case, verdict: Verdict, reason: Option<String>) -> CaseResult {
         verdict,
         reason,
         checks: Vec::new(),
+        outcome: None,
+        expected_outcome: stated(expected.outcome.as_ref()),
+        why: stated(expected.why.as_ref()),
         ended: None,
         command: None,
         artefacts: None,
@@ -471,7 +478,8 @@ fn judged(case: &Case, evidence: &Evidence) -> CaseResult {
         (Ok(expected), Ok(steps)) => (expected, steps),
         (Err(wrong), _) | (_, Err(wrong)) => return result(case, Verdict::Error, Some(wrong.to_string())),
     };
-    let checks = judge::judge(&expected, &steps, evidence);
+    let outcomes = Outcomes { rules: &scenario.outcomes, cell: &case.cell };
+    let (checks, outcome) = judge::judge(&expected, &steps, outcomes, evidence);
     let cause = &evidence.outcome.cause;
     let holds = checks.iter().all(|check| check.problems.is_empty());
     let never_ready = case.has_mark() && !evidence.outcome.ready;
@@ -492,6 +500,7 @@ fn judged(case: &Case, evidence: &Evidence) -> CaseResult {
     };
     let mut judged = result(case, verdict, reason);
     judged.checks = checks;
+    judged.outcome = outcome;
     judged.ended = Some(Ended {
         cause: cause.name().to_owned(),
         status: evidence.status,

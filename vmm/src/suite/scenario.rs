@@ -3,6 +3,7 @@
 use super::expectation::{Expectation, StepExpectation};
 use super::keys::{Keys, Number};
 use super::matrix::{self, Axis, Cell};
+use super::outcome::OutcomeRule;
 use super::seeds::Seeds;
 use super::source::{ScenarioError, Source, Wrong};
 use super::text::{Text, text};
@@ -67,6 +68,9 @@ pub struct Scenario {
     each_step: Vec<Spanned<StepExpectation>>,
     #[serde(default, rename = "expect")]
     expectations: Vec<Spanned<Expectation>>,
+    /// What its cases may come to, the first that applies.
+    #[serde(default, rename = "outcome")]
+    pub(super) outcomes: Vec<Spanned<OutcomeRule>>,
     /// The file.
     #[serde(skip)]
     origin: Source,
@@ -210,10 +214,12 @@ impl Scenario {
         let conditions = self.expectations.iter().filter_map(|one| one.get_ref().when.as_ref());
         let of_steps =
             self.steps.iter().flat_map(|step| step.expectations.iter().filter_map(|one| one.when.as_ref()));
-        for condition in conditions.chain(of_steps).chain(&self.exclude) {
+        let of_outcomes = self.outcomes.iter().filter_map(|rule| rule.get_ref().when.as_ref());
+        for condition in conditions.chain(of_steps).chain(of_outcomes).chain(&self.exclude) {
             matrix::check_condition(&axes, condition.get_ref())
                 .map_err(|reason| Wrong::at(condition.span(), reason))?;
         }
+        self.check_outcomes()?;
         let cells = self.cells()?;
         self.check_count(&cells, &self.seeds)?;
         for cell in &cells {
@@ -223,6 +229,30 @@ impl Scenario {
             })?;
         }
         Ok(())
+    }
+
+    /// Each outcome is known by something, in a step that there is.
+    fn check_outcomes(&self) -> Result<(), Wrong> {
+        for rule in &self.outcomes {
+            let wrong = |reason: String| Err(Wrong::at(rule.span(), reason));
+            if !rule.get_ref().looks_at_something() {
+                return wrong("outcome: nothing says by what it is known".into());
+            }
+            match &rule.get_ref().step {
+                Some(step) if !self.steps.iter().any(|one| one.name() == step.0) => {
+                    return wrong(format!("outcome: no step is called '{}'", step.0));
+                }
+                None if self.steps.is_empty() => return wrong("outcome: there is no step to look at".into()),
+                _ => {}
+            }
+        }
+        let expected = self.expectations.iter().find(|one| one.get_ref().outcome.is_some());
+        match expected {
+            Some(one) if self.outcomes.is_empty() => {
+                Err(Wrong::at(one.span(), "outcome: nothing says what outcomes there are ([[outcome]])"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_count(&self, cells: &[Cell], seeds: &Seeds) -> Result<(), Wrong> {
@@ -300,6 +330,13 @@ impl Scenario {
             all.add(one.get_ref())?;
         }
         Ok(all)
+    }
+
+    /// Whether the run of `cell` needs the kernel's log.
+    #[must_use]
+    pub fn wants_log(&self, cell: &Cell) -> bool {
+        self.expectation(cell).is_ok_and(|expected| expected.wants_log())
+            || self.outcomes.iter().any(|rule| rule.get_ref().wants_log())
     }
 
     /// The memory that is compared at the end of the run of `cell`.

@@ -62,6 +62,9 @@ impl Lines {
                 self.result(2, problems.is_empty(), number, name, "");
             }
         }
+        if let Some(outcome) = &case.outcome {
+            self.diagnose(1, &format!("outcome: {outcome}"));
+        }
         let reason = case.reason.as_deref().unwrap_or_default();
         if case.verdict != Verdict::Passed {
             self.diagnose(1, reason);

@@ -19,6 +19,9 @@ pub(super) fn results() -> Vec<ScenarioResult> {
                 Check { name: "sh -c 'echo # not ok 1'".into(), problems },
             ],
         },
+        outcome: None,
+        expected_outcome: None,
+        why: None,
         ended: Some(Ended {
             cause: "exited".into(),
             status: 0,

@@ -11,6 +11,7 @@ pub mod channel;
 mod command;
 mod cpio;
 mod deb_version;
+mod drivers;
 mod error;
 mod host;
 mod image;
@@ -31,6 +32,7 @@ mod tools;
 mod transfer;
 
 pub use command::{append_archive, file_archive, files_archive, init_binary, work_archive};
+pub use drivers::driver_sources;
 pub use error::{Error, Result};
 pub use host::Host;
 pub use image::{Image, Manifest, PackageVersion};

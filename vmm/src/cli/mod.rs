@@ -2,6 +2,7 @@
 
 mod images;
 mod later;
+mod matrix;
 mod replay;
 mod repro;
 mod run;

@@ -1,9 +1,10 @@
 //! `staleline repro`.
 
+use super::matrix;
 use crate::quantity::parse_seconds;
 use crate::repro::{self, Expect};
 use crate::reproduce::{self, Variation};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use guest_images::Store;
 use std::fs::File;
@@ -15,7 +16,7 @@ use std::time::Duration;
 pub(super) struct ReproArguments {
     /// Which bug.
     name: Option<String>,
-    /// The verdict that makes the exit status 0.
+    /// The verdict that makes the exit status 0. A matrix is present if all its cells are as expected.
     #[arg(long, value_name = "present|absent", default_value = "present", requires = "name")]
     expect: Expect,
     /// Seed of everything random in the machine.
@@ -32,7 +33,7 @@ pub(super) struct ReproArguments {
     /// Use this initial RAM file system instead of the image's.
     #[arg(long, value_name = "FILE", requires = "name")]
     initrd: Option<PathBuf>,
-    /// Give up after this time on the host.
+    /// Give up after this time on the host; of a matrix each case.
     #[arg(long, value_name = "HOST_SECONDS", value_parser = parse_seconds, default_value = "300", requires = "name")]
     timeout: Duration,
     /// Write the guest's console to this file.
@@ -44,9 +45,21 @@ pub(super) struct ReproArguments {
 pub(super) fn run(arguments: &ReproArguments) -> Result<u8> {
     let mut stdout = io::stdout();
     let Some(name) = &arguments.name else {
-        stdout.write_all(repro::render_list(&repro::list()?).as_bytes())?;
+        stdout.write_all(repro::render_list(&repro::list()?, &repro::matrices()?).as_bytes())?;
         return Ok(0);
     };
+    if let Some(found) = repro::matrices()?.iter().find(|matrix| matrix.spec.name == *name) {
+        let single = [
+            ("--kernel", arguments.kernel.is_some()),
+            ("--kernel-source", arguments.kernel_source.is_some()),
+            ("--initrd", arguments.initrd.is_some()),
+            ("--console", arguments.console.is_some()),
+        ];
+        if let Some((option, _)) = single.into_iter().find(|(_, given)| *given) {
+            bail!("{option}: {name} is a matrix of several kernels, each with a console of its own");
+        }
+        return matrix::run(found, arguments.seed, arguments.expect, arguments.timeout);
+    }
     let reproduction = repro::find(name)?;
     let mut console: Box<dyn Write> = match &arguments.console {
         Some(path) => Box::new(File::create(path).with_context(|| format!("--console {}", path.display()))?),

@@ -15,7 +15,7 @@ use crate::suite::runner::{self, Launcher, Limits, Line, Trouble};
 use crate::suite::{Scenario, ScenarioError, Seeds, files};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use guests::Guests;
+pub(in crate::cli) use guests::Guests;
 use regex::Regex;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -83,7 +83,7 @@ fn parse_report(text: &str) -> Result<(Format, PathBuf), String> {
 }
 
 /// A scenario, or why it is none.
-type Read = Result<Arc<Scenario>, ScenarioError>;
+pub(super) type Read = Result<Arc<Scenario>, ScenarioError>;
 
 /// Runs scenarios, or lists them; returns the exit status.
 pub(super) fn run(arguments: &SuiteArguments) -> Result<u8> {
@@ -101,13 +101,31 @@ pub(super) fn run(arguments: &SuiteArguments) -> Result<u8> {
     // Made now: a report that cannot be written is found out before anything has run for it.
     let reports = arguments.reports.iter().map(|(format, path)| Ok((*format, create(path)?)));
     let reports = reports.collect::<Result<Vec<_>>>()?;
+    let results =
+        execute(&scenarios, cases, &launcher, limits(arguments.jobs, arguments.timeout), &artefacts)?;
+    for ((_, path), (format, mut file)) in arguments.reports.iter().zip(reports) {
+        let text = report::render(format, &results)?;
+        file.write_all(text.as_bytes()).with_context(|| format!("--report {}", path.display()))?;
+    }
+    io::stdout().write_all(report::render(arguments.format, &results)?.as_bytes())?;
+    Ok(Summary::of(&results).exit_status(arguments.allow_unavailable))
+}
+
+/// Runs cases, and says what has become of them under their scenarios. Ctrl-C ends it early.
+pub(super) fn execute(
+    scenarios: &[Read],
+    cases: Vec<Case>,
+    launcher: &Arc<Guests>,
+    limits: Limits,
+    artefacts: &Artefacts,
+) -> Result<Vec<ScenarioResult>> {
     let host = Host::start(HostOptions::default(), crate::engine::Kick::default())
         .context("cannot watch the host's side")?;
     let progress = progress::for_stderr(cases.len());
-    let results = match prepare(&launcher, &cases, &host)? {
+    let results = match prepare(launcher, &cases, &host)? {
         Some(lines) => {
             let cases = cases.into_iter().zip(lines).collect();
-            runner::run(cases, limits(arguments), &*launcher, &artefacts, progress.as_ref(), &host)
+            runner::run(cases, limits, &**launcher, artefacts, progress.as_ref(), &host)
         }
         None => cases.iter().map(runner::not_run).collect(),
     };
@@ -115,13 +133,7 @@ pub(super) fn run(arguments: &SuiteArguments) -> Result<u8> {
     progress.finish();
     let ended = results.iter().filter(|result| result.verdict != Verdict::NotRun);
     artefacts.remember(ended.map(|result| (result.id.clone(), result.verdict))).context("--artefacts")?;
-    let results = by_scenario(&scenarios, results);
-    for ((_, path), (format, mut file)) in arguments.reports.iter().zip(reports) {
-        let text = report::render(format, &results)?;
-        file.write_all(text.as_bytes()).with_context(|| format!("--report {}", path.display()))?;
-    }
-    io::stdout().write_all(report::render(arguments.format, &results)?.as_bytes())?;
-    Ok(Summary::of(&results).exit_status(arguments.allow_unavailable))
+    Ok(by_scenario(scenarios, results))
 }
 
 fn create(path: &Path) -> Result<File> {
@@ -156,7 +168,7 @@ fn prepare(
 }
 
 /// Reads the files, and gives the scenarios `seeds`. A name that another scenario has already is an error of the later one.
-fn read(files: &[PathBuf], seeds: Option<&Seeds>) -> Vec<Read> {
+pub(super) fn read(files: &[PathBuf], seeds: Option<&Seeds>) -> Vec<Read> {
     let mut names: BTreeMap<String, PathBuf> = BTreeMap::new();
     files
         .iter()
@@ -207,13 +219,14 @@ fn list(scenarios: &[Read], cases: &[Case]) -> Result<u8> {
     Ok(status)
 }
 
-fn limits(arguments: &SuiteArguments) -> Limits {
+/// What cases may use: `jobs` side by side, by default as many as there are cores.
+pub(super) fn limits(jobs: Option<u32>, timeout: Option<Duration>) -> Limits {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     Limits {
-        jobs: arguments.jobs.map_or(cores, |jobs| jobs as usize),
+        jobs: jobs.map_or(cores, |jobs| jobs as usize),
         // A host that does not say has enough.
         memory: doctor::available_memory().unwrap_or(u64::MAX),
-        timeout: arguments.timeout,
+        timeout,
     }
 }
 

@@ -1,5 +1,6 @@
 //! The known reproductions, as data.
 
+use super::matrix::{Matrix, matrices};
 use serde::Deserialize;
 use std::fmt::Write;
 
@@ -131,7 +132,10 @@ pub fn list() -> Result<Vec<Reproduction>, CatalogueError> {
 /// [`CatalogueError::Unknown`], or [`CatalogueError::Malformed`] as for [`list`].
 pub fn find(name: &str) -> Result<Reproduction, CatalogueError> {
     let all = list()?;
-    let known = all.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ");
+    let matrices = matrices()?;
+    let names = all.iter().map(|one| one.name.as_str());
+    let names = names.chain(matrices.iter().map(|matrix| matrix.spec.name.as_str()));
+    let known = names.collect::<Vec<_>>().join(", ");
     all.into_iter()
         .find(|one| one.name == name)
         .ok_or_else(|| CatalogueError::Unknown { name: name.to_owned(), known })
@@ -139,18 +143,18 @@ pub fn find(name: &str) -> Result<Reproduction, CatalogueError> {
 
 /// The table that `staleline repro` prints without a name.
 #[must_use]
-pub fn render_list(all: &[Reproduction]) -> String {
-    let name_width = width(all.iter().map(|one| one.name.as_str()), "name");
-    let image_width = width(all.iter().map(|one| one.guest.image.as_str()), "kernel image");
+pub fn render_list(all: &[Reproduction], matrices: &[Matrix]) -> String {
+    let singles = all.iter().map(|one| (&*one.name, &*one.guest.image, one.minutes, &*one.summary));
+    let many =
+        matrices.iter().map(|Matrix { spec, .. }| (&*spec.name, "several", spec.minutes, &*spec.summary));
+    let lines: Vec<_> = singles.chain(many).collect();
+    let name_width = width(lines.iter().map(|line| line.0), "name");
+    let image_width = width(lines.iter().map(|line| line.1), "kernel image");
     let mut text =
         format!("{:name_width$}  {:image_width$}  minutes  what it shows\n", "name", "kernel image");
-    for one in all {
+    for (name, image, minutes, summary) in lines {
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{:name_width$}  {:image_width$}  {:>7}  {}",
-            one.name, one.guest.image, one.minutes, one.summary
-        );
+        let _ = writeln!(text, "{name:name_width$}  {image:image_width$}  {minutes:>7}  {summary}");
     }
     text
 }
@@ -196,7 +200,10 @@ mod tests {
     #[test]
     fn an_unknown_name_is_answered_with_the_known_ones() {
         let error = find("mlx5-eexit").expect_err("no such reproduction");
-        assert_eq!(error.to_string(), "no reproduction is called 'mlx5-eexit' (known: mlx5-eexist)");
+        assert_eq!(
+            error.to_string(),
+            "no reproduction is called 'mlx5-eexit' (known: mlx5-eexist, require-coherent)"
+        );
     }
 
     #[test]
@@ -209,8 +216,9 @@ mod tests {
     #[test]
     fn the_table_has_a_line_for_each() {
         let all = list().expect("the catalogue");
-        let table = render_list(&all);
-        assert_eq!(table.lines().count(), 1 + all.len());
-        assert!(table.contains("mlx5-eexist  linux-6.12-debug        1  dma-debug: "), "{table}");
+        let table = render_list(&all, &matrices().expect("the matrices"));
+        assert_eq!(table.lines().count(), 2 + all.len());
+        assert!(table.contains("mlx5-eexist       linux-6.12-debug        1  dma-debug: "), "{table}");
+        assert!(table.contains("\nrequire-coherent  several "), "{table}");
     }
 }

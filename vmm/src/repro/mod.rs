@@ -4,12 +4,15 @@
 //! the command line's work; this module only judges. [`check`] takes the [`Evidence`] of a finished run and says
 //! [`Outcome::Present`], [`Outcome::Absent`] or [`Outcome::CannotTell`]; [`render`] writes the report. Both are pure
 //! functions of their arguments, and no bytes that a guest prints can make them fail.
+//!
+//! A [`Matrix`] is a suite of scenarios whose outcomes [`render_matrix`] tells as a table.
 
 mod catalogue;
 mod check;
 mod console;
 mod differences;
 mod evidence;
+mod matrix;
 mod registration;
 mod report;
 mod trace;
@@ -18,6 +21,7 @@ mod warning;
 pub use catalogue::{CatalogueError, Expectation, Guest, Reproduction, find, list, render_list};
 pub use check::{Check, Expect, Outcome, UnknownExpect, Verdict, check};
 pub use evidence::{Ended, Evidence, Origin};
+pub use matrix::{Column, Count, Matrix, matrices, render_matrix};
 pub use report::render;
 
 #[cfg(test)]

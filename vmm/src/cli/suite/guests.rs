@@ -51,7 +51,7 @@ type Once<K, V> = Mutex<BTreeMap<K, Result<V, Trouble>>>;
 
 /// Runs guests as `staleline run` does.
 #[derive(Debug)]
-pub(super) struct Guests {
+pub(in crate::cli) struct Guests {
     /// Boot each case by itself.
     cold: bool,
     /// Where kernel modules are put; command lines of artefacts name them.
@@ -81,7 +81,7 @@ fn trouble(error: &guest_images::Error) -> Trouble {
 }
 
 impl Guests {
-    pub(super) fn new(module_folder: PathBuf, cold: bool) -> Self {
+    pub(in crate::cli) fn new(module_folder: PathBuf, cold: bool) -> Self {
         Self {
             module_folder,
             cold,
@@ -171,7 +171,7 @@ impl Guests {
 }
 
 /// A guest that several cases go on from.
-pub(super) struct Booted {
+pub(in crate::cli) struct Booted {
     /// For `--status`.
     image: String,
     engine: &'static str,

@@ -260,7 +260,9 @@ impl<'l, N> Case<'_, 'l, N> {
         };
         let handed_over =
             mapping.and_then(|entry| entry.last_transfer(Owner::Device, self.finding.addr, now));
-        let late = writer.is_some_and(|store| handed_over.is_none_or(|at| store.stamp > at));
+        // What a device itself has written no CPU has stored too late.
+        let stored = writer.filter(|writer| matches!(writer.agent, Agent::Cpu(_)));
+        let late = stored.is_some_and(|store| handed_over.is_none_or(|at| store.stamp > at));
         let kept = mapping.is_some_and(|entry| !entry.mapping.is_shared());
         let (kind, blame) = if self.rules.syncs && kept && late {
             (Kind::MissingSyncForDevice, Blame::Driver)
@@ -583,6 +585,21 @@ mod tests {
         machine.rules.syncs = false;
         machine.dma_read(0x101, 1, NoSnoop);
         assert_eq!(machine.found().0, Kind::StaleDeviceRead);
+    }
+
+    #[test]
+    fn what_a_device_has_written_is_no_store_without_a_sync() {
+        let mut machine = Machine::new();
+        machine.store(0x100, &[1]);
+        machine.map(0x100, 64, Bidirectional);
+        machine.dma_write(0x100, &[2], NoSnoop);
+        machine.dma_read(0x100, 1, NoSnoop);
+        let (kind, verdict, blame, ..) = machine.found();
+        assert_eq!(
+            (kind, verdict, blame),
+            (Kind::StaleDeviceRead, Latent, Platform),
+            "it may be written back"
+        );
     }
 
     #[test]

@@ -24,7 +24,11 @@ pub(crate) fn run(staleline: &Path, rounds: u32) -> Result<Vec<Figure>> {
     let plain = image.cmdline;
     let bouncing = format!("{plain} {BOUNCING}");
     let figure = |what: &str, unit| Figure::new(format!("{IMAGE} {what}"), unit);
-    let with_target = |what, target| Figure { target: Some(target), ..figure(what, "") };
+    let with_target = |what, target| {
+        let mut figure = figure(what, "");
+        figure.target = Some(target);
+        figure
+    };
     let mut boots = [
         figure("boot, no bounce buffers", "s"),
         figure("boot, --iommu off", "s"),

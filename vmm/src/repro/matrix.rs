@@ -29,6 +29,9 @@ pub struct Spec {
     pub column: Vec<Column>,
     group: Vec<Group>,
     row: Vec<Row>,
+    /// Cells that its scenarios do not have.
+    #[serde(default)]
+    missing: Vec<Missing>,
 }
 
 /// A column of the table.
@@ -54,6 +57,17 @@ struct Row {
     title: String,
 }
 
+/// Cells that cannot be had.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Missing {
+    platform: String,
+    /// Title of the column.
+    column: String,
+    scenarios: Vec<String>,
+    why: String,
+}
+
 macro_rules! scenarios {
     ($folder:literal: $($name:literal),* $(,)?) => {
         &[$((concat!($name, ".toml"), include_str!(concat!("catalogue/", $folder, "/", $name, ".toml")))),*]
@@ -75,6 +89,7 @@ const MATRICES: &[(&str, &[(&str, &str)])] = &[(
         "peer-read",
         "peer-write",
         "two-registrations",
+        "virtio-input",
     ),
 )];
 
@@ -94,6 +109,8 @@ pub fn matrices() -> Result<Vec<Matrix>, CatalogueError> {
 enum Tally<'a> {
     /// Some were to be run.
     Cases(Vec<&'a CaseResult>),
+    /// It cannot be had, for this reason.
+    Missing(&'a str),
     /// The matrix has no such cell.
     Absent,
 }
@@ -104,6 +121,8 @@ pub struct Count {
     pub expected: usize,
     pub unexpected: usize,
     pub not_run: usize,
+    /// Cells that cannot be had, as the matrix itself says.
+    pub missing: usize,
 }
 
 impl Count {
@@ -137,7 +156,7 @@ pub fn render_matrix(matrix: &Spec, results: &[ScenarioResult], kernels: &[Strin
         let mut title = group.title.clone();
         for row in &matrix.row {
             let cells: Vec<_> =
-                matrix.column.iter().map(|column| tally(results, group, row, column)).collect();
+                matrix.column.iter().map(|column| tally(matrix, results, group, row, column)).collect();
             if cells.iter().all(|cell| matches!(cell, Tally::Absent)) {
                 continue;
             }
@@ -145,6 +164,10 @@ pub fn render_matrix(matrix: &Spec, results: &[ScenarioResult], kernels: &[Strin
             for cell in &cells {
                 line.push(match cell {
                     Tally::Absent => "-".into(),
+                    Tally::Missing(why) => {
+                        count.missing += 1;
+                        format!("not-run {}", noted((*why).to_owned(), &mut notes))
+                    }
                     Tally::Cases(cases) => {
                         count.add(cases);
                         told(cases, &mut notes)
@@ -160,19 +183,35 @@ pub fn render_matrix(matrix: &Spec, results: &[ScenarioResult], kernels: &[Strin
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{:>4} {note}", format!("[{}]", mark(number)));
     }
-    let Count { expected, unexpected, not_run } = count;
+    let Count { expected, unexpected, not_run, missing } = count;
+    let not_run = not_run + missing;
     let _ = writeln!(text, "\n{expected} cells as expected, {unexpected} not, {not_run} not run");
     (text, count)
 }
 
-fn tally<'a>(results: &'a [ScenarioResult], group: &Group, row: &Row, column: &Column) -> Tally<'a> {
+fn tally<'a>(
+    matrix: &'a Spec,
+    results: &'a [ScenarioResult],
+    group: &Group,
+    row: &Row,
+    column: &Column,
+) -> Tally<'a> {
     let of_row = results.iter().filter(|result| result.name == row.scenario);
     let is_at = |case: &&CaseResult| {
         case.cell.get(GROUP_AXIS) == Some(&group.platform)
             && case.cell.get(COLUMN_AXIS).is_some_and(|kernel| column.kernels.contains_key(kernel))
     };
     let cases: Vec<_> = of_row.flat_map(|result| &result.cases).filter(is_at).collect();
-    if cases.is_empty() { Tally::Absent } else { Tally::Cases(cases) }
+    let is_here = |missing: &&Missing| {
+        missing.platform == group.platform
+            && missing.column == column.title
+            && missing.scenarios.contains(&row.scenario)
+    };
+    match matrix.missing.iter().find(is_here) {
+        _ if !cases.is_empty() => Tally::Cases(cases),
+        Some(missing) => Tally::Missing(&missing.why),
+        None => Tally::Absent,
+    }
 }
 
 /// What cases have come to, by how many seeds, and the mark of the note that says why that is expected, or what is.
@@ -203,13 +242,18 @@ fn told(cases: &[&CaseResult], notes: &mut Vec<String>) -> String {
         }
     };
     if let Some(note) = note {
-        let at = notes.iter().position(|known| *known == note).unwrap_or_else(|| {
-            notes.push(note);
-            notes.len() - 1
-        });
-        let _ = write!(text, " [{}]", mark(at));
+        let _ = write!(text, " {}", noted(note, notes));
     }
     text
+}
+
+/// The mark of a note: of the same one if it has been made before.
+fn noted(note: String, notes: &mut Vec<String>) -> String {
+    let at = notes.iter().position(|known| *known == note).unwrap_or_else(|| {
+        notes.push(note);
+        notes.len() - 1
+    });
+    format!("[{}]", mark(at))
 }
 
 /// a to z, then numbers.
@@ -276,7 +320,7 @@ mod tests {
             scenario("kverbs", vec![case("kverbs", "6.12", Verdict::Unavailable, None, 1)]),
         ];
         let (text, count) = render_matrix(&matrix, &results, &["6.12.1".into(), String::new()]);
-        assert_eq!(count, Count { expected: 1, unexpected: 1, not_run: 1 });
+        assert_eq!(count, Count { expected: 1, unexpected: 1, not_run: 1, missing: 4 });
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         assert!(lines[0].contains("6.12.1") && lines[0].contains("Linux 7.2"), "{text}");
         assert!(lines[1].starts_with("coherent  peer WRITE") && lines[1].contains("ok [a]"), "{text}");
@@ -286,7 +330,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("[a] it snoops") && text.contains("1 cells as expected, 1 not, 1 not run"),
+            text.contains("[a] it snoops") && text.contains("1 cells as expected, 1 not, 5 not run"),
             "{text}"
         );
     }

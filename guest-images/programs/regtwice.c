@@ -12,22 +12,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "dma-debug.h"
+
 #define PAGE 0x1000
 #define MOST 64
-
-/* dma-debug's error counter; -1 if this kernel has none. */
-static long error_count(void)
-{
-	FILE *file = fopen("/sys/kernel/debug/dma-api/error_count", "r");
-	long count = -1;
-
-	if (!file)
-		return -1;
-	if (fscanf(file, "%ld", &count) != 1)
-		count = -1;
-	fclose(file);
-	return count;
-}
 
 static int failed(const char *what)
 {

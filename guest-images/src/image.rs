@@ -35,7 +35,7 @@ pub struct Image {
 }
 
 /// `manifest.json`: what went into the image.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     pub name: String,
     pub hash: String,

@@ -32,6 +32,7 @@ const CONFIGS: &[(&str, &str)] = &[
     ("linux-debug-7.config", include_str!("../recipes/linux-debug-7.config")),
 ];
 const PROGRAMS: &[(&str, &str)] = &[
+    ("dma-debug.h", include_str!("../programs/dma-debug.h")),
     ("dmalab/abi.h", include_str!("../drivers/dmalab/abi.h")),
     ("dmalab/attributes.c", include_str!("../programs/dmalab/attributes.c")),
     ("dmalab/attributes.h", include_str!("../programs/dmalab/attributes.h")),

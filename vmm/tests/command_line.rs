@@ -49,11 +49,23 @@ fn help_and_version_are_not_errors() {
 
 #[test]
 fn options_of_later_versions_say_not_yet() {
-    for option in [&["--arch", "riscv64"][..], &["--iommu", "bounce"], &["--dma", "noncoherent"]] {
+    for option in [&["--arch", "riscv64"][..], &["--dma", "noncoherent"]] {
         let mut arguments = vec!["run"];
         arguments.extend_from_slice(option);
         refused(&arguments, &["not yet", option[0]]);
     }
+}
+
+#[test]
+fn iommus_and_what_they_need_are_checked() {
+    refused(&["run", "--iommu", "on"], &["'on'", "off, bounce or window=BASE+SIZE"]);
+    refused(&["run", "--iommu", "window=1G"], &["window=1G", "BASE+SIZE"]);
+    refused(&["run", "--iommu", "window=0+0"], &["no such addresses"]);
+    refused(&["run", "--iommu", "bounce", "--ledger", "off"], &["--iommu bounce", "--ledger off"]);
+    refused(
+        &["run", "--kernel", "/dev/null", "--iommu", "bounce", "--cmdline", "swiotlb=noforce"],
+        &["--iommu bounce", "swiotlb=noforce"],
+    );
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn keys_and_values() {
     refused("[guest\n", "FILE:3:7: ");
     refused(&format!("seeds = '1..9223372036854775807'\n{HOLDS}"), "FILE:3:9: more than 100000 seeds");
     refused(&format!("seeds = [1, -1]\n{HOLDS}"), "FILE:3:13: invalid value");
-    refused("[guest]\niommu = 'bounce'\n[[expect]]\nstatus = 0", "--iommu bounce: not yet");
+    refused("[guest]\ndma = 'lying'\n[[expect]]\nstatus = 0", "--dma lying: not yet");
     refused("[[step]]\nrun = ['a', \"b\\u0000\"]", "FILE:4:7: run: no argument");
     refused("[guest]\ncmdline = \"a\\u0000\"\n[[expect]]\nstatus = 0", "FILE:4:11: ");
     // As deep as that a reader that calls itself would not come.

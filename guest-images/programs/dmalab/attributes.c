@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "attributes.h"
+#include "dma-debug.h"
 
 #define PAGE 4096
 /* Bit 11 has had three names. */
@@ -68,20 +69,6 @@ const char *attributes_named(uint64_t attrs)
 	if (attrs)
 		snprintf(text + used, sizeof(text) - used, "%s%#llx", used ? "," : "", (unsigned long long)attrs);
 	return text[0] ? text : "none";
-}
-
-/* dma-debug's error counter; -1 if this kernel has none. */
-static long error_count(void)
-{
-	FILE *file = fopen("/sys/kernel/debug/dma-api/error_count", "r");
-	long count = -1;
-
-	if (!file)
-		return -1;
-	if (fscanf(file, "%ld", &count) != 1)
-		count = -1;
-	fclose(file);
-	return count;
 }
 
 int overlap(struct lab *lab, uint32_t kind, uint64_t attrs, unsigned long count)

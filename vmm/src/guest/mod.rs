@@ -22,7 +22,7 @@ pub use file::{SymbolFile, SymbolFileError};
 pub use layout::{LayoutError, LayoutOrigin};
 pub use memory::{AddressSpace, GuestMemory, Unmapped};
 pub use registers::Registers;
-pub use swiotlb::{SwiotlbError, SwiotlbPool, SwiotlbUsage};
+pub use swiotlb::{SLOT as SWIOTLB_SLOT, SwiotlbError, SwiotlbPool, SwiotlbUsage};
 pub use symbols::Symbol;
 pub use task::Task;
 pub use unwind::{Frame, How, MAX_DEPTH};

@@ -21,7 +21,7 @@ const DYNAMIC: &str = "io_tlb_mem.pools";
 /// The kernel's log: a pointer to its text, and how many bytes that has.
 const LOG: (&str, &str) = ("log_buf", "log_buf_len");
 /// Bytes of a slot (IO_TLB_SIZE).
-const SLOT: u64 = 2048;
+pub const SLOT: u64 = 2048;
 /// Most bytes of it that are looked at: CONFIG_LOG_BUF_SHIFT is 25 at most.
 const MAX_LOG: usize = 1 << 25;
 /// What the kernel says of the buffers.
@@ -105,9 +105,7 @@ impl Guest {
             }
         }
     }
-}
 
-impl Guest {
     /// How full the bounce buffers are that devices share, as the kernel itself counts.
     ///
     /// # Errors

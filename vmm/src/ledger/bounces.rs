@@ -1,11 +1,10 @@
 //! Bounce buffers (SWIOTLB): what is copied through them, for which device and which mapping, and how far they fill their pool.
 
+use crate::guest::SWIOTLB_SLOT as SLOT;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::AddAssign;
 
-/// Bytes of a slot (IO_TLB_SIZE).
-const SLOT: u64 = 1 << 11;
 /// Most live buffers that are followed: twice what a pool of 256 MiB has room for.
 const MAX_LIVE: usize = 1 << 18;
 /// Most calls of the DMA API at a time whose buffers are not laid to a mapping yet.

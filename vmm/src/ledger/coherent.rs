@@ -72,7 +72,7 @@ impl Coherents {
     /// The buffer at `addr` is no more.
     pub fn end(&mut self, addr: u64) {
         if let Some(buffer) = self.live.remove(&addr) {
-            self.lines -= buffer.lines.len();
+            self.lines = self.lines.saturating_sub(buffer.lines.len());
         }
     }
 
@@ -92,7 +92,7 @@ impl Coherents {
                     emptied.push(line);
                 }
             }
-            self.lines -= emptied.len();
+            self.lines = self.lines.saturating_sub(emptied.len());
             for line in emptied {
                 buffer.lines.remove(&line);
             }
